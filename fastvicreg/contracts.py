@@ -41,7 +41,7 @@ class Photometric(IntEnum):
 
 
 JITTER_ORDERS: tuple[tuple[int, ...], ...] = tuple(itertools.permutations(range(4)))
-"""Orders of (0 brightness, 1 contrast, 2 saturation, 3 hue), numbered as torchvision's ColorJitter numbers its operations."""
+"""Orders of (0 brightness, 1 contrast, 2 saturation, 3 hue): torchvision's numbering in ColorJitter."""
 
 Support = Literal["crop", "image"]
 """Which source pixels a resampled crop may read: only the box's own (crop, then resize) or all (resize, then crop)."""
