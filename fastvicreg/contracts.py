@@ -15,9 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-
-class UserError(ValueError):
-    """A mistake its user can mend: one line that names the offending value and the way out (exit code 2)."""
+from fastvicreg.errors import UserError as UserError
 
 
 class Cursor(NamedTuple):

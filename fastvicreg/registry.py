@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from fastvicreg.contracts import UserError
+from fastvicreg.errors import UserError
 
 
 def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any]:

@@ -1,0 +1,40 @@
+"""Engines by name; a backend is imported when it is chosen."""
+
+from __future__ import annotations
+
+from fastvicreg.contracts import Engine, Plan, Source
+from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.registry import resolve
+
+ENGINES = {
+    "native": "fastvicreg.pipelines.engines.native:NativeEngine",
+    "synthetic": "fastvicreg.pipelines.engines.synthetic:SyntheticEngine",
+}
+
+
+def build_engine(
+    name: str,
+    source: Source,
+    plan: Plan,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    prefetch: int = 3,
+    device: str = "cpu",
+    budget: FaultBudget | None = None,
+    resample: str = "auto",
+) -> Engine:
+    """The engine called ``name`` over ``source`` and ``plan``.
+
+    ``batch_size`` is the total over all ranks. ``UserError`` for an unknown name, a batch larger than the data, or a
+    batch that does not divide among the ranks.
+    """
+    build = resolve("pipeline", name, ENGINES)
+    batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
+    if name == "synthetic":
+        return build(source, plan, batching, device=device)
+    pin = device.startswith("cuda")
+    return build(source, plan, batching, workers=workers, prefetch=prefetch, pin=pin, budget=budget, resample=resample)

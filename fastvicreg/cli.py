@@ -1,0 +1,62 @@
+"""The command line: finds the command, and turns a user's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fastvicreg import __version__
+from fastvicreg.errors import UserError
+from fastvicreg.registry import unknown
+
+COMMANDS = {
+    "train": "train VICReg on a folder of images, or on the embedded ones",
+    "eval": "kNN and linear accuracy of a trained run",
+    "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
+    "bench": "measure loader, loss, lars, augment, resample or step against references and peers",
+    "doctor": "what works here, what does not, and how to get it",
+}
+
+
+def usage() -> str:
+    """The text of ``fastvicreg --help``."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"fastvicreg {__version__}: VICReg training whose data loading, kernels and loop are swapped independently",
+            "",
+            "usage: fastvicreg COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "fastvicreg COMMAND --help shows a command's options.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 1 where a check failed, 2 for a user's mistake, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"fastvicreg {__version__}")
+        return 0
+    command, *rest = arguments
+    try:
+        if command not in COMMANDS:
+            raise UserError(unknown("command", command, COMMANDS))
+        module = import_module(f"fastvicreg.commands.{command}")
+        return int(module.main(rest))
+    except UserError as error:
+        print(f"fastvicreg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastvicreg: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,128 @@
+"""What a person sees while a run trains: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+SPARKS = "▁▂▃▄▅▆▇█"
+PLAIN_SECONDS = 10.0
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """The last ``width`` values as a line of blocks, scaled to their own range."""
+    values = [v for v in values if v is not None][-width:]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return "".join(SPARKS[int((v - low) / ((high - low) or 1.0) * (len(SPARKS) - 1))] for v in values)
+
+
+class Display:
+    """``quiet`` shows notes and faults only."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console()
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._totals: list[float] = []
+        self._row: Mapping[str, Any] = {}
+        self._evaluation: Mapping[str, Any] = {}
+        self._last_line = 0.0
+
+    def start(self, description: str, *, total: int, done: int, per_epoch: int) -> None:
+        """Show what begins: ``total`` steps of which ``done`` are done."""
+        if self._quiet:
+            return
+        self._total = total
+        self.note(description)
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done, epoch=done // per_epoch)
+        if self.console.is_terminal:
+            self._live = Live(self._render(), console=self.console, refresh_per_second=4)
+            self._live.start()
+
+    def step(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take the rows of the steps done since the last call."""
+        if self._quiet:
+            return
+        self._row = rows[-1]
+        self._totals.extend(row["total"] for row in rows)
+        del self._totals[:-400]
+        if self._live:
+            self._progress.update(self._task, completed=self._row["step"], epoch=self._row["epoch"])
+            self._live.update(self._render())
+        elif time.monotonic() - self._last_line > PLAIN_SECONDS or self._row["step"] == self._total:
+            self._last_line = time.monotonic()
+            row = self._row
+            self.console.print(
+                f"epoch {row['epoch']}  step {row['step']}/{self._total}  loss {row['total']:.3f}  "
+                f"inv {row.get('invariance', 0):.3f}  var {row.get('variance', 0):.3f}  "
+                f"cov {row.get('covariance', 0):.3f}  std {row.get('embedding_std', 0):.2f}  lr {row['lr']:.3g}  "
+                f"{row['images_per_s']:.0f} img/s  data-wait {row['data_wait']:.0%}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """Take an evaluation's row."""
+        if self._quiet:
+            return
+        self._evaluation = row
+        if self._live:
+            self._live.update(self._render())
+        else:
+            self.console.print(
+                f"epoch {row['epoch']}  kNN {row['knn']:.1f} %  RankMe {row['rankme']:.1f}", highlight=False
+            )
+
+    def faults(self, epoch: int, counts: Mapping[str, int], named: Sequence[str]) -> None:
+        """Name the samples that an epoch replaced."""
+        causes = ", ".join(f"{count} {cause}" for cause, count in counts.items())
+        self.note(f"epoch {epoch}: {sum(counts.values())} samples replaced by a neighbour ({causes}):")
+        for name in named:
+            self.note(f"  {name}")
+
+    def note(self, text: str) -> None:
+        """One line that stays on the screen."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live:
+            self._live.update(self._render(), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def _render(self) -> Group:
+        row, shown = self._row, Table.grid(padding=(0, 2))
+        if row:
+            shown.add_row("loss", f"{row['total']:8.3f}", Text(sparkline(self._totals), style="cyan"))
+            shown.add_row("invariance", f"{row.get('invariance', 0):8.4f}", "")
+            shown.add_row(
+                "variance", f"{row.get('variance', 0):8.4f}", f"embedding std {row.get('embedding_std', 0):.3f}"
+            )
+            independent, minimum = row.get("covariance_independent", 0), row.get("covariance_minimum", 0)
+            bounds = f"independent embeddings {independent:.3f}, least possible {minimum:.3f}"
+            shown.add_row("covariance", f"{row.get('covariance', 0):8.4f}", bounds)
+            waits = Text(f"data-wait {row['data_wait']:.0%}", style="red" if row["data_wait"] > 0.1 else "green")
+            shown.add_row("images/s", f"{row['images_per_s']:8.0f}", waits)
+            shown.add_row("lr", f"{row['lr']:8.3g}", "")
+        if self._evaluation:
+            value = self._evaluation
+            shown.add_row("kNN", f"{value['knn']:8.1f} %", f"RankMe {value['rankme']:.1f}, epoch {value['epoch']}")
+        return Group(self._progress, shown)

@@ -1,0 +1,161 @@
+"""Findings about this machine: each part is really run once, not merely imported."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part: whether it works here, what was seen, and the command that adds it where it does not."""
+
+    kind: str
+    name: str
+    works: bool
+    seen: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def examine() -> list[Finding]:
+    """Try every device, pipeline and kernel once, on data made here."""
+    return [*_machine(), *_devices(), *_pipelines(), *_kernels(), *_packages()]
+
+
+def show_findings(findings: list[Finding], console: Console | None = None) -> None:
+    """Print one table."""
+    table = Table(title="fastvicreg doctor", title_justify="left")
+    for column in ("part", "", "what was seen", "to add it"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        mark = "[green]works[/]" if finding.works else ("[red]fails[/]" if finding.needed else "[yellow]not here[/]")
+        table.add_row(f"{finding.kind} {finding.name}", mark, finding.seen, "" if finding.works else finding.remedy)
+    (console or Console()).print(table)
+
+
+def _machine() -> list[Finding]:
+    cores, free = len(os.sched_getaffinity(0)), shutil.disk_usage(tempfile.gettempdir()).free / 2**30
+    python = platform.python_version()
+    return [
+        Finding("machine", platform.machine(), True, f"{cores} cores, {free:.0f} GiB free for temporary files"),
+        Finding("python", python, sys.version_info >= (3, 11), "needs 3.11 or later", needed=True),
+        Finding("torch", torch.__version__, True, f"{torch.get_num_threads()} threads, built for "
+                f"{'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU only'}", needed=True),
+    ]  # fmt: skip
+
+
+def _devices() -> list[Finding]:
+    remedy = "install an NVIDIA driver, and torch with CUDA: pip install torch"
+    if not torch.cuda.is_available():
+        return [Finding("device", "cuda", False, "torch finds no CUDA device", remedy)]
+    return [
+        Finding("device", f"cuda:{i}", True, f"{p.name}, {p.total_memory / 2**30:.0f} GiB, sm_{p.major}{p.minor}")
+        for i in range(torch.cuda.device_count())
+        for p in [torch.cuda.get_device_properties(i)]
+    ]
+
+
+def _attempt(kind: str, name: str, action: Callable[[], str], *, needed: bool = True) -> Finding:
+    try:
+        return Finding(kind, name, True, action(), needed=needed)
+    except Exception as error:  # a diagnosis reports whatever went wrong
+        remedy = "pip install --force-reinstall fastvicreg"
+        return Finding(kind, name, False, f"{type(error).__name__}: {error}", remedy, needed)
+
+
+def _pipelines() -> list[Finding]:
+    from PIL import Image
+
+    from fastvicreg.contracts import Cursor
+    from fastvicreg.pipelines import build_engine, open_source
+    from fastvicreg.pipelines.engines import ENGINES
+    from fastvicreg.pipelines.plan import train_plan
+    from fastvicreg.pipelines.recipes import named_recipe
+
+    def deliver(name: str) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+            for number in range(4):
+                Image.fromarray(pixels).save(Path(folder) / f"{number}.jpg")
+            source = open_source(folder)
+            plan = train_plan(len(source), seed=0, recipe=named_recipe("official"), image_size=32)
+            engine = build_engine(name, source, plan, batch_size=4, workers=1)
+            try:
+                crops = next(iter(engine.batches(Cursor(0, 0))))
+            finally:
+                engine.close()
+        return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8"
+
+    return [_attempt("pipeline", name, lambda name=name: deliver(name)) for name in ENGINES]
+
+
+def _kernels() -> list[Finding]:
+    from fastvicreg.contracts import photometric_identity
+    from fastvicreg.kernels.augment import augment
+    from fastvicreg.kernels.loss import vicreg_loss
+    from fastvicreg.optim import LARS
+
+    def loss(impl: str) -> str:
+        z = torch.randn(8, 16, requires_grad=True)
+        total = vicreg_loss(z, z.detach() + 0.1, impl=impl).total
+        total.backward()
+        return f"forward and backward, total {float(total.detach()):.2f}"
+
+    def lars(impl: str) -> str:
+        weight = torch.ones(4, 4, requires_grad=True)
+        weight.grad = torch.ones(4, 4)
+        LARS([weight], lr=0.1, impl=impl).step()
+        return f"one step, weight {float(weight[0, 0].detach()):.4f}"
+
+    def augmented(impl: str) -> str:
+        crops = torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8)
+        views = augment(crops, photometric_identity(2, 2), impl=impl)
+        return f"{len(views)} views {tuple(views[0].shape)}"
+
+    tried = [("loss", loss, ("reference", "gram")), ("lars", lars, ("reference", "foreach"))]
+    tried.append(("augment", augmented, ("reference", "numba")))
+    return [
+        _attempt("kernel", f"{part}={impl}", lambda action=action, impl=impl: action(impl))
+        for part, action, impls in tried
+        for impl in impls
+    ]
+
+
+def _packages() -> list[Finding]:
+    extras = {
+        "ffcv": ("ffcv", "reads .beton datasets; the ffcv pipeline is not part of this version yet"),
+        "nvidia.dali": ("nvidia-dali-cuda130", "decodes on the GPU; the dali pipeline is not part of this version yet"),
+        "triton": ("triton", "compiles GPU kernels; comes with torch for CUDA"),
+        "torch_tb_profiler": ("torch-tb-profiler", "TensorBoard's view of profiler traces"),
+        "amp_C": ("apex (NVIDIA's, from its repository)", "PyPI's apex is another program: do not install that one"),
+    }
+    findings = []
+    for module, (package, use) in extras.items():
+        try:
+            found = util.find_spec(module) is not None
+        except ModuleNotFoundError:
+            found = False
+        name = package.split(" ")[0]
+        seen = f"{_version(name)}: {use}" if found else use
+        findings.append(Finding("package", name, found, seen, f"pip install {package}" if name != "apex" else package))
+    return findings
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "installed"

@@ -1,0 +1,54 @@
+"""A frozen encoder's features of a whole source, through the same engines as training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastvicreg.contracts import Cursor, Source
+from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.feed import Feed
+from fastvicreg.pipelines.plan import eval_plan
+
+
+class Features(NamedTuple):
+    """float32 features and labels (-1: none), on the CPU, in the source's order."""
+
+    features_NF: Tensor
+    labels_N: Tensor
+
+
+def evaluation_resize(image_size: int) -> int:
+    """Short side before the centre crop: 256 for 224 px; small images are not enlarged, so the crop is the whole."""
+    return image_size if image_size < 96 else image_size * 256 // 224
+
+
+@torch.no_grad()
+def extract(
+    encoder: nn.Module,
+    source: Source,
+    *,
+    image_size: int,
+    device: str = "cpu",
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Features:
+    """Features of every image: resized, centre-cropped, normalised; the encoder in evaluation mode meanwhile.
+
+    ``UserError`` where more samples are faulty than the default budget allows.
+    """
+    plan = eval_plan(len(source), resize=evaluation_resize(image_size), crop=image_size)
+    engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device)
+    was_training = encoder.training
+    encoder.eval()
+    features, labels = [], []
+    try:
+        for fed in Feed(engine, plan, device=device).epoch(Cursor(0, 0)):
+            features.append(encoder(fed.views.views[0]).float().cpu())
+            labels.append(fed.views.label_B)
+    finally:
+        encoder.train(was_training)
+        engine.close()
+    return Features(torch.cat(features), torch.cat(labels))

@@ -1,0 +1,41 @@
+"""A linear classifier on frozen features, trained to convergence; also on a few labels a class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear_predict(
+    train_ND: Tensor, labels_N: Tensor, query_MD: Tensor, *, l2: float = 1e-3, iterations: int = 100
+) -> Tensor:
+    """Multinomial logistic regression by L-BFGS on features standardised with the training set's statistics.
+
+    ``l2`` is the penalty on the weights, relative to the mean cross-entropy. Returns predictions_M, int64.
+    """
+    mean_D, std_D = train_ND.mean(0), train_ND.std(0).clamp_min(1e-6)
+    train_ND, query_MD = (train_ND - mean_D) / std_D, (query_MD - mean_D) / std_D
+    weight = torch.zeros(int(labels_N.max()) + 1, train_ND.shape[1], requires_grad=True)
+    bias = torch.zeros(len(weight), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(train_ND, weight, bias), labels_N) + l2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return F.linear(query_MD, weight, bias).argmax(1).detach()
+
+
+def few_labels(labels_N: Tensor, per_class: int, *, seed: int = 0) -> Tensor:
+    """Indices of ``per_class`` samples of every class, drawn without replacement."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels_N.unique():
+        members = (labels_N == label).nonzero().flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    return torch.cat(chosen)

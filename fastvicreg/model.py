@@ -1,0 +1,144 @@
+"""ResNet encoders under torchvision's parameter names, so that their weights load anywhere; no classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor, nn
+
+from fastvicreg.errors import UserError
+from fastvicreg.registry import unknown
+
+Stem = Literal["7x7", "3x3", "3x3s2"]
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the size at stride 1."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18, -34)."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, planes, 3, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv(planes, planes, 3)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + kept)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (which carries the stride, as torchvision's v1.5), 1x1 and a shortcut (ResNet-50, -101)."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(inputs, planes, 1)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv(planes, planes, 3, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = conv(planes, planes * self.expansion, 1)
+        self.bn3 = nn.BatchNorm2d(planes * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(inputs, planes * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        return self.relu(self.bn3(self.conv3(x)) + kept)
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    """A 1x1 projection where a block changes its input's shape."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """Images (B, 3, H, W), normalised, to features (B, F) after average pooling.
+
+    Initialised as torchvision does, with ``zero_init_residual`` as the official code: a block starts as its shortcut.
+    """
+
+    def __init__(
+        self, block: Callable[[int, int, int], nn.Module], depths: tuple[int, ...], width: int, stem: Stem
+    ) -> None:
+        super().__init__()
+        large = stem == "7x7"
+        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 1 if stem == "3x3" else 2, 3 if large else 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        channels, expansion = width, block.expansion  # type: ignore[attr-defined]
+        stages = []
+        for number, depth in enumerate(depths):
+            planes = width * 2**number
+            blocks = []
+            for position in range(depth):
+                blocks.append(block(channels, planes, 2 if number and not position else 1))
+                channels = planes * expansion
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.features = channels
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.avgpool(x).flatten(1)
+
+
+ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, ...], int]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 1),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), 1),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), 1),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), 1),
+    "resnet50x2": (Bottleneck, (3, 4, 6, 3), 2),
+}
+
+
+def resnet(arch: str, *, width: int = 64, stem: Stem = "7x7") -> ResNet:
+    """The encoder called ``arch``; ``width`` is the first stage's channels, doubled for resnet50x2.
+
+    ``UserError`` for an unknown name.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(unknown("architecture", arch, ARCHITECTURES))
+    block, depths, multiple = ARCHITECTURES[arch]
+    return ResNet(block, depths, width * multiple, stem)
+
+
+def expander(features: int, widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear + batch norm + ReLU for each width but the last, then one linear layer without bias.
+
+    As the official code's Projector: the hidden linear layers keep their bias.
+    """
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        features = width
+    return nn.Sequential(*layers, nn.Linear(features, widths[-1], bias=False))

@@ -1,0 +1,100 @@
+"""The optimizer and its schedule: LARS and the learning rate's warm-up and cosine, as the official code has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from fastvicreg.kernels.lars import choose, lars_update
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), step for step as VICReg's main_vicreg.py.
+
+    One-dimensional parameters (biases, norms) are neither decayed nor adapted. ``lr`` may be changed in
+    ``param_groups`` before each step. State per parameter: ``momentum_buffer``, shaped as the parameter; the state
+    dict holds tensors and floats alone. ``impl`` names an implementation of ``fastvicreg.kernels.lars``; it is a
+    property of this object, not of its state.
+
+    Raises ``ValueError`` for a hyper-parameter outside its range, ``UserError`` for an unknown ``impl``.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+        impl: str = "auto",
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eta", eta)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"LARS: {name} must be a finite number of at least 0, got {value}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"LARS: momentum must lie in [0, 1), got {momentum}")
+        choose(impl)
+        self.impl = impl
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "impl": self.impl}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns what ``closure``, if given, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
+            lars_update(
+                params,
+                [param.grad for param in params if param.grad is not None],
+                [self._momentum_buffer(param) for param in params],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                eta=group["eta"],
+                impl=self.impl,
+            )
+        return loss
+
+    def _momentum_buffer(self, param: Tensor) -> Tensor:
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        return state["momentum_buffer"]
+
+
+def cosine_schedule(
+    step: int,
+    *,
+    steps: int,
+    warmup_steps: int,
+    base_lr: float,
+    batch_size: int,
+    final: float = 0.001,
+) -> float:
+    """Learning rate of ``step`` (counted from 0) out of ``steps``: main_vicreg.py's adjust_learning_rate.
+
+    The peak is ``base_lr * batch_size / 256``, where ``batch_size`` is the total over all devices. It is reached
+    linearly from 0 over ``warmup_steps``, then falls by half a cosine to ``final`` times the peak at ``steps``.
+
+    Raises ``ValueError`` where the step lies outside the run or the warm-up leaves no step for the cosine.
+    """
+    if not 0 <= warmup_steps < steps:
+        raise ValueError(f"a warm-up of {warmup_steps} steps does not fit a run of {steps}: 0 <= warm-up < steps")
+    if not 0 <= step <= steps:
+        raise ValueError(f"step {step} lies outside a run of {steps} steps")
+    peak = base_lr * batch_size / 256
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))
+    return peak * cosine + peak * final * (1 - cosine)

@@ -1,0 +1,108 @@
+"""The demo's report: one self-contained HTML page, no script, nothing fetched."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+from fastvicreg import plots
+from fastvicreg.config import load, to_json
+from fastvicreg.demo import HEADINGS, PROBES, Story
+from fastvicreg.metrics import read
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
+main { max-width: 1000px; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
+h1 { font-size: 1.9rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; }
+p { max-width: 46rem; } .lead { color: #4b5768; margin-top: 0; }
+section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 1rem 0;
+  padding: .2rem 1.3rem 1.3rem; }
+svg { max-width: 100%; height: auto; }
+img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
+table { border-collapse: collapse; width: 100%; } th, td { padding: .4rem .7rem; text-align: right; }
+th { border-bottom: 2px solid #1c2430; } td { border-bottom: 1px solid #e1e5ea; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; } tr.own td { font-weight: 700; background: #eef5ff; }
+pre { background: #f1f3f6; padding: .8rem; overflow: auto; font-size: .8rem; } code { font-size: .9em; }
+"""
+
+
+def write_report(story: Story) -> Path:
+    """Write ``report.html`` into the story's folder and return its path."""
+    rows, collapse = read(story.main), read(story.collapse)
+    steps = [row for row in rows if "total" in row]
+    knn = [row for row in rows if "knn" in row]
+    config = load(story.main)
+    baselines = {row["features"]: row["knn"] for row in story.rows[:3]}
+    collapse_steps = [row for row in collapse if "total" in row]
+    accuracy = story.rows[-1]
+    seconds = sum(story.seconds.values())
+    body = f"""
+<h1>fastvicreg demo</h1>
+<p class="lead">VICReg on {len(story.classes)} photographs, without labels: {config.run.epochs} epochs on
+{html.escape(str(config.run.device))} in {story.seconds["training"]:.0f} s; all on this page took {seconds:.0f} s.</p>
+<section><h2>What it learnt</h2>
+<p>Accuracy in % of a classifier on frozen features, on tiles of the photographs that training never saw. Labels are
+used here only, after training. {html.escape(_sentence(story.rows))}</p>
+{_table(story.rows)}</section>
+<section><h2>kNN accuracy over time</h2>{plots.knn(knn, baselines)}</section>
+<section><h2>The three terms</h2>
+<p>The variance term keeps every dimension's standard deviation up, the invariance term pulls the two views of an image
+together, the covariance term decorrelates the dimensions. A batch of {config.run.batch_size} in
+{config.model.expander[-1]} dimensions cannot bring the covariance term to 0: the dotted line is the least possible at
+the measured variances, the dashed line what independent embeddings would give.</p>
+{plots.terms(steps)}</section>
+<section><h2>Without the variance term</h2>
+<p>The same run with variance weight 0: every image gets nearly the same embedding. Its standard deviation falls to
+{collapse_steps[-1]["embedding_std"]:.3f}, against {accuracy["embedding_std"]:.3f} with it.</p>
+{plots.collapse(steps, collapse_steps)}</section>
+<section><h2>Two views of an image</h2>
+<p>Left the image file, right of it the pair of views that one training step saw: crops, flips, colour jitter, grey,
+solarization, by the <code>{html.escape(config.data.recipe)}</code> recipe.</p>
+{plots.pairs(config)}</section>
+<section><h2>The embedding space</h2>
+<p>Features of the test patches on their first two principal components, each patch drawn where it lies.
+The colour of the frame is the photograph it comes from.</p>
+{plots.pca(story.features, config)}</section>
+<section><h2>Your own images</h2>
+<pre>fastvicreg train --data FOLDER --preset imagenet-100ep --out runs/mine
+fastvicreg eval knn runs/mine
+fastvicreg doctor</pre></section>
+<section><h2>How this was made</h2>{_provenance()}
+<details><summary>The run's config</summary><pre>{html.escape(to_json(config))}</pre></details></section>
+"""
+    title = "<title>fastvicreg demo</title><meta name='viewport' content='width=device-width'>"
+    page = (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{STYLE}</style><main>{body}</main></html>"
+    )
+    path = story.folder / "report.html"
+    path.write_text(page)
+    return path
+
+
+def _sentence(rows: list[dict[str, Any]]) -> str:
+    own, others = rows[-1], rows[:3]
+    margins = [f"{HEADINGS[name]} {own[name] - max(row[name] for row in others):+.1f}" for name in PROBES]
+    return f"Against the best of the first three rows, in points: {', '.join(margins)}."
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    head = "".join(f"<th>{heading}</th>" for heading in ("features", *HEADINGS.values()))
+    lines = []
+    for row in rows:
+        std = "" if row["embedding_std"] is None else f"{row['embedding_std']:.3f}"
+        cells = [html.escape(row["features"]), *(f"{row[name]:.1f}" for name in PROBES), std]
+        own = ' class="own"' if row is rows[-1] else ""
+        lines.append(f"<tr{own}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _provenance() -> str:
+    from fastvicreg.profiles.measure import commit, hardware, versions
+
+    machine, packages = hardware(), versions()
+    shown = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return (
+        f"<p>{html.escape(machine['cpu'])}, {machine['cores']} cores. {html.escape(shown)}. Commit {commit()[:12]}.</p>"
+    )

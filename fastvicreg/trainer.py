@@ -1,0 +1,233 @@
+"""The training loop: epochs of steps, evaluations, checkpoints, and a stop that loses nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastvicreg import checkpoint as checkpoints
+from fastvicreg import config as configs
+from fastvicreg.assemble import Run, assemble
+from fastvicreg.checkpoint import Progress
+from fastvicreg.config import TrainConfig
+from fastvicreg.contracts import Cursor
+from fastvicreg.display import Display
+from fastvicreg.errors import UserError
+from fastvicreg.evaluate.online import OnlineKNN
+from fastvicreg.metrics import Recorder
+from fastvicreg.optim import cosine_schedule
+from fastvicreg.step import NON_FINITE
+
+
+@dataclass
+class Outcome:
+    """What a finished or stopped run leaves: its folder, its last rows, and the signal that stopped it."""
+
+    folder: Path
+    step: int
+    last: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    signal: int | None = None
+
+
+def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Make ``folder`` the run's; ``UserError`` where it holds another run or cannot be written."""
+    saved = folder / "config.json"
+    if saved.exists() and not resume:
+        raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
+    if saved.exists():
+        _same_run(configs.load(saved), config, folder)
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        saved.write_text(configs.to_json(config) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
+
+
+FREE_TO_CHANGE = {"workers", "prefetch", "device", "log_every", "checkpoint_every", "keep", "eval_every", "steps"}
+FREE_TO_CHANGE |= {"knn_bank", "fault_count", "fault_share", "pipeline", "data", "val_data", "kernel"}
+
+
+def _same_run(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
+    """``UserError`` for the first setting that a resumed run cannot change."""
+    for section in configs.SECTIONS:
+        before, now = vars(getattr(saved, section)), vars(getattr(asked, section))
+        for name, value in before.items():
+            if now[name] != value and name not in FREE_TO_CHANGE:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{folder} was started with {flag} {_flat(value)}, not {_flat(now[name])}: "
+                    f"resume with the same, or start a new run in another --out."
+                )
+
+
+def _flat(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+class Trainer:
+    """One run, from its config to its last checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: Path, *, resume: bool, display: Display) -> None:
+        configs.check(config)
+        self._config = config
+        self._folder = folder
+        self._display = display
+        self._run: Run = assemble(config)
+        claim(folder, config, resume=resume)
+        self._per_epoch = self._run.engine.batches_per_epoch(0)
+        self._steps = config.run.epochs * self._per_epoch
+        self._warmup = self._warmup_steps()
+        self._progress = Progress(Cursor(0, 0), 0)
+        if resume:
+            self._restore()
+        self._recorder = Recorder(folder, resumed_at=self._progress.step)
+        self._knn = OnlineKNN.build(self._run, config) if config.run.eval_every else None
+        self._outcome = Outcome(folder, self._progress.step)
+
+    def train(self) -> Outcome:
+        """Run to the end, or to SIGINT or SIGTERM: then a checkpoint is written at the next batch's end."""
+        last = min(self._steps, self._config.run.steps or self._steps)
+        self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
+        try:
+            with _signals() as stopped:
+                while self._progress.step < last and not stopped:
+                    self._epoch(last, stopped)
+            self._outcome.signal = stopped[0] if stopped else None
+        except RuntimeError as error:
+            if NON_FINITE not in str(error) and "device-side assert" not in str(error):
+                raise
+            raise UserError(
+                f"the loss is no longer finite after step {self._progress.step} of {self._folder}: lower --base-lr or "
+                f"give --precision off, and --resume from its last checkpoint."
+            ) from error
+        finally:
+            self._run.engine.close()
+            self._recorder.close()
+            self._display.stop()
+        self._outcome.step = self._progress.step
+        return self._outcome
+
+    def _epoch(self, last: int, stopped: list[int]) -> None:
+        config, run = self._config.run, self._run
+        cursor, step = self._progress.cursor, self._progress.step
+        feed = run.feed.epoch(cursor)
+        self._recorder.start_clock()
+        try:
+            for fed in feed:
+                lr = cosine_schedule(
+                    step,
+                    steps=self._steps,
+                    warmup_steps=self._warmup,
+                    base_lr=self._config.optim.base_lr,
+                    batch_size=config.batch_size,
+                )
+                terms = run.step(fed.views.views, {"lr": lr})
+                at = fed.views.cursor
+                step += 1
+                self._recorder.step(step, at, terms, lr=lr, images=config.batch_size, data_wait=fed.data_wait)
+                ends = at.batch + 1 == self._per_epoch
+                self._progress = Progress(Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1), step)
+                halt = stopped or step == last
+                saves = halt or ends or step % config.checkpoint_every == 0
+                if saves or step % config.log_every == 0:
+                    # Before a checkpoint always: a run killed after it resumes with every row up to it on disk.
+                    self._show(self._recorder.flush())
+                if ends:
+                    self._end_epoch(at.epoch)
+                if saves:
+                    self._save()
+                    self._recorder.start_clock()
+                if halt:
+                    return
+        finally:
+            feed.close()
+
+    def _end_epoch(self, epoch: int) -> None:
+        faults = self._run.engine.faults()
+        if faults:
+            log = getattr(self._run.engine, "fault_log", None)
+            self._display.faults(epoch, faults, log.named() if log else ())
+        every = self._config.run.eval_every
+        final = epoch + 1 == self._config.run.epochs
+        if self._knn and ((epoch + 1) % every == 0 or final):
+            values = self._knn(self._run.encoder)
+            self._outcome.evaluation = self._recorder.evaluation(self._progress.step, epoch, values)
+            self._display.evaluation(self._outcome.evaluation)
+
+    def _show(self, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self._outcome.last = rows[-1]
+            self._display.step(rows)
+
+    def _save(self) -> None:
+        checkpoints.save(
+            self._folder / "checkpoints",
+            self._progress,
+            self._run.module,
+            self._run.step.optimizer,
+            self._run.step.scaler,
+            keep=self._config.run.keep,
+        )
+
+    def _restore(self) -> None:
+        """From the newest checkpoint that is whole; says so where one had to be passed over, or there is none."""
+        run = self._run
+        for path in reversed(checkpoints.listed(self._folder / "checkpoints")):
+            try:
+                self._progress = checkpoints.restore(path, run.module, run.step.optimizer, run.step.scaler)
+            except checkpoints.CheckpointError as error:
+                self._display.note(f"{error}: trying the one before it.")
+                continue
+            cursor = self._progress.cursor
+            self._display.note(f"resumed {path}: epoch {cursor.epoch}, batch {cursor.batch}.")
+            return
+        self._display.note(f"nothing to resume in {self._folder}: starting at step 0.")
+
+    def _warmup_steps(self) -> int:
+        optim = self._config.optim
+        if optim.warmup_share:
+            return round(optim.warmup_share * self._steps)
+        steps = round(optim.warmup_epochs * self._per_epoch)
+        if steps < self._steps:
+            return steps
+        shorter = max(1, self._steps // 10)
+        self._display.note(
+            f"a warm-up of {optim.warmup_epochs:g} epochs never ends in {self._config.run.epochs}: "
+            f"shortened to 10 % of the steps ({shorter}); --warmup-share sets it."
+        )
+        return shorter
+
+    def _describe(self) -> str:
+        config, run = self._config, self._run
+        parameters = sum(p.numel() for p in run.module.parameters()) / 1e6
+        return (
+            f"{config.objective.objective} · {config.model.arch}, {parameters:.2f} M parameters · "
+            f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
+            f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
+        )
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that receives SIGINT or SIGTERM; a second one ends the process at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: the caller handles signals
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

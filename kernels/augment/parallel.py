@@ -1,0 +1,60 @@
+"""The CPU implementation's host side: parameters and memory for the compiled code, which has all of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvicreg.contracts import Photometric
+from fastvicreg.kernels.augment.compiled_views import augment_views
+from fastvicreg.kernels.augment.reference import JITTER, extended_boxes, hue_bytes, jitter_turns, normalize
+
+
+def augment(
+    crops_BVHWC: Tensor, params_BVP: Tensor, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """As ``fastvicreg.kernels.augment.augment``, which checks the arguments; both tensors are on the host.
+
+    Runs on ``torch.get_num_threads()`` threads.
+    """
+    B, V, H, W, C = crops_BVHWC.shape
+    out_VBHWC = _empty((V, B, H, W, C), dtype)
+    params_NP = params_BVP.reshape(B * V, -1)
+    values_N4 = params_NP[:, list(JITTER)]
+    values_N4[:, JITTER.index(Photometric.HUE)] = hue_bytes(params_NP[:, Photometric.HUE])
+    radius_N, inner_N, outer_N = extended_boxes(params_NP[:, Photometric.BLUR_SIGMA])
+    levels_1C256 = torch.arange(256, dtype=torch.float32).expand(1, C, 256)
+    arguments = (
+        crops_BVHWC.reshape(B * V, H, W * C).contiguous(),
+        jitter_turns(params_NP[:, Photometric.ORDER]),
+        values_N4,
+        params_NP[:, Photometric.GRAYSCALE].contiguous(),
+        radius_N,
+        inner_N.to(torch.uint32),
+        outer_N.to(torch.uint32),
+        params_NP[:, Photometric.SOLARIZE].contiguous(),
+        _bits(normalize(levels_1C256, mean, std)[0].to(dtype)),
+        _bits(out_VBHWC).view(V, B, H, W * C),
+    )
+    threads = numba.get_num_threads()
+    numba.set_num_threads(min(torch.get_num_threads(), threads))
+    try:
+        augment_views(*(argument.numpy() for argument in arguments))
+    finally:
+        numba.set_num_threads(threads)
+    return tuple(view_BHWC.permute(0, 3, 1, 2) for view_BHWC in out_VBHWC.unbind(0))
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory by numpy, which asks for huge pages: torch's page faults would take a quarter of the kernel's time."""
+    element = np.float32 if dtype == torch.float32 else np.uint16
+    return torch.from_numpy(np.empty(shape, element)).view(dtype)
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The same memory, 16-bit formats as uint16: numpy has no bfloat16, and values are only looked up and copied."""
+    return x if x.dtype == torch.float32 else x.view(torch.uint16)

@@ -1,0 +1,133 @@
+"""The native engine: threads that decode each image once with the GIL released, then cut all its views from it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import torch
+
+from fastvicreg.contracts import Crops, Cursor, Fault, Plan, Source
+from fastvicreg.errors import UserError
+from fastvicreg.kernels.resample import resampler
+from fastvicreg.pipelines.decode import DecodeError, decode_rgb
+from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.faults import FaultBudget, FaultLog
+
+NEIGHBOURS = 100
+"""Samples tried in place of one that cannot be decoded."""
+
+
+class NativeEngine:
+    """Works with any source; needs nothing but pip packages.
+
+    ``prefetch`` batches at most are being decoded or wait decoded: memory is bounded by
+    prefetch x batch x views x size x size x 3 bytes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        batching: Batching,
+        *,
+        workers: int = 0,
+        prefetch: int = 3,
+        pin: bool = False,
+        budget: FaultBudget | None = None,
+        resample: str = "auto",
+    ) -> None:
+        self._source = source
+        self._plan = plan
+        self._batching = batching
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._prefetch = prefetch
+        self._pin = pin
+        self._resample = resampler(resample)
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastvicreg-native")
+        self.fault_log = FaultLog(budget)
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        return self._batching.batches_per_epoch
+
+    def faults(self) -> Mapping[str, int]:
+        return self.fault_log.counts()
+
+    def close(self) -> None:
+        """End the threads; what is not yet decoded is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def batches(self, start: Cursor) -> Iterator[Crops]:
+        """From ``start`` to the end of its epoch. ``UserError`` when the fault budget is exceeded."""
+        self.fault_log.start_epoch()
+        order = self._plan.order(start.epoch)
+        pending: deque[tuple[Crops, list[Future[None]]]] = deque()
+        ahead = iter(range(start.batch, self.batches_per_epoch(start.epoch)))
+        try:
+            while True:
+                while len(pending) < self._prefetch and (batch := next(ahead, None)) is not None:
+                    pending.append(self._submit(Cursor(start.epoch, batch), order))
+                if not pending:
+                    return
+                crops, parts = pending.popleft()
+                for part in parts:
+                    part.result()
+                self.fault_log.delivered(len(crops.slot_B))
+                yield crops
+        finally:
+            for _, parts in pending:
+                for part in parts:
+                    part.cancel()
+
+    def _submit(self, cursor: Cursor, order: torch.Tensor) -> tuple[Crops, list[Future[None]]]:
+        slot_B = self._batching.slots(order, cursor.batch)
+        count, side = len(slot_B), self._plan.size(cursor.epoch)
+        shape = (count, self._plan.views, side, side, 3)
+        crops = Crops(
+            torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin),
+            slot_B,
+            slot_B.clone(),
+            torch.empty(count, dtype=torch.int64),
+            torch.zeros(count, dtype=torch.uint8),
+            cursor,
+        )
+        # Chunks small enough that the threads end a batch together, large enough that the pool's overhead vanishes.
+        chunk = max(1, min(16, count // (4 * self._workers)))
+        work = partial(self._fill, crops, crops.crops_BVHWC.numpy())
+        return crops, [self._pool.submit(work, at, min(at + chunk, count)) for at in range(0, count, chunk)]
+
+    def _fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> None:
+        """Decode and crop the samples ``first`` to ``last`` of a batch into their places."""
+        for at in range(first, last):
+            slot = int(crops.slot_B[at])
+            index, image_HWC, fault = self._decode(slot)
+            height, width = image_HWC.shape[:2]
+            box_BV4, flip_BV = self._plan.boxes(
+                crops.cursor.epoch, crops.slot_B[at : at + 1], torch.tensor([[width, height]])
+            )
+            self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
+            crops.index_B[at] = index
+            crops.label_B[at] = self._source.label(index)
+            crops.fault_B[at] = fault
+
+    def _decode(self, slot: int) -> tuple[int, np.ndarray, Fault]:
+        """The sample's pixels, or those of the next one that can be decoded; a fault is recorded for the first only."""
+        fault = Fault.NONE
+        total = len(self._source)
+        for index in (at % total for at in range(slot, slot + min(NEIGHBOURS, total))):
+            try:
+                return index, decode_rgb(self._source.encoded(index)), fault
+            except OSError as error:
+                cause, reason = Fault.UNREADABLE, error.strerror or str(error)
+            except DecodeError as error:
+                cause, reason = error.fault, str(error)
+            if fault is Fault.NONE:
+                fault = cause
+                self.fault_log.record(cause, self._source.name(slot), reason)
+        raise UserError(
+            f"neither {self._source.name(slot)} nor the {NEIGHBOURS} samples after it can be read ({fault.name})."
+        )

@@ -1,0 +1,90 @@
+"""Augmentation recipes: how likely and how strong each operation is, view by view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from fastvicreg.contracts import UserError
+from fastvicreg.registry import unknown
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """One view's operations, in the order in which they are applied; strengths as in torchvision's transforms.
+
+    Raises:
+        UserError: a probability outside [0, 1], or a strength its operation does not know.
+    """
+
+    crop_scale: Range = (0.08, 1.0)  # share of the image's area
+    crop_ratio: Range = (3 / 4, 4 / 3)  # width / height
+    flip_p: float = 0.5
+    jitter_p: float = 0.8
+    brightness: float = 0.4  # factor in 1 -+ brightness; contrast and saturation likewise
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1  # shift in turns
+    grayscale_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: Range = (0.1, 2.0)  # pixels of the crop
+    solarize_p: float = 0.1
+    solarize_threshold: int = 128  # inverts the values from here on
+
+    def __post_init__(self) -> None:
+        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "a probability lies in 0..1")
+        for name in ("brightness", "contrast", "saturation"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "a strength is 0 or more")
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            self._require(name, 0 < low <= high < math.inf, "a range is (low, high) with 0 < low <= high")
+        self._require("crop_scale", self.crop_scale[1] <= 1, "a crop is at most the whole image")
+        self._require("hue", 0 <= self.hue <= 0.5, "a hue shift lies in 0..0.5 turns")
+        self._require("solarize_threshold", 0 <= self.solarize_threshold <= 256, "a threshold lies in 0..256")
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise UserError(f"{name} = {getattr(self, name)}: {rule}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A name and one ``ViewRecipe`` for each view."""
+
+    name: str
+    views: tuple[ViewRecipe, ...]
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise UserError(f"recipe {self.name!r} has no view; give it at least one ViewRecipe.")
+
+
+def official() -> Recipe:
+    """The official code's (facebookresearch/vicreg): the first view always blurred, the second at times solarized."""
+    view = ViewRecipe()
+    return Recipe("official", (replace(view, blur_p=1.0, solarize_p=0.0), replace(view, blur_p=0.1, solarize_p=0.2)))
+
+
+def paper() -> Recipe:
+    """The paper's (arXiv 2105.04906): both views alike."""
+    return Recipe("paper", (ViewRecipe(), ViewRecipe()))
+
+
+def small() -> Recipe:
+    """For images of about 32 pixels: larger crops and no blur, as solo-learn's VICReg on CIFAR."""
+    view = ViewRecipe(crop_scale=(0.2, 1.0), blur_p=0.0)
+    return Recipe("small", (view, view))
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {"official": official, "paper": paper, "small": small}
+
+
+def named_recipe(name: str) -> Recipe:
+    """The recipe called ``name``; ``UserError`` with the nearest name where there is none."""
+    if name not in RECIPES:
+        raise UserError(unknown("recipe", name, RECIPES))
+    return RECIPES[name]()

@@ -1,0 +1,188 @@
+"""Commands as a user types them: results, and one line with exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastvicreg import config as configs
+from fastvicreg.cli import COMMANDS, main
+from fastvicreg.presets import PRESETS, preset
+
+TINY = [
+    "--arch",
+    "resnet18",
+    "--width",
+    "4",
+    "--stem",
+    "3x3s2",
+    "--expander",
+    "16",
+    "16",
+    "--image-size",
+    "16",
+    "--recipe",
+    "small",
+]
+QUICK = [*TINY, *["--device", "cpu", "--workers", "1", "--epochs", "1", "--batch-size", "8", "--eval-every", "0"]]
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line that ``arguments`` are answered with."""
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("fastvicreg: ")
+    return lines[0]
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert f"fastvicreg {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "way_out"),
+    [
+        ("trian", "'trian'", "did you mean 'train'"),
+        ("train --epohcs 3", "--epohcs", "did you mean --epochs"),
+        ("train --epochs three", "'three'", "--epochs"),
+        ("train --preset cifar", "'cifar'", "did you mean 'cifar10'"),
+        ("train --data /no/such/folder", "/no/such/folder", "give a folder"),
+        ("train --pipeline fcv", "'fcv'", "Choose from: native"),
+        ("train --arch resnet19", "'resnet19'", "resnet18"),
+        ("train --recipe offical", "'offical'", "did you mean 'official'"),
+        ("train --shuffle ful", "'ful'", "full"),
+        ("train --device tpu", "'tpu'", "cuda"),
+        ("train --device cuda:99", "cuda:99", ""),
+        ("train --kernel loss=gramm", "'gramm'", "gram"),
+        ("train --kernel los=gram", "'los=gram'", "loss"),
+        ("train --batch-size 1", "--batch-size 1", "2 or more"),
+        ("train --batch-size 100000", "100000", "give 4096 or less"),
+        ("train --base-lr nan", "nan", "above 0"),
+        ("train --config /no/such.json", "/no/such.json", "cannot read"),
+        ("train --config x --preset demo", "--preset demo", "give one"),
+        ("train --resume", "--resume", "--out RUN"),
+        ("train --val-data x", "--val-data x", "--data"),
+        ("eval knn /no/such/run", "/no/such/run", "cannot read"),
+        ("eval knnn run", "'knnn'", "did you mean 'knn'"),
+        ("bench los", "'los'", "did you mean 'loss'"),
+        ("bench all --json x", "--json", "--out"),
+        ("demo --epochs -1", "-1", "0 or more"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    arguments: str, names: str, way_out: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = arguments.split()
+    if asked[0] == "train" and "--resume" not in asked:
+        asked += ["--out", str(tmp_path / "run")]
+    line = refused(capsys, asked)
+    assert names in line
+    assert way_out in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole_and_name_their_divergences(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = preset(name)
+    configs.check(chosen.config)
+    assert chosen.divergences
+    assert main(["train", "--preset", name, "--print-config"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert configs.from_mapping(shown, "shown") == chosen.config
+
+
+def test_presets_hold_the_published_numbers() -> None:
+    long, short = preset("imagenet-1000ep").config, preset("imagenet-100ep").config
+    assert (long.optim.base_lr, short.optim.base_lr) == (0.2, 0.3)
+    for config in (long, short):
+        assert config.run.batch_size == 2048
+        assert config.model.expander == (8192, 8192, 8192)
+        assert config.model.arch == "resnet50"
+        assert (config.optim.weight_decay, config.optim.warmup_epochs, config.optim.eta) == (1e-6, 10, 0.001)
+        weights = config.objective.invariance, config.objective.variance, config.objective.covariance
+        assert weights == (25, 25, 1)
+
+
+def test_any_field_overrides_a_preset_and_a_saved_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert (
+        main(["train", "--preset", "imagenet-100ep", "--epochs", "7", "--expander", "64", "32", "--print-config"]) == 0
+    )
+    saved = tmp_path / "mine.json"
+    saved.write_text(capsys.readouterr().out)
+    assert main(["train", "--config", str(saved), "--base-lr", "0.7", "--print-config"]) == 0
+    config = configs.from_mapping(json.loads(capsys.readouterr().out), "shown")
+    assert (config.run.epochs, config.model.expander, config.optim.base_lr) == (7, (64, 32), 0.7)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "no JSON"), ("[]", "not an object"), ('{"modell": {}}', "'modell'"), ('{"model": {"archh": 1}}', "'archh'")],
+)
+def test_a_damaged_config_is_one_line(text: str, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    assert says in refused(capsys, ["train", "--config", str(path), "--print-config"])
+
+
+def test_train_leaves_a_run_and_refuses_to_overwrite_it(
+    make_folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data, out = make_folder(), tmp_path / "run"
+    arguments = ["train", "--data", str(data), "--out", str(out), *QUICK[:-1], "1"]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "total" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    for name in ("invariance", "variance", "covariance", "covariance_independent", "covariance_minimum"):
+        assert all(row[name] >= 0 for row in steps)
+    assert {"embedding_std", "lr", "images_per_s", "data_wait", "epoch"} <= steps[0].keys()
+    assert [set(row) for row in rows if "knn" in row] == [{"epoch", "step", "knn", "rankme"}]
+    before = (out / "metrics.jsonl").read_bytes()
+    assert "--resume" in refused(capsys, arguments)
+    assert (out / "metrics.jsonl").read_bytes() == before
+    assert "--width 4" in refused(capsys, [*arguments, "--resume", "--width", "8"])
+    assert main(["eval", "knn", str(out), "--k", "5", "--json", str(tmp_path / "knn.json")]) == 0
+    assert 0 <= json.loads((tmp_path / "knn.json").read_text())["rows"][0]["accuracy"] <= 100
+    assert main(["eval", "linear", str(out)]) == 0
+    assert "linear:" in capsys.readouterr().out
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    make_folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("kept")
+    line = refused(capsys, ["train", "--data", str(make_folder()), "--out", str(blocked / "run"), *QUICK])
+    assert "cannot write" in line
+    assert blocked.read_text() == "kept"
+
+
+def test_classes_that_differ_between_splits_are_refused(
+    make_folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = make_folder()
+    (data / "val" / "class2").rename(data / "val" / "other")
+    line = refused(capsys, ["train", "--data", str(data), "--out", str(tmp_path / "run"), *QUICK])
+    assert "classes" in line
+
+
+def test_doctor_finds_every_needed_part_working(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["doctor", "--json", str(tmp_path / "doctor.json")]) == 0
+    rows = json.loads((tmp_path / "doctor.json").read_text())["rows"]
+    assert {(row["kind"], row["name"]) for row in rows} >= {("pipeline", "native"), ("kernel", "loss=gram")}
+    assert all(row["works"] or row["remedy"] for row in rows)

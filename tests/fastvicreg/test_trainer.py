@@ -1,0 +1,209 @@
+"""Training: a stopped run goes on exactly where it was, and what is damaged costs one checkpoint, not the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from images import encoded, photo
+from rich.console import Console
+
+from fastvicreg import checkpoint as checkpoints
+from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_json
+from fastvicreg.display import Display
+from fastvicreg.errors import UserError
+from fastvicreg.metrics import read
+from fastvicreg.trainer import Outcome, Trainer
+
+RATES = ("images_per_s", "data_wait")
+
+
+def tiny(data: Path, **run: Any) -> TrainConfig:
+    """3 batches an epoch of a network small enough for a test."""
+    settings = {"epochs": 3, "batch_size": 8, "device": "cpu", "checkpoint_every": 1, "log_every": 2, "eval_every": 1}
+    return TrainConfig(
+        data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
+        model=ModelConfig(arch="resnet18", width=4, stem="3x3s2", expander=(16, 16)),
+        optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
+        run=RunConfig(**(settings | run)),
+    )
+
+
+def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Outcome:
+    with (folder.parent / "display.txt").open("a") as text:
+        display = Display(Console(file=text, width=300))
+        return Trainer(config, folder, resume=resume, display=display).train()
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """All that must not depend on when the run was stopped."""
+    return [{k: v for k, v in row.items() if k not in RATES} for row in read(folder)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data, run) of a whole run."""
+
+    root = tmp_path_factory.mktemp("whole")
+    for split, count in (("train", 26), ("val", 9)):
+        for number in range(count):
+            path = root / "data" / split / f"class{number % 3}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(photo(number, 30 + number, 40)))
+    train(tiny(root / "data"), root / "run")
+    return root / "data", root / "run"
+
+
+@pytest.mark.parametrize("stop", range(1, 9))
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, stop: int
+) -> None:
+    data, whole = uninterrupted
+    config = tiny(data)
+    train(replace(config, run=replace(config.run, steps=stop)), tmp_path / "run")
+    assert log(tmp_path / "run") != log(whole)
+    train(config, tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(whole)
+    # Negative control: the comparison would notice another run.
+    assert len({row["total"] for row in log(whole) if "total" in row}) == 9
+
+
+def test_another_seed_gives_another_log(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    train(tiny(data, seed=1, steps=2), tmp_path / "run")
+    assert log(tmp_path / "run")[0]["total"] != log(whole)[0]["total"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_loses_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path, number: signal.Signals) -> None:
+    data, whole = uninterrupted
+    (tmp_path / "config.json").write_text(to_json(tiny(data)))
+    out = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "fastvicreg",
+        "train",
+        "--config",
+        str(tmp_path / "config.json"),
+        "--out",
+        str(out),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 120
+    while not checkpoints.listed(out / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.005)
+        assert process.poll() is None or checkpoints.listed(out / "checkpoints")
+    process.send_signal(number)
+    code = process.wait(timeout=60)
+    assert code in ((-9,) if number == signal.SIGKILL else (128 + number, 0))
+    train(tiny(data), out, resume=True)
+    assert log(out) == log(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, whole = uninterrupted
+    config = tiny(data)
+    train(replace(config, run=replace(config.run, steps=5)), tmp_path / "run")
+    older, newer = checkpoints.listed(tmp_path / "run" / "checkpoints")
+    damaged = newer / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    (older / "unrelated.txt").write_text("a stray file harms nothing")
+    train(config, tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(whole)
+    assert "damaged" in (tmp_path / "display.txt").read_text()
+
+
+def test_resume_with_nothing_there_starts_at_zero_and_says_so(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    train(tiny(data), tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(whole)
+    assert "nothing to resume" in (tmp_path / "display.txt").read_text()
+
+
+def test_a_resumed_run_cannot_change_what_it_computes(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = uninterrupted
+    config = tiny(data, steps=1)
+    train(config, tmp_path / "run")
+    for changed, flag in (
+        (replace(config, optim=replace(config.optim, base_lr=1.0)), "--base-lr 8.0"),
+        (replace(config, model=replace(config.model, expander=(32, 16))), "--expander 16 16"),
+    ):
+        with pytest.raises(UserError, match=flag):
+            train(changed, tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_another_architecture_names_the_tensor(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, _ = uninterrupted
+    config = tiny(data, steps=1)
+    train(config, tmp_path / "run")
+    other = replace(config, model=replace(config.model, width=8))
+    saved = tmp_path / "run" / "config.json"
+    content = json.loads(saved.read_text())
+    content["model"]["width"] = 8
+    saved.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"another architecture: encoder\.conv1\.weight is \(4, 3, 3, 3\) there"):
+        train(other, tmp_path / "run", resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = uninterrupted
+    config = tiny(data)
+    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
+    run = trainer._run
+    with torch.no_grad():
+        run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
+    before = {name: value.clone() for name, value in run.module.named_parameters()}
+    with pytest.raises(UserError, match="no longer finite after step 0"):
+        trainer.train()
+    for name, value in run.module.named_parameters():
+        assert torch.equal(value.nan_to_num(7.0), before[name].nan_to_num(7.0)), name
+    assert not checkpoints.listed(tmp_path / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_trains_and_resumes_with_its_scaler(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, precision: str
+) -> None:
+    data, _ = uninterrupted
+    config = tiny(data, precision=precision, eval_every=0)
+    train(config, tmp_path / "whole")
+    train(replace(config, run=replace(config.run, steps=4)), tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    state = json.loads((checkpoints.listed(tmp_path / "run" / "checkpoints")[-1] / "state.json").read_text())
+    assert bool(state["scaler"]) == (precision == "fp16")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_other_optimizers_resume_exactly_too(uninterrupted: tuple[Path, Path], tmp_path: Path, optimizer: str) -> None:
+    data, _ = uninterrupted
+    config = tiny(data, eval_every=0)
+    config = replace(config, optim=OptimConfig(optimizer=optimizer, base_lr=0.1))  # type: ignore[arg-type]
+    train(config, tmp_path / "whole")
+    train(replace(config, run=replace(config.run, steps=4)), tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+
+
+def test_faults_are_named_at_the_end_of_an_epoch(make_folder, tmp_path: Path) -> None:
+    data = make_folder(train=16, val=0)
+    (data / "class1" / "001.jpg").write_bytes(b"broken")
+    train(tiny(data, epochs=1), tmp_path / "run")
+    shown = (tmp_path / "display.txt").read_text()
+    assert "epoch 0: 1 samples replaced by a neighbour (1 undecodable)" in shown
+    assert "class1/001.jpg: not an image of a known type" in shown

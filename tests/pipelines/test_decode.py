@@ -1,0 +1,95 @@
+"""Decoding equals Pillow's, in pixels and in what is refused."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from images import encoded, photo
+from PIL import Image
+
+from fastvicreg.contracts import Fault
+from fastvicreg.pipelines import decode
+from fastvicreg.pipelines.decode import DecodeError, decode_rgb, image_size
+
+PHOTO = photo(0, 61, 47)
+KINDS = {
+    "baseline 4:2:0": encoded(PHOTO, quality=85),
+    "4:4:4": encoded(PHOTO, quality=95, subsampling=0),
+    "progressive": encoded(PHOTO, progressive=True),
+    "grey": encoded(PHOTO.convert("L")),
+    "cmyk": encoded(PHOTO.convert("CMYK")),
+    "rgb jpeg": encoded(PHOTO, keep_rgb=True),
+    "restart markers": encoded(PHOTO, restart_marker_rows=1),
+    "1x1": encoded(photo(1, 1, 1)),
+    "png": encoded(PHOTO, "PNG"),
+    "png alpha": encoded(PHOTO.convert("RGBA"), "PNG"),
+    "png palette": encoded(PHOTO.convert("P"), "PNG"),
+    "png 16 bit": encoded(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), "PNG"),
+    "png 1 bit": encoded(PHOTO.convert("1"), "PNG"),
+    "webp": encoded(PHOTO, "WEBP"),
+    "bmp": encoded(PHOTO, "BMP"),
+    "gif": encoded(PHOTO.convert("P"), "GIF"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_equal_pillows(kind: str) -> None:
+    data = KINDS[kind]
+    image = Image.open(io.BytesIO(data))
+    pixels = decode_rgb(data)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
+    assert image_size(data) == image.size
+
+
+def test_exif_orientation_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rotated = encoded(PHOTO, exif=exif, quality=85)
+    assert image_size(rotated) == PHOTO.size
+    np.testing.assert_array_equal(decode_rgb(rotated), decode_rgb(KINDS["baseline 4:2:0"]))
+
+
+DAMAGED = {
+    "empty": b"",
+    "start marker only": b"\xff\xd8\xff",
+    "random": bytes(np.random.default_rng(0).integers(0, 256, 500, np.uint8)),
+    "jpeg cut": KINDS["baseline 4:2:0"][:900],
+    "jpeg without its end": KINDS["baseline 4:2:0"][:-2],
+    "png cut": KINDS["png"][:1000],
+    "text": b"version https://git-lfs.github.com/spec/v1\n",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_bytes_are_refused_with_a_reason(kind: str) -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode_rgb(DAMAGED[kind])
+    assert caught.value.fault is Fault.UNDECODABLE
+    assert str(caught.value)
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_whatever_libjpeg_warns_about_is_pillows_to_decide() -> None:
+    whole = bytearray(KINDS["baseline 4:2:0"])
+    # Bytes between two segments: libjpeg warns and goes on, and so does Pillow.
+    at = whole.index(b"\xff\xdb")
+    padded = bytes(whole[:at] + b"\x00\x00\x00" + whole[at:])
+    try:
+        expected = np.asarray(Image.open(io.BytesIO(padded)).convert("RGB"))
+    except Exception:
+        with pytest.raises(DecodeError):
+            decode_rgb(padded)
+    else:
+        np.testing.assert_array_equal(decode_rgb(padded), expected)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "MAX_PIXELS", 61 * 47 - 1)
+    for kind in ("baseline 4:2:0", "png"):
+        with pytest.raises(DecodeError, match="61 x 47") as caught:
+            decode_rgb(KINDS[kind])
+        assert caught.value.fault is Fault.TOO_LARGE
