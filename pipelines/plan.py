@@ -162,8 +162,8 @@ def train_plan(
     recipe: Recipe,
     image_size: int,
     shuffle: Shuffle = "full",
-    block: int = 1024,
-    group: int = 16,
+    block: int = 256,
+    group: int = 64,
 ) -> TrainPlan:
     """The plan of a training run.
 

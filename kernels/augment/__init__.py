@@ -61,9 +61,8 @@ def augment(
         UserError: for another shape, dtype or range than the above, or an ``impl`` that cannot run there.
 
     Every operation gives what Pillow and torchvision give on 8-bit images, intermediate rounding included
-    (facebookresearch/vicreg, augmentations.py); only hue now and then differs, by one step of Pillow's H.
-    "numba" must be called from one thread at a time where numba's threading layer is "workqueue" (not thread-safe);
-    it uses ``torch.get_num_threads()`` threads.
+    (facebookresearch/vicreg, augmentations.py); a rounding at one half may differ by one level, rarely.
+    "numba" uses ``torch.get_num_threads()`` threads and may be called from any thread.
     """
     _check_crops(crops_BVHWC, mean, std, dtype)
     params_BVP = params_BVP.cpu()

@@ -8,7 +8,7 @@ without a branch, so that LLVM turns each into vector code; the blur runs over i
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 CHUNK = 1024  # pixels; their three float32 planes take 12 KiB
 BLOCK = 1024  # elements of a blur wider than usual
@@ -16,27 +16,27 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbering in C
 
 F = np.float32
 LUMA_R, LUMA_G, LUMA_B = F(19595 / 65536), F(38470 / 65536), F(7471 / 65536)
-ZERO, HALF, ONE, TWO, THREE, FOUR, TOP = F(0), F(0.5), F(1), F(2), F(3), F(4), F(255)
-HUE_STEPS, BYTES, HUE_SIXTHS, SHARE = F(42.5), F(256), F(6 / 255), F(1 / 255)
+ZERO, HALF, ONE, TWO, THREE, FOUR, SIX, TOP = F(0), F(0.5), F(1), F(2), F(3), F(4), F(6), F(255)
+BYTES, HUE_SIXTHS, UNIT = F(256), F(6 / 255), F(1 / 255)
 
 # No "contract": a fused multiply-add rounds once where Pillow rounds twice. The error model keeps a division from
 # branching on zero.
 OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"nnan", "ninf", "nsz"}}
 
 
-@njit(parallel=True, **OPTIONS)
-def augment_views(crops, turns, values, gray, radius, inner, outer, threshold, table, out):
-    """``crops`` (N, H, W * 3) bytes, sample by sample and view by view, to ``out`` (V, N / V, H, W * 3).
+@njit(nogil=True, **OPTIONS)
+def augment_views(first, last, crops, turns, values, gray, radius, inner, outer, threshold, table, out):
+    """``crops[first:last]`` of (N, H, W * 3) bytes, sample by sample and view by view, to ``out`` (V, N / V, H, W * 3).
 
     Per crop: ``turns`` (N, 4) jitter operations in order, -1 for none, and ``values`` (N, 4) by operation (hue's in
     bytes); ``gray``; ``radius``, ``inner``, ``outer`` of the blur's box (inner 2**24: no blur); ``threshold`` of
     solarization. ``table`` (3, 256) is what each byte becomes in the end.
     """
-    tasks, height, row = crops.shape
+    height, row = crops.shape[1:]
     views = out.shape[0]
     margin = radius.max() + 1
     left, right = 3 * margin, 3 * margin + row
-    for task in prange(tasks):
+    for task in range(first, last):
         image = np.empty((height + 2 * margin, row + 6 * margin), np.uint8)
         spare = np.empty((height + 2 * margin, row + 6 * margin), np.uint8)
         view = out[task % views, task // views]
@@ -166,14 +166,18 @@ def _shift_hue(r, g, b, shift):
     for i in range(r.size):
         red, green, blue = r[i], g[i], b[i]
         value = max(max(red, green), blue)
-        chroma = value - min(min(red, green), blue)
-        sixths = FOUR * chroma + red - green
-        sixths = TWO * chroma + blue - red if green == value else sixths
-        sixths = green - blue if red == value else sixths
-        h = np.floor(sixths * HUE_STEPS / max(chroma, ONE))
-        h = (h + TOP if h < ZERO else h) + shift
+        least = min(min(red, green), blue)
+        chroma = value - least
+        share = (value - (red + green + blue - value - least)) / max(chroma, ONE)
+        sector, past = FOUR, red - green
+        sector, past = (TWO, blue - red) if green == value else (sector, past)
+        sector, past = (ZERO, green - blue) if red == value else (sector, past)
+        turn = (sector - ONE + share if past < ZERO else sector + ONE - share) / SIX
+        turn = turn + ONE if turn < ZERO else turn
+        h = np.floor(turn * TOP)
+        h = (h - ONE if BYTES * turn - h < turn else h) + shift
         h = (h - BYTES if h >= BYTES else h) * HUE_SIXTHS
-        vs = value * (np.floor(chroma * TOP / max(value, ONE)) * SHARE)
+        vs = value * (np.floor(chroma * TOP / max(value, ONE)) * UNIT)
         value += HALF
         r[i] = np.floor(value - vs * _unit(TWO - abs(h - THREE)))
         g[i] = np.floor(value - vs * _unit(abs(h - TWO) - ONE))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,13 +42,28 @@ def augment(
         _bits(normalize(levels_1C256, mean, std)[0].to(dtype)),
         _bits(out_VBHWC).view(V, B, H, W * C),
     )
-    threads = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), threads))
-    try:
-        augment_views(*(argument.numpy() for argument in arguments))
-    finally:
-        numba.set_num_threads(threads)
+    _in_parts(B * V, torch.get_num_threads(), *(argument.numpy() for argument in arguments))
     return tuple(view_BHWC.permute(0, 3, 1, 2) for view_BHWC in out_VBHWC.unbind(0))
+
+
+def _in_parts(crops: int, threads: int, *arguments: np.ndarray) -> None:
+    """Python threads, which sleep when they wait: a second OpenMP pool would spin against torch's for the cores."""
+    if threads == 1:
+        augment_views(0, crops, *arguments)
+        return
+    size = max(1, -(-crops // (4 * threads)))  # blurred views take longer: small parts let the threads end together
+    parts = range(0, crops, size)
+    work = [_pool(threads).submit(augment_views, at, min(at + size, crops), *arguments) for at in parts]
+    for part in work:
+        part.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="fastvicreg-augment")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

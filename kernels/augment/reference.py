@@ -91,15 +91,22 @@ def saturation(x_BCHW: Tensor, factor_B111: Tensor) -> Tensor:
 def hue(x_BCHW: Tensor, shift_B111: Tensor) -> Tensor:
     """torchvision's ``adjust_hue`` on PIL images: the byte H of Pillow's HSV plus ``hue_bytes``, wrapped at 256.
 
-    H and S are floored from exact quotients; Pillow floors from rounded ones, and now and then falls one step of H
-    lower.
+    H is floored in Pillow, so its roundings decide wherever a quotient is whole, as it often is in clipped colours:
+    they are repeated here. Of all 2**24 colours a handful differ, by one level.
     """
     r, g, b = x_BCHW.unbind(1)
     value = torch.maximum(torch.maximum(r, g), b)
-    chroma = value - torch.minimum(torch.minimum(r, g), b)
-    sixths = torch.where(r == value, g - b, torch.where(g == value, 2 * chroma + b - r, 4 * chroma + r - g))
-    h = (sixths * 42.5 / chroma.clamp(min=1)).floor()  # sixths of a turn, times chroma, to 255 steps
-    h = (torch.where(h < 0, h + 255, h) + shift_B111[:, 0]).remainder(256) * (6 / 255)
+    least = torch.minimum(torch.minimum(r, g), b)
+    chroma = value - least
+    # Of the two quotients that Pillow subtracts, the least channel's is 1.
+    share = (value - (r + g + b - value - least)) / chroma.clamp(min=1)
+    sector = torch.where(r == value, 0.0, torch.where(g == value, 2.0, 4.0))
+    past = torch.where(r == value, g - b, torch.where(g == value, b - r, r - g))
+    turn = torch.where(past < 0, sector - 1 + share, sector + 1 - share) / 6
+    turn = torch.where(turn < 0, turn + 1, turn)
+    h = (turn * 255).floor()
+    h = torch.where(256 * turn - h < turn, h - 1, h)  # the product was rounded up to a whole: 256 x - h is exact
+    h = (h + shift_B111[:, 0]).remainder(256) * (6 / 255)
     vs = value * ((chroma * 255 / value.clamp(min=1)).floor() * (1 / 255))
     # How far each channel falls from the value towards it less the chroma: a trapezoid over the six sectors.
     falls = (2 - (h - 3).abs(), (h - 2).abs() - 1, (h - 4).abs() - 1)

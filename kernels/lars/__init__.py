@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvicreg.registry import resolve
 
-__all__ = ["IMPLEMENTATIONS", "lars_update"]
+__all__ = ["IMPLEMENTATIONS", "choose", "lars_update"]
 
 log = logging.getLogger(__name__)
 

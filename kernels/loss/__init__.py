@@ -17,7 +17,7 @@ from fastvicreg.contracts import UserError
 from fastvicreg.kernels.loss.expected import expected_covariance
 from fastvicreg.registry import resolve, unknown
 
-__all__ = ["IMPLEMENTATIONS", "Form", "LossTerms", "expected_covariance", "vicreg_loss"]
+__all__ = ["IMPLEMENTATIONS", "Form", "LossTerms", "choose", "expected_covariance", "vicreg_loss"]
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def vicreg_loss(
     _check(za_ND, zb_ND)
     if form not in get_args(Form):
         raise UserError(unknown("loss form", form, get_args(Form)))
-    terms = _implementation(impl)
+    terms = choose(impl)
     with torch.autocast(za_ND.device.type, enabled=False):
         return LossTerms(
             *terms(
@@ -82,7 +82,8 @@ def vicreg_loss(
 
 
 @functools.cache
-def _implementation(impl: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+def choose(impl: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """The implementation of that name, logged once; ``UserError`` for an unknown one."""
     terms = resolve("loss implementation", impl, IMPLEMENTATIONS)
     log.info("loss implementation: %s (%s)", impl, IMPLEMENTATIONS[impl])
     return terms

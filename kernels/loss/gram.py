@@ -121,13 +121,10 @@ def _apply(product_SS: Tensor, x_ND: Tensor) -> Tensor:
     gram = x_ND.shape[0] < x_ND.shape[1]
     if x_ND.dtype == product_SS.dtype:
         return product_SS @ x_ND if gram else x_ND @ product_SS
-    # A Gram matrix's diagonal is some sqrt(D) times the rest: only the rest is rounded, scaled to a half type's range.
-    diagonal_S = product_SS.diagonal().clone()
-    rest_SS = product_SS - diagonal_S.diag()
-    top = rest_SS.abs().amax().clamp(min=torch.finfo(rest_SS.dtype).tiny)
-    half_SS = (rest_SS / top).to(x_ND.dtype)
-    applied_ND = (_matmul(half_SS, x_ND) if gram else _matmul(x_ND, half_SS)).mul_(top)
-    return applied_ND.addcmul_(x_ND.to(rest_SS.dtype), diagonal_S.unsqueeze(1)) if gram else applied_ND
+    # Scaled to its largest element, the matrix keeps within a half type's range whatever the loss scale is.
+    top = product_SS.abs().amax().clamp(min=torch.finfo(product_SS.dtype).tiny)
+    half_SS = (product_SS / top).to(x_ND.dtype)
+    return (_matmul(half_SS, x_ND) if gram else _matmul(x_ND, half_SS)).mul_(top)
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:

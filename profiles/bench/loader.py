@@ -41,6 +41,7 @@ def run(
     ``workers`` 0 stands for one a core. The order of the pipelines is the same in each of the ``repeats``.
     """
     source = open_source(data)
+    batch = min(batch, len(source))
     passes: dict[tuple[str, int], Callable[[], int]] = {}
     many = workers or torch.get_num_threads()
     for count in sorted({1, many}):
@@ -89,7 +90,6 @@ def _rows(figures: dict[tuple[str, int], list[tuple[float, float]]], mean_bytes:
 
 def _engine_pass(source: Source, name: str, size: int, batch: int, workers: int, seed: int) -> Callable[[], int]:
     plan = train_plan(len(source), seed=seed, recipe=named_recipe("official"), image_size=size)
-    batch = min(batch, len(source))
 
     def one_pass() -> int:
         engine = build_engine(name, source, plan, batch_size=batch, workers=workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,20 @@ from fastvicreg.contracts import UserError
 from fastvicreg.optim import LARS, cosine_schedule
 
 
-def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    torch.manual_seed(0)
-    layers = (nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4, bias=False), nn.Linear(4, 4))
-    model = nn.Sequential(*layers).to(dtype)
-    nn.init.zeros_(model[4].weight)  # norm 0
-    return model
+class Network(nn.Module):
+    """Matrices, vectors, batch norm, and a skip connection whose weight starts at norm 0."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(8, 4, bias=False)
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.skip = nn.Linear(6, 4)
+        nn.init.zeros_(self.skip.weight)
+        self.to(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)) + self.skip(x)
 
 
 def backward(model: nn.Module, step: int) -> torch.Tensor:
@@ -54,7 +63,7 @@ class WrittenOut:
 
 @pytest.mark.parametrize("impl", ["auto", "reference", "foreach"])
 def test_twenty_steps_of_the_rule_written_out(impl: str):
-    model = network()
+    model = Network()
     written = WrittenOut(model, weight_decay=0.01, momentum=0.9, eta=0.02)
     optimizer = LARS(model.parameters(), lr=0.0, weight_decay=0.01, eta=0.02, impl=impl)
     for step in range(20):
@@ -68,15 +77,16 @@ def test_twenty_steps_of_the_rule_written_out(impl: str):
 
 
 def test_parameters_without_a_gradient_are_left_alone():
-    model = network()
+    model = Network()
     optimizer = LARS(model.parameters(), lr=0.1, weight_decay=0.1)
     backward(model, 0)
-    model[3].weight.grad = None
+    model.head.weight.grad = None
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     optimizer.step()
-    assert torch.equal(model[3].weight, before["3.weight"])
-    assert model[3].weight not in optimizer.state
-    assert all(not torch.equal(param, before[name]) for name, param in model.named_parameters() if name != "3.weight")
+    assert torch.equal(model.head.weight, before["head.weight"])
+    assert model.head.weight not in optimizer.state
+    moved = {name for name, param in model.named_parameters() if not torch.equal(param, before[name])}
+    assert moved >= {"body.0.weight", "body.1.weight", "body.1.bias", "skip.weight", "skip.bias"}
     model.zero_grad()
     optimizer.step()  # no gradient at all
 
@@ -92,7 +102,7 @@ def test_groups_keep_their_own_hyper_parameters():
 
 @pytest.mark.parametrize("carry", ["state_dict", "pickle", "deepcopy"])
 def test_a_run_continues_bit_for_bit_from_its_state(carry: str, tmp_path):
-    model = network(torch.float32)
+    model = Network(torch.float32)
     optimizer = LARS(model.parameters(), lr=0.3, weight_decay=1e-4, impl="reference")
     for step in range(5):
         backward(model, step)
@@ -101,7 +111,7 @@ def test_a_run_continues_bit_for_bit_from_its_state(carry: str, tmp_path):
     if carry == "state_dict":
         torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "state.pt")
         weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
-        again = network(torch.float32)
+        again = Network(torch.float32)
         again.load_state_dict(weights)
         resumed = LARS(again.parameters(), lr=9.0, impl="foreach")
         resumed.load_state_dict(state)
@@ -122,13 +132,13 @@ def test_a_run_continues_bit_for_bit_from_its_state(carry: str, tmp_path):
 
 
 def test_a_closure_is_evaluated_with_gradients():
-    model = network()
+    model = Network()
     optimizer = LARS(model.parameters(), lr=0.1)
-    before = model[0].weight.detach().clone()
+    before = model.head.weight.detach().clone()
     expected = backward(model, 3)
     model.zero_grad()
     assert optimizer.step(lambda: backward(model, 3)) == expected
-    assert not torch.equal(model[0].weight, before)
+    assert not torch.equal(model.head.weight, before)
 
 
 @pytest.mark.parametrize(
@@ -139,8 +149,9 @@ def test_a_closure_is_evaluated_with_gradients():
     ],
 )
 def test_hyper_parameters_out_of_range_are_named(name: str, value: float):
+    options: dict[str, Any] = {"lr": 0.1, name: value}
     with pytest.raises(ValueError, match=f"LARS: {name} must .*{value}"):
-        LARS([nn.Parameter(torch.ones(2))], **{"lr": 0.1, name: value})
+        LARS([nn.Parameter(torch.ones(2))], **options)
 
 
 def test_an_unknown_implementation_is_refused_at_once():

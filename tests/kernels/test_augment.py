@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import numba
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, UserError, photometric_identity
 from fastvicreg.kernels import augment as package
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from fastvicreg.profiles.bench.augment import pillow_view
 
 IMPLS = ("reference", "numba")
 P = Photometric
-
-
-def pillow(image: np.ndarray, params_P: Tensor) -> np.ndarray:
-    """One view as a DataLoader worker makes it: torchvision's functions on PIL images, written out."""
-    values = dict(zip(P, params_P.tolist(), strict=True))
-    picture = Image.fromarray(image)
-    for operation in JITTER_ORDERS[int(values[P.ORDER])] if values[P.ORDER] >= 0 else ():
-        if operation == 0:
-            picture = ImageEnhance.Brightness(picture).enhance(values[P.BRIGHTNESS])
-        elif operation == 1:
-            picture = ImageEnhance.Contrast(picture).enhance(values[P.CONTRAST])
-        elif operation == 2:
-            picture = ImageEnhance.Color(picture).enhance(values[P.SATURATION])
-        else:
-            h, s, v = picture.convert("HSV").split()
-            shifted = (np.asarray(h).astype(int) + int(values[P.HUE] * 255)) % 256
-            picture = Image.merge("HSV", (Image.fromarray(shifted.astype(np.uint8)), s, v)).convert("RGB")
-    if values[P.GRAYSCALE]:
-        picture = picture.convert("L").convert("RGB")
-    if values[P.BLUR_SIGMA]:
-        picture = picture.filter(ImageFilter.GaussianBlur(values[P.BLUR_SIGMA]))
-    if values[P.SOLARIZE] < 256:
-        picture = ImageOps.solarize(picture, values[P.SOLARIZE])
-    return np.array(picture)
 
 
 def photos(batch: int, views: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -88,43 +66,42 @@ def errors(crops_BVHWC: Tensor, params_BVP: Tensor, impl: str) -> Tensor:
     """Absolute differences from Pillow in levels of 255."""
     ours = levels(crops_BVHWC, params_BVP, impl)
     theirs = [
-        [pillow(crop.numpy(), params_P) for crop, params_P in zip(crops_VHWC, params_VP, strict=True)]
+        [pillow_view(crop.numpy(), params_P) for crop, params_P in zip(crops_VHWC, params_VP, strict=True)]
         for crops_VHWC, params_VP in zip(crops_BVHWC, params_BVP, strict=True)
     ]
     return (ours - torch.from_numpy(np.array(theirs)).float()).abs()
 
 
-JITTER = [
-    {"ORDER": 0, name: factor}
-    for name in ("BRIGHTNESS", "CONTRAST", "SATURATION")
-    for factor in (0.0, 0.6, 0.93, 1.0, 1.4, 2.0)
+SINGLE: list[dict[str, float]] = [
+    *(
+        {"ORDER": 0, name: factor}
+        for name in ("BRIGHTNESS", "CONTRAST", "SATURATION")
+        for factor in (0.0, 0.6, 0.93, 1.0, 1.4, 2.0)
+    ),
+    *({"ORDER": 0, "HUE": turns} for turns in (-0.5, -0.1, -0.003, 0.05, 0.1, 0.5)),
+    *({"BLUR_SIGMA": sigma} for sigma in (0.1, 0.5, 1.0, 1.4, 1.415, 1.7, 2.0, 3.0, 6.5)),
+    *({"SOLARIZE": threshold} for threshold in (0, 128, 255)),
+    {"GRAYSCALE": 1},
+    {"GRAYSCALE": 1, "BLUR_SIGMA": 1.2, "SOLARIZE": 77},
 ]
-JITTER += [{"ORDER": 0, "HUE": turns} for turns in (-0.5, -0.1, -0.003, 0.0, 0.05, 0.1, 0.5)]
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("picture", [photos, noise])
-@pytest.mark.parametrize("values", JITTER, ids=str)
-def test_jitter_is_pillows(values: dict[str, float], picture, impl: str) -> None:
-    error = errors(picture(1, 1, 61, 83), params_of(**values), impl)
-    # Pillow's float hue falls a step lower now and then: rare, but up to 6 levels where it does.
-    assert error.mean() < 0.05
-    assert (error > 1).float().mean() < 0.005
-    assert (error > 4).float().mean() < 0.001
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("picture", [photos, noise])
-@pytest.mark.parametrize(
-    "values",
-    [{"GRAYSCALE": 1}, {"SOLARIZE": 0}, {"SOLARIZE": 128}, {"SOLARIZE": 255}, {"GRAYSCALE": 1, "SOLARIZE": 77}]
-    + [{"BLUR_SIGMA": sigma} for sigma in (0.1, 0.5, 1.0, 1.4, 1.415, 1.7, 2.0, 3.0, 6.5)],
-    ids=str,
-)
-def test_other_operations_are_pillows(values: dict[str, float], picture, impl: str) -> None:
+@pytest.mark.parametrize("values", SINGLE, ids=str)
+def test_each_operation_is_pillows(values: dict[str, float], picture, impl: str) -> None:
     error = errors(picture(1, 1, 61, 83), params_of(**values), impl)
     assert (error > 0).float().mean() < 0.001
-    assert error.max() <= 1
+    assert error.max() <= 2
+
+
+def test_hue_is_pillows_on_every_clipped_colour() -> None:
+    ramp = torch.arange(256, dtype=torch.uint8)
+    faces = [torch.stack(torch.broadcast_tensors(ramp[:, None], ramp, ramp[level]), -1) for level in (0, 255)]
+    crops = torch.stack([face.roll(c, -1) for face in faces for c in range(3)])[:, None]
+    for turns in (0.0, 0.1):
+        error = errors(crops, params_of(ORDER=0, HUE=turns).expand(6, 1, -1), "numba")
+        assert (error > 0).float().mean() < 1e-4
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -133,15 +110,15 @@ def test_operations_run_in_the_order_asked_for(impl: str) -> None:
     crops = photos(1, 1, 40, 48).expand(orders, 1, -1, -1, -1)
     params = params_of(BRIGHTNESS=0.7, CONTRAST=1.4, SATURATION=1.3, HUE=0.09).repeat(orders, 1, 1)
     params[:, 0, P.ORDER] = torch.arange(orders)
-    assert errors(crops, params, impl).mean((1, 2, 3, 4)).max() < 0.1
-    assert len({levels(crops, params, impl)[i].numpy().tobytes() for i in range(orders)}) > orders // 2
+    assert errors(crops, params, impl).mean((1, 2, 3, 4)).max() < 0.01
+    assert len({view.numpy().tobytes() for view in levels(crops, params, impl)}) > orders // 2
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_composed_views_are_pillows(impl: str) -> None:
     params = some_params(24, 2, seed=3, solarize=False)
-    assert errors(photos(24, 2, 64, 64), params, impl).mean() < 0.05
-    assert errors(noise(24, 2, 64, 64), params, impl).mean() < 0.05
+    assert errors(photos(24, 2, 64, 64), params, impl).mean() < 0.01
+    assert errors(noise(24, 2, 64, 64), params, impl).mean() < 0.01
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
@@ -152,7 +129,7 @@ def test_implementations_agree_at_any_size(height: int, width: int, views: int) 
     reference, compiled = levels(crops, params, "reference"), levels(crops, params, "numba")
     assert (reference != compiled).float().mean() < 1e-4
     params[..., P.SOLARIZE] = 256  # it turns one level's difference at the threshold into many
-    assert errors(crops, params, "numba").mean() < 0.1
+    assert errors(crops, params, "numba").mean() < 0.02
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -222,6 +199,19 @@ def test_threads_follow_torch_and_change_nothing() -> None:
     finally:
         torch.set_num_threads(threads)
     assert numba.get_num_threads() == mask
+
+
+def test_starting_numbas_pool_leaves_torchs_threads_alone() -> None:
+    script = """
+import torch
+from fastvicreg.contracts import photometric_identity
+from fastvicreg.kernels.augment import augment
+torch.set_num_threads(1)
+augment(torch.zeros(2, 1, 4, 4, 3, dtype=torch.uint8), photometric_identity(2, 1), impl="numba")
+print(torch.get_num_threads())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_parameters_of_mixed_precision_and_layout_agree():
 
 
 class Operations(TorchDispatchMode):
-    """Names of the operations run, and the elements of each operation's returned tensors."""
+    """Names of the operations run, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ def test_foreach_takes_a_fixed_number_of_calls():
 
 
 def test_uneven_lists_and_unknown_names_are_refused():
-    options = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "eta": 0.001}
+    options: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9, "eta": 0.001}
     with pytest.raises(ValueError, match="got 8, 7 and 8"):
         lars_update(tensors(0), tensors(1)[:7], tensors(2), **options)
     with pytest.raises(UserError, match="'for_each'; did you mean 'foreach'"):

@@ -156,7 +156,7 @@ def test_the_source_length_does_not_move_a_sample() -> None:
 def test_golden_values() -> None:
     """A changed stream changes every run's crops: then these numbers change, and resumed runs with them."""
     assert plan(0).order(0)[:6].tolist() == [1704, 3396, 4874, 4685, 264, 2983]
-    assert plan(0, shuffle="blocks", block=16).order(7)[:6].tolist() == [1891, 2283, 4817, 4784, 4845, 4255]
+    assert plan(0, shuffle="blocks", block=16, group=16).order(7)[:6].tolist() == [1891, 2283, 4817, 4784, 4845, 4255]
     box, _ = plan(42).boxes(3, torch.tensor([0, 4999]), torch.tensor([[500, 375], [333, 500]]))
     assert box.int()[0].tolist() == [[114, 28, 285, 218], [232, 34, 224, 183]]
     assert box.int()[1].tolist() == [[20, 41, 311, 319], [13, 124, 185, 228]]

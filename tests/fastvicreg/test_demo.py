@@ -1,0 +1,97 @@
+"""The demo's data and story: real images, disjoint splits, a report that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastvicreg import embedded
+from fastvicreg.cli import main
+from fastvicreg.demo import probe
+from fastvicreg.errors import UserError
+from fastvicreg.evaluate.features import Features
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return embedded.write_once(tmp_path_factory.mktemp("cache"))
+
+
+def test_embedded_images_are_patches_of_photographs_in_class_folders(folder: Path) -> None:
+    for split, total in (("train", embedded.TRAIN), ("test", embedded.TEST)):
+        files = list((folder / split).glob("*/*.png"))
+        assert len(files) == total
+        assert len({file.parent.name for file in files}) == len(embedded.PHOTOGRAPHS)
+        image = Image.open(files[0])
+        assert (image.size, image.mode) == ((embedded.PATCH, embedded.PATCH), "L")
+    assert embedded.write_once(folder.parent) == folder
+
+
+def test_no_pixel_is_in_both_splits(folder: Path) -> None:
+    import skimage
+
+    name = "grass"
+    pixels = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / f"{name}.png").convert("L"))
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (embedded.PATCH, embedded.PATCH))
+    first_row = {windows[y, x, 0].tobytes(): (y, x) for y in range(len(windows)) for x in range(windows.shape[1])}
+    seen = {split: np.zeros(pixels.shape, bool) for split in ("train", "test")}
+    for split, mask in seen.items():
+        for file in (folder / split / name).glob("*.png"):
+            patch = np.asarray(Image.open(file))
+            y, x = first_row[patch[0].tobytes()]
+            np.testing.assert_array_equal(pixels[y : y + embedded.PATCH, x : x + embedded.PATCH], patch)
+            mask[y : y + embedded.PATCH, x : x + embedded.PATCH] = True
+    assert seen["train"].sum() > 2 * seen["test"].sum() > 0
+    assert not (seen["train"] & seen["test"]).any()
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write the embedded images"):
+        embedded.write_once(tmp_path / "file")
+
+
+def test_probe_scores_known_features() -> None:
+    import torch
+
+    labels = torch.arange(300) % 3
+    telling = torch.nn.functional.one_hot(labels).float() + 0.01 * torch.randn(300, 3)
+    perfect = probe(Features(telling, labels), Features(telling, labels))
+    assert perfect == {"knn": 100.0, "linear": 100.0, "few": 100.0}
+    # Two classes along one direction differ by length only: an angle cannot tell them, a distance can.
+    line = torch.stack([labels.float() + 1, 2 * labels.float() + 2], 1) + 0.01 * torch.randn(300, 2)
+    assert probe(Features(line, labels), Features(line, labels), euclidean=True)["knn"] == 100.0
+
+
+def test_the_demo_tells_its_whole_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedded, "TRAIN", 17 * 16)
+    monkeypatch.setattr(embedded, "TEST", 17 * 4)
+    monkeypatch.setattr(embedded, "user_cache_path", lambda name: tmp_path / "cache")
+    out, figures = tmp_path / "demo", tmp_path / "demo.json"
+    assert main(["demo", "--out", str(out), "--epochs", "1", "--json", str(figures)]) == 0
+    shown = capsys.readouterr().out
+    assert "fastvicreg train --data FOLDER" in shown
+    rows = json.loads(figures.read_text())["rows"]
+    names = [row["features"] for row in rows]
+    assert names[:3] == ["raw pixels", "mean and std of the pixels", "random network"]
+    for row in rows:
+        assert all(0 < row[probe] <= 100 for probe in ("knn", "linear", "few"))
+    page = (out / "report.html").read_text()
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", page)
+    assert not re.findall(r"<script|https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", page)
+    assert page.count("<svg") == 4
+    for row in rows:
+        assert f"<td>{row['features']}</td><td>{row['knn']:.1f}</td>" in page
+    assert "already holds a run" in refused_again(out, capsys)
+
+
+def refused_again(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["demo", "--out", str(out), "--epochs", "1"]) == 2
+    return capsys.readouterr().err

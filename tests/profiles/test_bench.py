@@ -1,0 +1,56 @@
+"""Benchmarks run at small sizes, write what they promise, and compare like with like. Nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastvicreg.cli import main
+from fastvicreg.profiles import measure
+
+PROMISED = {"command", "commit", "versions", "hardware", "n", "rows"}
+
+
+def test_the_loader_rows_do_the_same_work(make_folder, tmp_path: Path) -> None:
+    data, out = make_folder(train=12, val=0), tmp_path / "loader.json"
+    arguments = ["bench", "loader", "--data", str(data), "--size", "16", "--repeats", "2", "--json", str(out)]
+    assert main(arguments) == 0
+    written = json.loads(out.read_text())
+    assert written.keys() == PROMISED
+    rows = written["rows"]
+    assert {row["pipeline"].split(":")[0] for row in rows} == {"native", "torch-dataloader", "synthetic", "floor"}
+    assert all(row["images_per_s"] > 0 and row["images_per_cpu_s"] > 0 and row["mean_bytes"] > 100 for row in rows)
+    base = next(row for row in rows if row["pipeline"] == "torch-dataloader" and row["workers"] == 1)
+    assert base["vs_dataloader"] == 1.0
+
+
+@pytest.mark.parametrize("part", ["augment", "resample"])
+def test_kernel_benches_write_their_rows(part: str, tmp_path: Path) -> None:
+    out = tmp_path / f"{part}.json"
+    assert main(["bench", part, "--size", "16", "--repeats", "2", "--json", str(out)]) == 0
+    written = json.loads(out.read_text())
+    assert written.keys() == PROMISED
+    assert written["n"] == 2
+    assert all(row["ms"] > 0 and "impl" in row for row in written["rows"])
+
+
+def test_interleaved_repeats_take_turns() -> None:
+    calls: list[str] = []
+    timings = measure.interleaved({name: lambda name=name: calls.append(name) for name in "AB"}, repeats=3, min_ms=0)
+    assert "".join(calls[-6:]) == "ABABAB"
+    assert {name: timing.n for name, timing in timings.items()} == {"A": 3, "B": 3}
+
+
+def test_summaries_are_medians_with_relative_spread() -> None:
+    assert measure.summarize([4.0, 1.0, 2.0, 3.0, 100.0]) == measure.Timing(3.0, 2 / 3, 5)
+    assert measure.summarize([7.0]) == measure.Timing(7.0, 0.0, 1)
+
+
+def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert (
+        main(["bench", "resample", "--size", "8", "--repeats", "1", "--json", str(tmp_path / "file" / "x.json")]) == 2
+    )
+    assert "cannot write the figures" in capsys.readouterr().err
