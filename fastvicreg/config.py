@@ -47,7 +47,7 @@ class ModelConfig:
     arch: str = "resnet50"
     """resnet18, resnet34, resnet50, resnet101 or resnet50x2."""
     width: int = 64
-    """Channels of the first stage (resnet50x2 doubles it); 16 makes a tiny network."""
+    """Channels of the first stage (resnet50x2 doubles it), at least 16."""
     stem: Literal["7x7", "3x3", "3x3s2"] = "7x7"
     """7x7 stride 2 and max-pool (ImageNet); 3x3 stride 1 or 2 without pooling (small images)."""
     expander: tuple[int, ...] = (8192, 8192, 8192)
@@ -182,7 +182,6 @@ def check(config: TrainConfig) -> None:
         "--image-size": (data.image_size, 8),
         "--prefetch": (data.prefetch, 1),
         "--workers": (data.workers, 0),
-        "--width": (model.width, 1),
         "--log-every": (run.log_every, 1),
         "--checkpoint-every": (run.checkpoint_every, 1),
         "--keep": (run.keep, 2),

@@ -106,10 +106,11 @@ def _kernels() -> list[Finding]:
     from fastvicreg.contracts import photometric_identity
     from fastvicreg.kernels.augment import augment
     from fastvicreg.kernels.loss import vicreg_loss
+    from fastvicreg.kernels.resample import resample_views
     from fastvicreg.optim import LARS
 
     def loss(impl: str) -> str:
-        z = torch.randn(8, 16, requires_grad=True)
+        z = torch.eye(8, 16).requires_grad_()
         total = vicreg_loss(z, z.detach() + 0.1, impl=impl).total
         total.backward()
         return f"forward and backward, total {float(total.detach()):.2f}"
@@ -125,8 +126,17 @@ def _kernels() -> list[Finding]:
         views = augment(crops, photometric_identity(2, 2), impl=impl)
         return f"{len(views)} views {tuple(views[0].shape)}"
 
-    tried = [("loss", loss, ("reference", "gram")), ("lars", lars, ("reference", "foreach"))]
-    tried.append(("augment", augmented, ("reference", "numba")))
+    def resampled(impl: str) -> str:
+        image, out = np.full((9, 7, 3), 100, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)
+        resample_views(image, np.array([[1.0, 2.0, 5.0, 6.0]]), np.array([True]), out, impl=impl)
+        return f"one view {out.shape[1:]}, mean {out.mean():.0f} of 100"
+
+    tried = [
+        ("loss", loss, ("reference", "gram")),
+        ("lars", lars, ("reference", "foreach")),
+        ("augment", augmented, ("reference", "numba")),
+        ("resample", resampled, ("reference", "numba", "torch")),
+    ]
     return [
         _attempt("kernel", f"{part}={impl}", lambda action=action, impl=impl: action(impl))
         for part, action, impls in tried

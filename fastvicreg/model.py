@@ -112,6 +112,9 @@ class ResNet(nn.Module):
         return self.avgpool(x).flatten(1)
 
 
+NARROWEST = 16
+"""Below it, oneDNN's backward pass of a strided 1x1 channels-last convolution writes out of bounds (oneDNN #6035)."""
+
 ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, ...], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), 1),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 1),
@@ -124,10 +127,14 @@ ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, 
 def resnet(arch: str, *, width: int = 64, stem: Stem = "7x7") -> ResNet:
     """The encoder called ``arch``; ``width`` is the first stage's channels, doubled for resnet50x2.
 
-    ``UserError`` for an unknown name.
+    ``UserError`` for an unknown name or a width below ``NARROWEST``.
     """
     if arch not in ARCHITECTURES:
         raise UserError(unknown("architecture", arch, ARCHITECTURES))
+    if width < NARROWEST:
+        raise UserError(
+            f"--width {width} is below {NARROWEST}, where oneDNN corrupts memory on a CPU: give {NARROWEST}."
+        )
     block, depths, multiple = ARCHITECTURES[arch]
     return ResNet(block, depths, width * multiple, stem)
 

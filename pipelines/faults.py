@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastvicreg.contracts import Fault
 from fastvicreg.errors import UserError
@@ -21,47 +22,46 @@ class FaultBudget:
     share: float = 0.01
 
 
+class Replaced(NamedTuple):
+    """A sample that could not be delivered: its place in the batch, and why."""
+
+    place: int
+    fault: Fault
+    name: str
+    reason: str
+
+
 class FaultLog:
-    """One epoch's faults; worker threads record, the delivering thread checks."""
+    """One epoch's faults, of the batches delivered: what is decoded ahead does not count yet."""
 
     def __init__(self, budget: FaultBudget | None = None) -> None:
         self.budget = budget or FaultBudget()
-        self._lock = threading.Lock()
         self.start_epoch()
 
     def start_epoch(self) -> None:
         """Forget the last epoch's faults."""
-        with self._lock:
-            self._causes: Counter[str] = Counter()
-            self._named: list[str] = []
-            self._delivered = 0
+        self._causes: Counter[str] = Counter()
+        self._named: list[str] = []
+        self._delivered = 0
 
-    def record(self, fault: Fault, name: str, reason: str) -> None:
-        """Count one replaced sample."""
-        with self._lock:
+    def deliver(self, samples: int, replaced: Iterable[Replaced]) -> None:
+        """Count a batch of ``samples`` and what was replaced in it; ``UserError`` above the budget."""
+        for _, fault, name, reason in sorted(replaced):
             self._causes[fault.name.lower()] += 1
             if len(self._named) < NAMED:
                 self._named.append(f"{name}: {reason}")
-
-    def delivered(self, samples: int) -> None:
-        """Count a batch and compare with the budget; ``UserError`` above it."""
-        with self._lock:
-            self._delivered += samples
-            faults = sum(self._causes.values())
-            over = faults > self.budget.count and faults > self.budget.share * self._delivered
-            first = self._named[0] if self._named else ""
-        if over:
+        self._delivered += samples
+        faults = self._causes.total()
+        if faults > self.budget.count and faults > self.budget.share * self._delivered:
             raise UserError(
-                f"{faults} of the {self._delivered} samples of this epoch could not be read (first: {first}): "
+                f"{faults} of the {self._delivered} samples of this epoch could not be read (first: {self._named[0]}): "
                 f"mend the data, or allow more with --fault-count and --fault-share."
             )
 
     def counts(self) -> dict[str, int]:
         """Faults since the epoch's start, by cause."""
-        with self._lock:
-            return dict(self._causes)
+        return dict(self._causes)
 
     def named(self) -> tuple[str, ...]:
         """The first faulty samples since the epoch's start, with the reason."""
-        with self._lock:
-            return tuple(self._named)
+        return tuple(self._named)

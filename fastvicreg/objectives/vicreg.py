@@ -11,9 +11,8 @@ from torch.profiler import record_function
 from fastvicreg import stages
 from fastvicreg.config import ObjectiveConfig
 from fastvicreg.contracts import Terms
-from fastvicreg.kernels.loss import IMPLEMENTATIONS, expected_covariance, vicreg_loss
+from fastvicreg.kernels.loss import choose, expected_covariance, vicreg_loss
 from fastvicreg.model import expander
-from fastvicreg.registry import resolve
 
 
 class VICReg(nn.Module):
@@ -22,7 +21,7 @@ class VICReg(nn.Module):
     def __init__(self, features: int, widths: tuple[int, ...], config: ObjectiveConfig, *, impl: str = "auto") -> None:
         """``UserError`` where ``impl`` names no implementation of the loss."""
         super().__init__()
-        resolve("loss implementation", impl, IMPLEMENTATIONS)
+        choose(impl)
         self.expander = expander(features, widths)
         self._config = config
         self._impl = impl

@@ -16,7 +16,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample import resampler
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb
 from fastvicreg.pipelines.engines.batching import Batching
-from fastvicreg.pipelines.faults import FaultBudget, FaultLog
+from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
 
 NEIGHBOURS = 100
 """Samples tried in place of one that cannot be decoded."""
@@ -65,7 +65,7 @@ class NativeEngine:
         """From ``start`` to the end of its epoch. ``UserError`` when the fault budget is exceeded."""
         self.fault_log.start_epoch()
         order = self._plan.order(start.epoch)
-        pending: deque[tuple[Crops, list[Future[None]]]] = deque()
+        pending: deque[tuple[Crops, list[Future[list[Replaced]]]]] = deque()
         ahead = iter(range(start.batch, self.batches_per_epoch(start.epoch)))
         try:
             while True:
@@ -74,16 +74,15 @@ class NativeEngine:
                 if not pending:
                     return
                 crops, parts = pending.popleft()
-                for part in parts:
-                    part.result()
-                self.fault_log.delivered(len(crops.slot_B))
+                replaced = [entry for part in parts for entry in part.result()]
+                self.fault_log.deliver(len(crops.slot_B), replaced)
                 yield crops
         finally:
             for _, parts in pending:
                 for part in parts:
                     part.cancel()
 
-    def _submit(self, cursor: Cursor, order: torch.Tensor) -> tuple[Crops, list[Future[None]]]:
+    def _submit(self, cursor: Cursor, order: torch.Tensor) -> tuple[Crops, list[Future[list[Replaced]]]]:
         slot_B = self._batching.slots(order, cursor.batch)
         count, side = len(slot_B), self._plan.size(cursor.epoch)
         shape = (count, self._plan.views, side, side, 3)
@@ -100,11 +99,12 @@ class NativeEngine:
         work = partial(self._fill, crops, crops.crops_BVHWC.numpy())
         return crops, [self._pool.submit(work, at, min(at + chunk, count)) for at in range(0, count, chunk)]
 
-    def _fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> None:
-        """Decode and crop the samples ``first`` to ``last`` of a batch into their places."""
+    def _fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> list[Replaced]:
+        """Decode and crop the samples ``first`` to ``last`` of a batch into their places; returns the faulty ones."""
+        replaced = []
         for at in range(first, last):
             slot = int(crops.slot_B[at])
-            index, image_HWC, fault = self._decode(slot)
+            index, image_HWC, fault, reason = self._decode(slot)
             height, width = image_HWC.shape[:2]
             box_BV4, flip_BV = self._plan.boxes(
                 crops.cursor.epoch, crops.slot_B[at : at + 1], torch.tensor([[width, height]])
@@ -113,21 +113,22 @@ class NativeEngine:
             crops.index_B[at] = index
             crops.label_B[at] = self._source.label(index)
             crops.fault_B[at] = fault
+            if fault:
+                replaced.append(Replaced(at, fault, self._source.name(slot), reason))
+        return replaced
 
-    def _decode(self, slot: int) -> tuple[int, np.ndarray, Fault]:
-        """The sample's pixels, or those of the next one that can be decoded; a fault is recorded for the first only."""
-        fault = Fault.NONE
+    def _decode(self, slot: int) -> tuple[int, np.ndarray, Fault, str]:
+        """(index, pixels) of the sample or of the next one that can be decoded, and why it is not the sample itself."""
+        first, first_reason = Fault.NONE, ""
         total = len(self._source)
         for index in (at % total for at in range(slot, slot + min(NEIGHBOURS, total))):
             try:
-                return index, decode_rgb(self._source.encoded(index)), fault
+                return index, decode_rgb(self._source.encoded(index)), first, first_reason
             except OSError as error:
-                cause, reason = Fault.UNREADABLE, error.strerror or str(error)
+                fault, reason = Fault.UNREADABLE, error.strerror or str(error)
             except DecodeError as error:
-                cause, reason = error.fault, str(error)
-            if fault is Fault.NONE:
-                fault = cause
-                self.fault_log.record(cause, self._source.name(slot), reason)
-        raise UserError(
-            f"neither {self._source.name(slot)} nor the {NEIGHBOURS} samples after it can be read ({fault.name})."
-        )
+                fault, reason = error.fault, str(error)
+            if not first:
+                first, first_reason = fault, reason
+        name = self._source.name(slot)
+        raise UserError(f"neither {name} ({first_reason}) nor any of the {NEIGHBOURS} samples after it can be read.")

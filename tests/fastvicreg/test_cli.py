@@ -11,22 +11,8 @@ from fastvicreg import config as configs
 from fastvicreg.cli import COMMANDS, main
 from fastvicreg.presets import PRESETS, preset
 
-TINY = [
-    "--arch",
-    "resnet18",
-    "--width",
-    "4",
-    "--stem",
-    "3x3s2",
-    "--expander",
-    "16",
-    "16",
-    "--image-size",
-    "16",
-    "--recipe",
-    "small",
-]
-QUICK = [*TINY, *["--device", "cpu", "--workers", "1", "--epochs", "1", "--batch-size", "8", "--eval-every", "0"]]
+TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small"
+QUICK = [*TINY.split(), *["--device", "cpu", "--workers", "1", "--epochs", "1", "--batch-size", "8"]]
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -62,6 +48,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("train --data /no/such/folder", "/no/such/folder", "give a folder"),
         ("train --pipeline fcv", "'fcv'", "Choose from: native"),
         ("train --arch resnet19", "'resnet19'", "resnet18"),
+        ("train --width 8", "--width 8", "give 16"),
         ("train --recipe offical", "'offical'", "did you mean 'official'"),
         ("train --shuffle ful", "'ful'", "full"),
         ("train --device tpu", "'tpu'", "cuda"),
@@ -141,7 +128,7 @@ def test_train_leaves_a_run_and_refuses_to_overwrite_it(
     make_folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     data, out = make_folder(), tmp_path / "run"
-    arguments = ["train", "--data", str(data), "--out", str(out), *QUICK[:-1], "1"]
+    arguments = ["train", "--data", str(data), "--out", str(out), *QUICK]
     assert main(arguments) == 0
     capsys.readouterr()
     assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
@@ -155,7 +142,7 @@ def test_train_leaves_a_run_and_refuses_to_overwrite_it(
     before = (out / "metrics.jsonl").read_bytes()
     assert "--resume" in refused(capsys, arguments)
     assert (out / "metrics.jsonl").read_bytes() == before
-    assert "--width 4" in refused(capsys, [*arguments, "--resume", "--width", "8"])
+    assert "--width 16" in refused(capsys, [*arguments, "--resume", "--width", "32"])
     assert main(["eval", "knn", str(out), "--k", "5", "--json", str(tmp_path / "knn.json")]) == 0
     assert 0 <= json.loads((tmp_path / "knn.json").read_text())["rows"][0]["accuracy"] <= 100
     assert main(["eval", "linear", str(out)]) == 0

@@ -57,7 +57,7 @@ def test_the_stride_of_a_bottleneck_is_in_its_3x3() -> None:
 def test_blocks_start_as_their_shortcut() -> None:
     torch.manual_seed(0)
     for arch, last in (("resnet18", "bn2"), ("resnet50", "bn3")):
-        network = resnet(arch, width=8)
+        network = resnet(arch, width=16)
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
             for block in stage:
                 assert not getattr(block, last).weight.any()
@@ -73,14 +73,14 @@ def test_convolutions_are_drawn_as_torchvisions() -> None:
 
 @pytest.mark.parametrize(("stem", "side"), [("7x7", 16), ("3x3", 64), ("3x3s2", 32)])
 def test_stems_keep_what_a_small_image_has(stem, side: int) -> None:
-    network = resnet("resnet18", width=4, stem=stem)
+    network = resnet("resnet18", width=16, stem=stem)
     x = network.maxpool(network.conv1(torch.zeros(1, 3, 64, 64)))
-    assert x.shape == (1, 4, side, side)
+    assert x.shape == (1, 16, side, side)
 
 
 def test_width_scales_every_layer() -> None:
     assert resnet("resnet18", width=16).features == 128
-    assert resnet("resnet50x2", width=8).features == 16 * 8 * 4
+    assert resnet("resnet50x2", width=16).features == 32 * 8 * 4
 
 
 def test_the_expander_is_the_official_one() -> None:
@@ -90,6 +90,11 @@ def test_the_expander_is_the_official_one() -> None:
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     assert [layer.bias is not None for layer in linear] == [True, True, False]
     assert layers(torch.randn(4, 10)).shape == (4, 40)
+
+
+def test_a_width_that_corrupts_memory_is_refused() -> None:
+    with pytest.raises(UserError, match="--width 8 is below 16"):
+        resnet("resnet18", width=8)
 
 
 def test_an_unknown_architecture_names_the_nearest() -> None:

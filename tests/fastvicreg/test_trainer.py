@@ -32,7 +32,7 @@ def tiny(data: Path, **run: Any) -> TrainConfig:
     settings = {"epochs": 3, "batch_size": 8, "device": "cpu", "checkpoint_every": 1, "log_every": 2, "eval_every": 1}
     return TrainConfig(
         data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
-        model=ModelConfig(arch="resnet18", width=4, stem="3x3s2", expander=(16, 16)),
+        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
         optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
         run=RunConfig(**(settings | run)),
     )
@@ -151,12 +151,12 @@ def test_a_checkpoint_of_another_architecture_names_the_tensor(
     data, _ = uninterrupted
     config = tiny(data, steps=1)
     train(config, tmp_path / "run")
-    other = replace(config, model=replace(config.model, width=8))
+    other = replace(config, model=replace(config.model, width=32))
     saved = tmp_path / "run" / "config.json"
     content = json.loads(saved.read_text())
-    content["model"]["width"] = 8
+    content["model"]["width"] = 32
     saved.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"another architecture: encoder\.conv1\.weight is \(4, 3, 3, 3\) there"):
+    with pytest.raises(UserError, match=r"another architecture: encoder\.conv1\.weight is \(16, 3, 3, 3\) there"):
         train(other, tmp_path / "run", resume=True)
 
 

@@ -19,7 +19,7 @@ from fastvicreg.step import TrainStep
 def parts(**weights: float) -> tuple[nn.Module, nn.Module, tuple[torch.Tensor, ...]]:
     """A tiny encoder, its objective, and two views."""
     torch.manual_seed(0)
-    encoder = resnet("resnet18", width=4, stem="3x3s2")
+    encoder = resnet("resnet18", width=16, stem="3x3s2")
     objective = build_objective(ObjectiveConfig(**weights), encoder.features, (16, 12))  # type: ignore[arg-type]
     views = tuple(torch.randn(6, 3, 16, 16).to(memory_format=torch.channels_last) for _ in range(2))
     return encoder, objective, views
