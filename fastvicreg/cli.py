@@ -11,10 +11,12 @@ from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
 COMMANDS = {
+    "convert": "write a folder of images as one file that is read fast (FFCV's .beton)",
+    "verify": "check a dataset: structure, checksums, and with --decode every image",
     "train": "train VICReg on a folder of images, or on the embedded ones",
     "eval": "kNN and linear accuracy of a trained run",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
-    "bench": "measure loader, loss, lars, augment, resample or step against references and peers",
+    "bench": "measure plan, loader, loss, lars, augment or resample against references and peers",
     "doctor": "what works here, what does not, and how to get it",
 }
 

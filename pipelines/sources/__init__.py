@@ -7,17 +7,18 @@ from pathlib import Path
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb
+from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.folder import FolderSource
 
 VALIDATION_NAMES = ("val", "test")
 
 
 def open_source(path: str | Path) -> Source:
-    """Open the images at ``path``: a folder of images or of class folders.
+    """Open the images at ``path``: a folder of images or of class folders, or a ``.beton`` file.
 
     ``UserError`` where there is nothing to read.
     """
-    return FolderSource(path)
+    return BetonSource(path) if Path(path).is_file() else FolderSource(path)
 
 
 def find_splits(path: str | Path) -> tuple[Path, Path | None]:

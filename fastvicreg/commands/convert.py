@@ -1,0 +1,120 @@
+"""``fastvicreg convert SRC DST``: a folder of images, or a ``.beton``, into a file that is read fast."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fastvicreg.commandline import parse
+from fastvicreg.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvicreg.pipelines.convert import Summary
+
+NAMED = 10
+"""Skipped samples shown; the manifest names all."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Write SRC as a .beton that FFCV reads, with a manifest beside it. Interrupted, the same command continues."""
+
+    src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """Folder of images or of class folders, or a .beton file."""
+    dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """File to write, ending in .beton; must not exist."""
+    format: str = "ffcv"
+    """Format to write: ffcv."""
+    max_size: int = 0
+    """Shrink images whose longest side has more pixels; 0: no limit."""
+    quality: int = 90
+    """JPEG quality of what cannot keep its bytes (all but 8-bit baseline YCbCr or grey JPEGs within --max-size)."""
+    reencode: bool = False
+    """Encode every image again: photographs of high quality become smaller, and so faster to decode."""
+    raw: bool = False
+    """Store pixels instead of JPEGs."""
+    proportion: float | None = None
+    """Share of the images stored as JPEG, 0 to 1; the rest as pixels."""
+    decode: bool = False
+    """Decode every image fully, also one whose bytes are kept; re-encode what decodes with a warning."""
+    page_size: int = 8
+    """MiB a page: a power of two, 2 to 2048."""
+    seed: int = 0
+    """Which images --proportion takes."""
+    workers: int = 0
+    """Threads; 0: one a core. The bytes do not depend on it."""
+    json: str | None = None
+    """Write the figures to this file."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Convert and tell what was written; returns 0 also where samples were skipped."""
+    options = parse(ConvertOptions, arguments, "convert")
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
+
+    from fastvicreg.pipelines.convert import Settings, convert_dataset
+    from fastvicreg.progress import WalkProgress
+
+    fields = {field.name for field in dataclasses.fields(Settings)} - {"page_size"}
+    settings = Settings(**{name: getattr(options, name) for name in fields}, page_size=options.page_size << 20)
+    try:
+        with WalkProgress("converting", "skipped") as progress:
+            summary = convert_dataset(
+                options.src,
+                options.dst,
+                settings,
+                workers=options.workers,
+                on_progress=lambda state: progress.update(*state),
+            )
+    except KeyboardInterrupt:
+        print(f"fastvicreg: the same command continues; {options.dst}.partial holds what is done", file=sys.stderr)
+        raise
+    print("\n".join(lines(summary)))
+    if options.json:
+        from fastvicreg.profiles.measure import document, write_json
+
+        write_json(options.json, document("convert", [row(summary)], 1))
+    return 0
+
+
+def lines(summary: Summary) -> list[str]:
+    """What a person wants to know of a finished conversion."""
+    mean = summary.bytes / summary.images / 1e3
+    text = [
+        f"{summary.path}: {summary.images:,} images, {summary.bytes / 1e6:,.1f} MB (mean {mean:,.1f} kB): "
+        f"{summary.kept:,} kept as they were, {summary.encoded:,} re-encoded, {summary.raw:,} as pixels"
+    ]
+    if summary.skipped:
+        text.append(f"skipped {len(summary.skipped):,}, listed in {summary.path}.manifest:")
+        reasons = Counter(_kind(entry.reason) for entry in summary.skipped)
+        first = {_kind(entry.reason): entry.path for entry in reversed(summary.skipped)}
+        text += [f"  {n:,} x {reason} ({first[reason]})" for reason, n in reasons.most_common(NAMED)]
+        if len(reasons) > NAMED:
+            text.append(f"  and {len(reasons) - NAMED:,} other reasons")
+    text += summary.notes
+    if summary.resumed:
+        text.append(f"continued after {summary.resumed:,} samples of an interrupted run")
+    text.append(f"{summary.seconds:,.1f} s, {summary.images_per_s:,.0f} images/s, {summary.mb_per_s:,.0f} MB/s")
+    text.append(f"next: fastvicreg train --data {summary.path}   or: fastvicreg verify {summary.path}")
+    return text
+
+
+def _kind(reason: str) -> str:
+    """A reason without the figures in its brackets, so that alike ones are counted together."""
+    return re.sub(r" \([^)]*\)", "", reason)
+
+
+def row(summary: Summary) -> dict[str, Any]:
+    """The figures, for ``--json``."""
+    figures = {field.name: getattr(summary, field.name) for field in dataclasses.fields(summary)}
+    skipped = [entry.__dict__ for entry in summary.skipped]
+    mean = summary.bytes / summary.images
+    return {**figures, "path": str(summary.path), "mean_bytes": mean, "skipped": skipped, "notes": list(summary.notes)}

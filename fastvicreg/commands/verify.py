@@ -1,0 +1,76 @@
+"""``fastvicreg verify DATA``: whether a dataset is whole; 1 where it is not, 2 where the path is no dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fastvicreg.commandline import parse
+from fastvicreg.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvicreg.pipelines.verify import Report
+
+SHOWN = 20
+"""Faults printed; ``--json`` has all."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Check a folder or a .beton: structure, checksums where there is a manifest, and each image's markers."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """Folder of images, or a .beton file."""
+    decode: bool = False
+    """Decode every image fully."""
+    workers: int = 0
+    """Threads; 0: one a core."""
+    json: str | None = None
+    """Write the figures and all faults to this file."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check and tell; returns 1 where faults were found."""
+    options = parse(VerifyOptions, arguments, "verify")
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
+
+    from fastvicreg.pipelines.verify import verify_dataset
+    from fastvicreg.progress import WalkProgress
+
+    with WalkProgress("verifying", "faults") as progress:
+        report = verify_dataset(
+            options.data, decode=options.decode, workers=options.workers, on_progress=progress.update
+        )
+    print("\n".join(lines(report)))
+    if options.json:
+        from fastvicreg.profiles.measure import document, write_json
+
+        write_json(options.json, document("verify", [row(report)], 1))
+    return 1 if report.findings else 0
+
+
+def lines(report: Report) -> list[str]:
+    """The first faults by sample and path, then the count and what was checked."""
+    text = [
+        f"sample {finding.sample}, {finding.path}: {finding.fault}" if finding.sample >= 0 else finding.fault
+        for finding in report.findings[:SHOWN]
+    ]
+    if len(report.findings) > SHOWN:
+        text.append(f"and {len(report.findings) - SHOWN:,} more")
+    hashed = "hashes checked" if report.hashed else "no manifest, so no hashes"
+    how = "decoded" if report.decoded else "not decoded (--decode does)"
+    text.append(
+        f"{report.path}: {len(report.findings):,} faults in {report.samples:,} samples, {report.bytes / 1e6:,.1f} MB, "
+        f"{hashed}, {how}; {report.seconds:,.1f} s"
+    )
+    return text
+
+
+def row(report: Report) -> dict[str, Any]:
+    """The figures and all faults, for ``--json``."""
+    findings = [finding._asdict() for finding in report.findings]
+    return {**vars(report), "path": str(report.path), "findings": findings, "faults": len(findings)}

@@ -1,0 +1,234 @@
+"""FFCV's ``.beton`` file, version 2: header, field descriptors, per-sample metadata, pages, allocation table.
+
+All numbers are little-endian. A sample lies in one page and never straddles two; the table, which ends the file,
+gives a pointer its size. Written after libffcv/ffcv 1.0.2 (``types.py``, ``writer.py``, ``memory_allocator.py``).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastvicreg.errors import UserError
+
+VERSION = 2
+MIN_PAGE, MAX_PAGE = 1 << 21, 1 << 31
+"""Bytes; powers of two. FFCV's own limits: a huge page, and what its 32-bit field holds."""
+MAX_SIDE = 65535
+"""Pixels: width and height are 16-bit."""
+JPG, RAW = 0, 1
+
+HEADER = np.dtype(
+    [("version", "<u2"), ("fields", "<u2"), ("page_size", "<u4"), ("samples", "<u8"), ("table", "<u8")], align=True
+)
+DESCRIPTOR = np.dtype([("type", "u1"), ("name", "S16"), ("arguments", "V1024")])
+IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
+ALLOCATION = np.dtype([("sample", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+
+RGB_FIELD, INT_FIELD = 2, 1
+BYTES = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+FIELDS: dict[int, tuple[str, np.dtype]] = {
+    0: ("float", np.dtype("<f8")),
+    INT_FIELD: ("int", np.dtype("<i8")),
+    RGB_FIELD: ("RGB image", IMAGE),
+    3: ("bytes", BYTES),
+    4: ("ndarray", np.dtype("<u8")),
+    5: ("JSON", BYTES),
+    6: ("torch tensor", np.dtype("<u8")),
+}
+"""Field types by their number; a custom field (255) has a layout that only its author knows."""
+
+
+class DamagedError(UserError):
+    """A ``.beton`` file that is cut short or contradicts itself."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything in a ``.beton`` file lies; N samples, T allocations sorted by pointer."""
+
+    path: Path
+    mapped: memoryview  # the whole file, read-only
+    page_size: int
+    fields: tuple[tuple[str, int], ...]  # (name, type number), in the file's order
+    metadata_N: np.ndarray  # fields f0, f1, ... in the order of ``fields``
+    metadata_end: int
+    table: int  # offset of the allocation table
+    allocations_T: np.ndarray  # ALLOCATION
+
+    @property
+    def image_N(self) -> np.ndarray:
+        """IMAGE rows: the field called "image", or the only RGB one."""
+        return self.metadata_N[f"f{self._pick(RGB_FIELD, 'image')}"]
+
+    @property
+    def label_N(self) -> np.ndarray:
+        """int64: the field called "label", or the first int one; -1 everywhere where there is none."""
+        place = self._pick(INT_FIELD, "label")
+        return np.full(len(self.metadata_N), -1) if place is None else self.metadata_N[f"f{place}"]
+
+    def _pick(self, kind: int, name: str) -> int | None:
+        places = [place for place, (_, number) in enumerate(self.fields) if number == kind]
+        return next((place for place in places if self.fields[place][0] == name), places[0] if places else None)
+
+
+def metadata_dtype(kinds: list[int] | tuple[int, ...]) -> np.dtype:
+    """One sample's row: the fields in their order, aligned as C would align them."""
+    return np.dtype([("", FIELDS[kind][1]) for kind in kinds], align=True)
+
+
+def field_descriptors(fields: list[tuple[str, int]] | tuple[tuple[str, int], ...]) -> bytes:
+    """The descriptors of ``fields`` (name, type number); ``UserError`` for a name that does not fit its 16 bytes."""
+    rows = np.zeros(len(fields), DESCRIPTOR)
+    for row, (name, kind) in zip(rows, fields, strict=True):
+        if not name.isascii() or not 1 <= len(name) <= 16:
+            raise UserError(f"the field name {name!r} does not fit a .beton: give 1 to 16 ASCII characters.")
+        row["type"], row["name"] = kind, name.encode("ascii")
+    return rows.tobytes()
+
+
+def check_page_size(size: int) -> None:
+    """``ValueError`` where no ``.beton`` can have pages of ``size`` bytes."""
+    if size & (size - 1) or not MIN_PAGE <= size <= MAX_PAGE:
+        raise ValueError(f"page size {size}: not a power of two between {MIN_PAGE} and {MAX_PAGE}")
+
+
+def read_layout(path: str | Path) -> Layout:
+    """Map the file and check all of it but the samples' own bytes.
+
+    ``DamagedError`` for a file that is cut short or contradicts itself, ``UserError`` for one that is no ``.beton``
+    of version 2 or has no images; each in one line that names the file.
+    """
+    path = Path(path)
+    mapped = _map(path)
+    header = np.frombuffer(mapped, HEADER, 1)[0]
+    if int(header["version"]) != VERSION:
+        raise UserError(
+            f"{path} is a file, but no .beton of version {VERSION} (its version field says {header['version']}): "
+            "give a folder of images, or what `fastvicreg convert` or FFCV wrote."
+        )
+    page_size, samples, table = int(header["page_size"]), int(header["samples"]), int(header["table"])
+    try:
+        check_page_size(page_size)
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged: {error}; convert it again.") from None
+    fields, start = _fields(path, mapped, int(header["fields"]))
+    if samples == 0:
+        raise UserError(f"{path} holds no samples: convert it again.")
+    row = metadata_dtype([kind for _, kind in fields])
+    end = start + samples * row.itemsize
+    if end > len(mapped):
+        raise _cut(path, f"its {samples} samples' metadata would end at byte {end}, the file ends at {len(mapped)}")
+    if table == 0:
+        raise _cut(path, "it has no allocation table, so its writing was interrupted")
+    if not end <= table <= len(mapped):
+        raise _cut(path, f"its allocation table is at byte {table}, outside {end} to {len(mapped)}")
+    if (len(mapped) - table) % ALLOCATION.itemsize:
+        raise _cut(path, f"its allocation table of {len(mapped) - table} bytes ends within a row")
+    allocations = np.frombuffer(mapped, ALLOCATION, offset=table)
+    # Rows of no bytes share their pointer with what follows them.
+    allocations = allocations[allocations["size"] > 0]
+    allocations = allocations[np.argsort(allocations["ptr"], kind="stable")]
+    metadata = np.frombuffer(mapped, row, samples, start)
+    layout = Layout(path, mapped, page_size, fields, metadata, end, table, allocations)
+    _check_samples(layout)
+    return layout
+
+
+def _map(path: Path) -> memoryview:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(handle).st_size
+            if size < HEADER.itemsize:
+                raise UserError(f"{path} is a file, but no .beton: it has {size} bytes, a header {HEADER.itemsize}.")
+            return memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ))
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+
+
+def _fields(path: Path, mapped: memoryview, count: int) -> tuple[tuple[tuple[str, int], ...], int]:
+    """((name, type number), ...) and the offset after the descriptors."""
+    end = HEADER.itemsize + count * DESCRIPTOR.itemsize
+    if end > len(mapped):
+        raise _cut(path, f"its {count} field descriptors would end at byte {end}, the file ends at {len(mapped)}")
+    rows = np.frombuffer(mapped, DESCRIPTOR, count, HEADER.itemsize)
+    fields = tuple((row["name"].decode("ascii", "replace"), int(row["type"])) for row in rows)
+    for name, kind in fields:
+        if kind not in FIELDS:
+            raise UserError(f"{path}: the field {name!r} is of type {kind}, whose layout is not known here.")
+    images = [name for name, kind in fields if kind == RGB_FIELD]
+    if not images:
+        raise UserError(f"{path} has no RGB image field: its fields are {', '.join(n for n, _ in fields) or 'none'}.")
+    if len(images) > 1 and "image" not in images:
+        raise UserError(f'{path} has the image fields {", ".join(images)}, none of which is called "image".')
+    return fields, end
+
+
+def _check_samples(layout: Layout) -> None:
+    """Every allocation lies inside the pages, none overlaps, and every pointer of the metadata has its allocation."""
+    path, rows = layout.path, layout.allocations_T
+    ptr, size = rows["ptr"], rows["size"]
+    table = np.uint64(layout.table)
+    outside = (ptr < layout.metadata_end) | (ptr > table) | (size > table - np.minimum(ptr, table))
+    _none(path, rows, outside, "lies outside the pages")
+    _none(path, rows, rows["sample"] >= len(layout.metadata_N), "is no sample of the file")
+    _none(path, rows[1:], ptr[:-1] + size[:-1] > ptr[1:], "overlaps the sample before it")
+    page = np.uint64(layout.page_size)
+    _none(path, rows, ptr // page != (ptr + size - np.uint64(1)) // page, "straddles two pages")
+    for place, (name, kind) in enumerate(layout.fields):
+        pointers = _pointers(layout.metadata_N[f"f{place}"], kind)
+        if pointers is None:
+            continue
+        samples, wanted = pointers
+        found = rows[np.minimum(np.searchsorted(ptr, wanted), len(rows) - 1)] if len(rows) else None
+        lost = np.ones(len(samples), bool) if found is None else (found["ptr"] != wanted) | (found["sample"] != samples)
+        if lost.any():
+            first = samples[lost.argmax()]
+            raise _cut(path, f"the {name} of sample {first} is not in the allocation table ({lost.sum()} such samples)")
+    image, stored = layout.image_N, stored_size(layout)
+    pixels = image["width"].astype(np.uint64) * image["height"]
+    for wrong, what in (
+        (image["mode"] > RAW, "is stored in an unknown mode"),
+        (pixels == 0, "has no pixels"),
+        ((image["mode"] == RAW) & (stored != 3 * pixels), "is raw, but its bytes are not width x height x 3"),
+    ):
+        if wrong.any():
+            raise DamagedError(f"{path} is damaged: sample {wrong.argmax()} {what}; convert it again.")
+
+
+def stored_size(layout: Layout) -> np.ndarray:
+    """Bytes of each sample's image: (N,) uint64."""
+    rows = layout.allocations_T
+    return rows["size"][np.searchsorted(rows["ptr"], layout.image_N["data_ptr"])]
+
+
+def _pointers(field_N: np.ndarray, kind: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(samples, their pointers) of a field whose bytes lie in the pages; None for one that is all metadata."""
+    samples = np.arange(len(field_N), dtype=np.uint64)
+    if kind == RGB_FIELD:
+        return samples, field_N["data_ptr"]
+    if FIELDS[kind][1] is BYTES:
+        some = field_N["size"] > 0
+        return samples[some], field_N["ptr"][some]
+    return (samples, field_N) if FIELDS[kind][1] == np.dtype("<u8") else None
+
+
+def _none(path: Path, rows: np.ndarray, wrong: Any, what: str) -> None:
+    if wrong.any():
+        row = rows[wrong.argmax()]
+        raise DamagedError(
+            f"{path} is damaged: the allocation of sample {row['sample']} ({row['size']} bytes at {row['ptr']}) "
+            f"{what}; convert it again."
+        )
+
+
+def _cut(path: Path, what: str) -> DamagedError:
+    return DamagedError(f"{path} is cut short or damaged: {what}; convert it again.")

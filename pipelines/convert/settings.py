@@ -1,0 +1,58 @@
+"""What a conversion may choose, and the formats it may write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.beton import MAX_PAGE, MIN_PAGE, check_page_size
+
+FORMATS = {"ffcv": "fastvicreg.pipelines.convert.ffcv:FfcvWriter"}
+"""Writers by format, as ``convert.writer.Writer`` describes them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the source that decides the written bytes."""
+
+    format: str = "ffcv"
+    max_size: int = 0
+    """Longest side in pixels (FFCV's ``max_resolution``); a larger image is shrunk. 0: no limit."""
+    quality: int = 90
+    """JPEG quality of what is re-encoded."""
+    reencode: bool = False
+    """Encode every image again, also one whose bytes could be kept."""
+    raw: bool = False
+    """Store pixels instead of JPEGs."""
+    proportion: float | None = None
+    """Share of the samples stored as JPEG, the rest as pixels."""
+    decode: bool = False
+    """Decode every image, also one whose bytes are kept."""
+    page_size: int = 8 << 20
+    """Bytes a page; doubled where a sample does not fit."""
+    seed: int = 0
+    """Which samples ``proportion`` takes."""
+
+    def check(self) -> None:
+        """``UserError`` for a value that no conversion can have."""
+        if self.max_size < 0:
+            raise UserError(f"--max-size {self.max_size}: give the longest side in pixels, or 0 for no limit.")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"--quality {self.quality}: give 1 to 100.")
+        if self.proportion is not None and not 0 <= self.proportion <= 1:
+            raise UserError(f"--proportion {self.proportion}: give the share stored as JPEG, 0 to 1.")
+        if self.raw and self.proportion is not None:
+            raise UserError(
+                f"--raw stores no sample as JPEG, --proportion {self.proportion} a share: give one of them."
+            )
+        if self.raw and self.reencode:
+            raise UserError("--raw stores no sample as JPEG, --reencode all of them: give one of them.")
+        if not 0 <= self.seed < 1 << 64:
+            raise UserError(f"--seed {self.seed}: give 0 to 2^64 - 1.")
+        try:
+            check_page_size(self.page_size)
+        except ValueError:
+            raise UserError(
+                f"--page-size {self.page_size / (1 << 20):g}: give a power of two from {MIN_PAGE >> 20} to "
+                f"{MAX_PAGE >> 20} MiB."
+            ) from None

@@ -1,0 +1,113 @@
+"""Where an unfinished conversion lives: ``DST.partial``, one command's at a time, and how it becomes ``DST``."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert.journal import write_all
+from fastvicreg.pipelines.manifest import manifest_path
+
+
+class Workspace:
+    """A folder beside ``target`` that is kept when the conversion is interrupted and gone when it is complete."""
+
+    def __init__(self, target: Path, command: Mapping[str, Any]) -> None:
+        """Take the folder for ``command``, all that decides the written bytes.
+
+        ``UserError`` where it holds another command's work, another process is at it, or ``target`` exists.
+        """
+        self.target = target
+        self.folder = target.with_name(f"{target.name}.partial")
+        self.folder.mkdir(exist_ok=True)
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another conversion is writing {target}: wait for it.") from None
+            refuse_existing(target)  # again: another process may have completed it meanwhile
+            self._claim(command)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    def publish(self, manifest: bytes) -> None:
+        """Give manifest and data, which is on the disk already, their final names."""
+        durable(self.folder / "manifest", manifest)
+        # The manifest first: at no time is there data that would be read unchecked.
+        os.replace(self.folder / "manifest", manifest_path(self.target))
+        os.rename(self.data, self.target)
+        sync_folder(self.target.parent)
+        shutil.rmtree(self.folder)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _claim(self, command: Mapping[str, Any]) -> None:
+        note = self.folder / "command.json"
+        if not note.exists():
+            durable(self.folder / "command.draft", json.dumps(command, indent=1).encode())
+            os.rename(self.folder / "command.draft", note)
+            sync_folder(self.folder)
+            return
+        try:
+            before = json.loads(note.read_bytes())
+        except ValueError:
+            before = {}
+        for key in sorted({*command, *before}):
+            if before.get(key) != command.get(key):
+                raise UserError(
+                    f"{self.folder} holds the unfinished conversion of another command ({key}: {before.get(key)} "
+                    f"there, {command.get(key)} here): end that one, or delete the folder."
+                )
+
+
+def refuse_target(source: Path, target: Path, ending: str) -> None:
+    """``UserError`` where ``target`` cannot be written: it exists, lies in ``source``, has no folder, wrong ending."""
+    if target.suffix != ending:
+        raise UserError(f"{target} does not end in {ending}: name the file {target.stem or 'DATA'}{ending}.")
+    refuse_existing(target)
+    if not target.parent.is_dir():
+        raise UserError(f"the folder {target.parent} does not exist: make it first.")
+    if source.is_dir() and target.parent.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{target} lies inside its own source {source}: write it elsewhere.")
+
+
+def refuse_existing(target: Path) -> None:
+    """``UserError`` where something has the final name already."""
+    if os.path.lexists(target):
+        raise UserError(f"{target} exists: delete it, or choose another name.")
+
+
+def durable(path: Path, content: bytes) -> None:
+    """Write a file and wait until it is on the disk."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(handle, content)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

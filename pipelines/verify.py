@@ -1,0 +1,102 @@
+"""Whether a dataset is whole: its structure, each sample's hash and markers, and on request every pixel decoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from fastvicreg.contracts import Source
+from fastvicreg.pipelines.beton import DamagedError
+from fastvicreg.pipelines.decode import DecodeError, decode_rgb, image_size
+from fastvicreg.pipelines.jpeg import JpegError, read_header
+from fastvicreg.pipelines.ordered import in_order
+from fastvicreg.pipelines.sources import open_source
+from fastvicreg.pipelines.sources.beton import BetonSource
+
+
+class Finding(NamedTuple):
+    """One fault: of a sample, or of the dataset as a whole (``sample`` -1)."""
+
+    sample: int
+    path: str
+    fault: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked, and every fault found."""
+
+    path: Path
+    samples: int  # checked
+    bytes: int  # read
+    hashed: bool  # against a manifest
+    decoded: bool
+    findings: tuple[Finding, ...]
+    seconds: float
+
+
+def verify_dataset(
+    path: str | Path,
+    *,
+    decode: bool = False,
+    workers: int = 0,
+    on_progress: Callable[[int, int, int, int], None] = lambda done, total, size, faults: None,
+) -> Report:
+    """Check the folder or ``.beton`` at ``path``; ``on_progress(samples done, of, bytes, faults)`` after each sample.
+
+    Always: the structure of a ``.beton``; hashes where there is a manifest; of a JPEG the markers up to the scan and
+    its end, of other images the header; sizes against the metadata. With ``decode`` every image in full.
+    ``UserError`` where ``path`` is no dataset.
+    """
+    started = time.monotonic()
+    try:
+        source = open_source(path)
+    except DamagedError as error:
+        whole = (Finding(-1, str(path), str(error)),)
+        return Report(Path(path), 0, 0, False, False, whole, time.monotonic() - started)
+    total, size = len(source), 0
+    findings: list[Finding] = []
+    check = partial(check_sample, source, decode=decode)
+    for index, (read, fault) in enumerate(in_order(check, range(total), workers=workers)):
+        size += read
+        if fault:
+            findings.append(Finding(index, source.name(index), fault))
+        on_progress(index + 1, total, size, len(findings))
+    hashed = isinstance(source, BetonSource) and source.manifest is not None
+    return Report(Path(path), total, size, hashed, decode, tuple(findings), time.monotonic() - started)
+
+
+def check_sample(source: Source, index: int, *, decode: bool) -> tuple[int, str]:
+    """(bytes read, the fault or "") of one sample."""
+    try:
+        encoded = source.encoded(index)
+    except OSError as error:
+        return 0, error.strerror or str(error)
+    try:
+        size = _decoded_size(encoded) if decode else _header_size(encoded)
+    except DecodeError as error:
+        return len(encoded), str(error)
+    if isinstance(source, BetonSource) and size != source.size(index):
+        width, height = source.size(index)
+        return len(encoded), f"the image is {size[0]} x {size[1]} pixels, the metadata says {width} x {height}"
+    return len(encoded), ""
+
+
+def _header_size(encoded: bytes | memoryview) -> tuple[int, int]:
+    """(width, height) without decoding; a JPEG whose markers are not plainly good is decoded after all."""
+    if bytes(encoded[:2]) != b"\xff\xd8":
+        return image_size(encoded)
+    try:
+        header = read_header(encoded)
+    except JpegError:
+        return _decoded_size(encoded)
+    return (header.width, header.height) if header.complete and header.height else _decoded_size(encoded)
+
+
+def _decoded_size(encoded: bytes | memoryview) -> tuple[int, int]:
+    height, width = decode_rgb(encoded).shape[:2]
+    return width, height
