@@ -72,15 +72,18 @@ def open_data(config: TrainConfig) -> Datasets:
     if data.data is None:
         if data.val_data is not None:
             raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
-        folder = embedded.write_once()
-        train, validation = open_source(folder / "train"), open_source(folder / "test")
+        beton = data.pipeline == "ffcv"
+        folder = embedded.write_beton_once() if beton else embedded.write_once()
+        train, validation = (
+            open_source(folder / (f"{split}.beton" if beton else split)) for split in ("train", "test")
+        )
         return Datasets(train, validation, f"the embedded images ({folder})")
     root, below = find_splits(data.data)
     train = open_source(root)
     require_readable(train, str(root))
     val_path = Path(data.val_data) if data.val_data else below
     validation = open_source(val_path) if val_path else None
-    if validation is not None and validation.classes != train.classes:
+    if validation is not None and train.classes and validation.classes and validation.classes != train.classes:
         raise UserError(
             f"the classes of {val_path} are not those of {root}: {len(validation.classes)} there, "
             f"{len(train.classes)} here; both need the same class folders."
@@ -98,6 +101,7 @@ def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    assert config.optimizer == "adamw", config.optimizer
     return torch.optim.AdamW(groups, lr=0.0)
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastvicreg.errors import UserError
 
@@ -23,7 +25,7 @@ class DataConfig:
     val_data: str | None = None
     """Labelled images for the online kNN, where --data holds no val/ or test/."""
     pipeline: str = "native"
-    """Engine that decodes and crops: native, synthetic."""
+    """Engine that decodes and crops: native (any data), ffcv (a .beton file, with FFCV installed), synthetic."""
     workers: int = 0
     """Decoding threads of this process; 0: one a core."""
     prefetch: int = 3
@@ -153,8 +155,33 @@ def from_mapping(content: dict[str, Any], origin: str) -> TrainConfig:
         for key in values:
             if key not in known:
                 raise UserError(f"{origin}: unknown field {key!r} in {name!r}; it has {', '.join(sorted(known))}.")
-        sections[name] = SECTIONS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        hints = get_type_hints(SECTIONS[name])
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        for key, value in given.items():
+            if not _fits(value, hints[key]):
+                raise UserError(f"{origin}: {key} cannot be {value!r}; it takes {_spelled(hints[key])}.")
+        sections[name] = SECTIONS[name](**given)
     return TrainConfig(**sections)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether ``value`` is of the type that a field is annotated with."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in arguments
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(entry, arguments[0]) for entry in value)
+    if kind is UnionType:
+        return any(_fits(value, choice) for choice in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _spelled(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
 
 
 def load(path: str | Path) -> TrainConfig:
@@ -199,6 +226,12 @@ def check(config: TrainConfig) -> None:
     for flag, (value, least) in at_least.items():
         if not value >= least:
             raise UserError(f"{flag} {value} is too small: give {least} or more.")
+    finite = ("weight_decay", "eta", "warmup_epochs"), ("invariance", "variance", "covariance")
+    for section, names in zip((optim, config.objective), finite, strict=True):
+        for name in names:
+            value = getattr(section, name)
+            if not math.isfinite(value):
+                raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
     if not 0 < optim.base_lr < float("inf"):
         raise UserError(f"--base-lr {optim.base_lr} cannot train: give a finite value above 0.")
     if optim.warmup_share >= 1:
@@ -210,7 +243,7 @@ def check(config: TrainConfig) -> None:
 def kernel_choices(config: TrainConfig) -> dict[str, str]:
     """``--kernel part=impl ...`` as a mapping; parts not named are "auto"."""
     parts = ("loss", "lars", "augment", "resample")
-    chosen = dict.fromkeys(parts, "auto")
+    chosen: dict[str, str] = dict.fromkeys(parts, "auto")
     for entry in config.run.kernel:
         part, _, impl = entry.partition("=")
         if part not in parts or not impl:

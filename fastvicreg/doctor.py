@@ -30,6 +30,15 @@ class Finding:
     needed: bool = False
 
 
+PIP_REMEDY = "in the checkout: pip install --force-reinstall ."
+FFCV_REMEDY = (
+    "in a checkout: make ffcv; "
+    "Debian, Ubuntu: sudo apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++ && pip install ffcv==1.0.2; "
+    "conda-forge: conda install -c conda-forge 'opencv<5' libjpeg-turbo pkg-config cxx-compiler && "
+    "pip install ffcv==1.0.2"
+)
+
+
 def examine() -> list[Finding]:
     """Try every device, pipeline and kernel once, on data made here."""
     return [*_machine(), *_devices(), *_pipelines(), *_kernels(), *_packages()]
@@ -68,11 +77,12 @@ def _devices() -> list[Finding]:
     ]
 
 
-def _attempt(kind: str, name: str, action: Callable[[], str], *, needed: bool = True) -> Finding:
+def _attempt(
+    kind: str, name: str, action: Callable[[], str], *, remedy: str = PIP_REMEDY, needed: bool = True
+) -> Finding:
     try:
         return Finding(kind, name, True, action(), needed=needed)
     except Exception as error:  # a diagnosis reports whatever went wrong
-        remedy = "pip install --force-reinstall fastvicreg"
         return Finding(kind, name, False, f"{type(error).__name__}: {error}", remedy, needed)
 
 
@@ -81,16 +91,21 @@ def _pipelines() -> list[Finding]:
 
     from fastvicreg.contracts import Cursor
     from fastvicreg.pipelines import build_engine, open_source
+    from fastvicreg.pipelines.convert.run import convert_dataset
     from fastvicreg.pipelines.engines import ENGINES
     from fastvicreg.pipelines.plan import train_plan
     from fastvicreg.pipelines.recipes import named_recipe
 
     def deliver(name: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "images"
+            data.mkdir()
             pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
             for number in range(4):
-                Image.fromarray(pixels).save(Path(folder) / f"{number}.jpg")
-            source = open_source(folder)
+                Image.fromarray(pixels).save(data / f"{number}.jpg")
+            if name == "ffcv":
+                data = convert_dataset(data, Path(folder) / "images.beton").path
+            source = open_source(data)
             plan = train_plan(len(source), seed=0, recipe=named_recipe("official"), image_size=32)
             engine = build_engine(name, source, plan, batch_size=4, workers=1)
             try:
@@ -99,7 +114,17 @@ def _pipelines() -> list[Finding]:
                 engine.close()
         return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8"
 
-    return [_attempt("pipeline", name, lambda name=name: deliver(name)) for name in ENGINES]
+    optional = {"ffcv": FFCV_REMEDY}
+    return [
+        _attempt(
+            "pipeline",
+            name,
+            lambda name=name: deliver(name),
+            remedy=optional.get(name, PIP_REMEDY),
+            needed=name not in optional,
+        )
+        for name in ENGINES
+    ]
 
 
 def _kernels() -> list[Finding]:
@@ -146,7 +171,6 @@ def _kernels() -> list[Finding]:
 
 def _packages() -> list[Finding]:
     extras = {
-        "ffcv": ("ffcv", "reads .beton datasets; the ffcv pipeline is not part of this version yet"),
         "nvidia.dali": ("nvidia-dali-cuda130", "decodes on the GPU; the dali pipeline is not part of this version yet"),
         "triton": ("triton", "compiles GPU kernels; comes with torch for CUDA"),
         "torch_tb_profiler": ("torch-tb-profiler", "TensorBoard's view of profiler traces"),

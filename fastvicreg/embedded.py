@@ -6,8 +6,10 @@ is seen in both. Patches are grey: with colour, a photograph's mean alone would 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert.run import convert_dataset
+from fastvicreg.pipelines.convert.settings import Settings
 
 PHOTOGRAPHS = (
     "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png",
@@ -32,12 +36,28 @@ def write_once(root: Path | None = None) -> Path:
 
     ``UserError`` where the cache cannot be written or scikit-image lacks its images.
     """
-    folder = (root or user_cache_path("fastvicreg")) / f"embedded-{VERSION}"
+    return _once((root or user_cache_path("fastvicreg")) / f"embedded-{VERSION}", _write)
+
+
+def write_beton_once(root: Path | None = None) -> Path:
+    """The same images as train.beton and test.beton in a folder, pixels unchanged; converted on the first call."""
+    images = write_once(root)
+
+    def convert(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        for split in ("train", "test"):
+            convert_dataset(images / split, folder / f"{split}.beton", Settings(raw=True))
+
+    return _once(images.with_name(f"{images.name}-ffcv"), convert)
+
+
+def _once(folder: Path, write: Callable[[Path], None]) -> Path:
+    """``folder``, which ``write`` fills under another name first: whole, or not there."""
     if folder.is_dir():
         return folder
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        _write(draft)
+        write(draft)
         try:
             draft.rename(folder)
         except OSError:
@@ -50,24 +70,37 @@ def write_once(root: Path | None = None) -> Path:
     return folder
 
 
-def _write(folder: Path) -> None:
+def places(photograph: int, height: int, width: int) -> dict[str, list[tuple[int, int]]]:
+    """(top, left) in pixels of every patch of one photograph, by split: tiles are drawn first, patches within them."""
+    rng = np.random.default_rng([VERSION, photograph])
+    tiles = [(y, x) for y in range(0, height - TILE + 1, TILE) for x in range(0, width - TILE + 1, TILE)]
+    rng.shuffle(tiles)
+    held_out = max(1, len(tiles) // 5)
+    found = {}
+    for split, own, total in (("test", tiles[:held_out], TEST), ("train", tiles[held_out:], TRAIN)):
+        count = total // len(PHOTOGRAPHS) + (photograph < total % len(PHOTOGRAPHS))
+        shifts = rng.integers(0, TILE - PATCH + 1, (count, 2)).tolist()
+        found[split] = [(y + dy, x + dx) for (y, x), (dy, dx) in zip(itertools.cycle(own), shifts, strict=False)]
+    return found
+
+
+def patch(pixels_HW: np.ndarray, top: int, left: int) -> Image.Image:
+    """The patch whose upper left corner is at (top, left)."""
+    return Image.fromarray(pixels_HW[top : top + PATCH, left : left + PATCH])
+
+
+def photograph_pixels(file: str) -> np.ndarray:
+    """One of ``PHOTOGRAPHS`` as grey values, (H, W) uint8."""
     import skimage
 
-    photographs = Path(skimage.__file__).parent / "data"
+    return np.asarray(Image.open(Path(skimage.__file__).parent / "data" / file).convert("L"))
+
+
+def _write(folder: Path) -> None:
     for number, file in enumerate(PHOTOGRAPHS):
-        pixels = np.asarray(Image.open(photographs / file).convert("L"))
-        rng = np.random.default_rng([VERSION, number])
-        corners = [
-            (y, x)
-            for y in range(0, pixels.shape[0] - TILE + 1, TILE)
-            for x in range(0, pixels.shape[1] - TILE + 1, TILE)
-        ]
-        rng.shuffle(corners)
-        held_out = max(1, len(corners) // 5)
-        for split, tiles, total in (("test", corners[:held_out], TEST), ("train", corners[held_out:], TRAIN)):
+        pixels_HW = photograph_pixels(file)
+        for split, corners in places(number, *pixels_HW.shape).items():
             target = folder / split / Path(file).stem
             target.mkdir(parents=True)
-            count = total // len(PHOTOGRAPHS) + (number < total % len(PHOTOGRAPHS))
-            for patch in range(count):
-                y, x = tiles[patch % len(tiles)] + rng.integers(0, TILE - PATCH + 1, 2)
-                Image.fromarray(pixels[y : y + PATCH, x : x + PATCH]).save(target / f"{patch:04d}.png")
+            for index, (top, left) in enumerate(corners):
+                patch(pixels_HW, top, left).save(target / f"{index:04d}.png")

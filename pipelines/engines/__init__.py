@@ -8,6 +8,7 @@ from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.registry import resolve
 
 ENGINES = {
+    "ffcv": "fastvicreg.pipelines.engines.ffcv:FFCVEngine",
     "native": "fastvicreg.pipelines.engines.native:NativeEngine",
     "synthetic": "fastvicreg.pipelines.engines.synthetic:SyntheticEngine",
 }

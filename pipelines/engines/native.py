@@ -17,6 +17,7 @@ from fastvicreg.kernels.resample import resampler
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
+from fastvicreg.pipelines.manifest import ChangedError
 
 NEIGHBOURS = 100
 """Samples tried in place of one that cannot be decoded."""
@@ -25,8 +26,8 @@ NEIGHBOURS = 100
 class NativeEngine:
     """Works with any source; needs nothing but pip packages.
 
-    ``prefetch`` batches at most are being decoded or wait decoded: memory is bounded by
-    prefetch x batch x views x size x size x 3 bytes.
+    Beside the batch in use ``prefetch`` more are being decoded or wait decoded: memory is bounded by
+    (prefetch + 1) x batch x views x size x size x 3 bytes.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class NativeEngine:
         ahead = iter(range(start.batch, self.batches_per_epoch(start.epoch)))
         try:
             while True:
-                while len(pending) < self._prefetch and (batch := next(ahead, None)) is not None:
+                while len(pending) <= self._prefetch and (batch := next(ahead, None)) is not None:
                     pending.append(self._submit(Cursor(start.epoch, batch), order))
                 if not pending:
                     return
@@ -87,7 +88,7 @@ class NativeEngine:
         count, side = len(slot_B), self._plan.size(cursor.epoch)
         shape = (count, self._plan.views, side, side, 3)
         crops = Crops(
-            _pixels(shape, pin=self._pin),
+            pixel_memory(shape, pin=self._pin),
             slot_B,
             slot_B.clone(),
             torch.empty(count, dtype=torch.int64),
@@ -96,10 +97,10 @@ class NativeEngine:
         )
         # Chunks small enough that the threads end a batch together, large enough that the pool's overhead vanishes.
         chunk = max(1, min(16, count // (4 * self._workers)))
-        work = partial(self._fill, crops, crops.crops_BVHWC.numpy())
+        work = partial(self.fill, crops, crops.crops_BVHWC.numpy())
         return crops, [self._pool.submit(work, at, min(at + chunk, count)) for at in range(0, count, chunk)]
 
-    def _fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> list[Replaced]:
+    def fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> list[Replaced]:
         """Decode and crop the samples ``first`` to ``last`` of a batch into their places; returns the faulty ones."""
         replaced = []
         for at in range(first, last):
@@ -123,6 +124,8 @@ class NativeEngine:
         for index in (at % total for at in range(slot, slot + min(NEIGHBOURS, total))):
             try:
                 return index, decode_rgb(self._source.encoded(index)), first, first_reason
+            except ChangedError as error:
+                fault, reason = Fault.CHANGED, str(error)
             except OSError as error:
                 fault, reason = Fault.UNREADABLE, error.strerror or str(error)
             except DecodeError as error:
@@ -133,7 +136,7 @@ class NativeEngine:
         raise UserError(f"neither {name} ({first_reason}) nor any of the {NEIGHBOURS} samples after it can be read.")
 
 
-def _pixels(shape: tuple[int, ...], *, pin: bool) -> torch.Tensor:
+def pixel_memory(shape: tuple[int, ...], *, pin: bool) -> torch.Tensor:
     """uint8 memory: page-locked for a device, else numpy's, which asks for huge pages and so faults less often."""
     return (
         torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pin else torch.from_numpy(np.empty(shape, np.uint8))

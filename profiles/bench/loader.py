@@ -1,4 +1,4 @@
-"""Loading and cropping alone: our engines, a torch DataLoader with PIL, and the floor no pipeline can beat.
+"""Loading and cropping alone: our engines, a torch DataLoader with PIL, FFCV, and the floor no pipeline can beat.
 
 Every row does the same work on the same bytes: decode, RandomResizedCrop and flip, uint8, two views; no photometric
 operation.
@@ -6,9 +6,11 @@ operation.
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 from collections.abc import Callable
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.decode import decode_rgb
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.profiles.bench.peers import PILViews
+from fastvicreg.profiles.bench.peers_ffcv import ffcv_as_shipped_pass
 from fastvicreg.profiles.measure import summarize
 
-COLUMNS = ("pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "vs_dataloader", "vs_floor")
+COLUMNS = ("pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "vs_dataloader", "vs_ffcv", "vs_floor")
+
+log = logging.getLogger(__name__)
 
 
 def cpu_seconds() -> float:
@@ -36,9 +42,10 @@ def cpu_seconds() -> float:
 def run(
     data: str | Path, *, size: int = 224, batch: int = 50, workers: int = 0, repeats: int = 5, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows for every pipeline over the folder ``data``; images are source images, each giving two views.
+    """Rows for every pipeline over ``data``; images are source images, each giving two views.
 
-    ``workers`` 0 stands for one a core. The order of the pipelines is the same in each of the ``repeats``.
+    Over a ``.beton`` every row decodes its bytes, and where FFCV is installed there are rows for it, with our engine
+    and as shipped. ``workers`` 0 stands for one a core. The pipelines take turns in each of the ``repeats``.
     """
     source = open_source(data)
     batch = min(batch, len(source))
@@ -47,6 +54,10 @@ def run(
     for count in sorted({1, many}):
         passes["native", count] = _engine_pass(source, "native", size, batch, count, seed)
         passes["torch-dataloader", count] = _dataloader_pass(source, size, batch, count)
+    if isinstance(source, BetonSource) and _ffcv_installed():
+        for count in sorted({1, many}):
+            passes["ffcv", count] = _engine_pass(source, "ffcv", size, batch, count, seed)
+            passes["ffcv-as-shipped", count] = ffcv_as_shipped_pass(source.path, size, batch, count)
     passes["synthetic", 1] = _engine_pass(source, "synthetic", size, batch, 1, seed)
     passes["floor: decode + resample (numba)", 1] = _floor_pass(source, size, seed, "numba")
     passes["floor: decode + resample (torch)", 1] = _floor_pass(source, size, seed, "torch")
@@ -82,10 +93,20 @@ def _rows(figures: dict[tuple[str, int], list[tuple[float, float]]], mean_bytes:
     for row in rows:
         own = figures[row["pipeline"], row["workers"]]
         # Round by round: a machine whose clock drifts slows both sides of a ratio alike.
-        for name, base in (("vs_dataloader", ("torch-dataloader", 1)), ("vs_floor", (best["pipeline"], 1))):
+        bases = {"vs_dataloader": "torch-dataloader", "vs_ffcv": "ffcv-as-shipped", "vs_floor": best["pipeline"]}
+        for name, base in ((name, (pipeline, 1)) for name, pipeline in bases.items()):
+            if base not in figures:
+                continue
             ratios = [cpu / other for (_, cpu), (_, other) in zip(own, figures[base], strict=True)]
             row[name] = summarize(ratios).ms
     return rows
+
+
+def _ffcv_installed() -> bool:
+    if util.find_spec("ffcv") is None:
+        log.warning("no rows for ffcv: FFCV is not installed; fastvicreg doctor shows how to add it.")
+        return False
+    return True
 
 
 def _engine_pass(source: Source, name: str, size: int, batch: int, workers: int, seed: int) -> Callable[[], int]:

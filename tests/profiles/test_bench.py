@@ -36,6 +36,13 @@ def test_kernel_benches_write_their_rows(part: str, tmp_path: Path) -> None:
     assert all(row["ms"] > 0 and "impl" in row for row in written["rows"])
 
 
+def test_the_plan_bench_has_a_row_a_part(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    assert main(["bench", "plan", "--repeats", "1", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["samples"] for row in rows] == [1_281_167] * 4 + [4096] * 2
+
+
 def test_interleaved_repeats_take_turns() -> None:
     calls: list[str] = []
     timings = measure.interleaved({name: lambda name=name: calls.append(name) for name in "AB"}, repeats=3, min_ms=0)

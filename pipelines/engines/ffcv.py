@@ -1,0 +1,197 @@
+"""The ffcv engine: FFCV's Loader decodes each image of a ``.beton`` once and cuts all its views, equal to native's.
+
+What its threads could not decode, or whose bytes have changed, goes through the native engine's path: the same
+neighbour, the same count, never stale pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastvicreg.contracts import Crops, Cursor, Plan, Source
+from fastvicreg.errors import UserError
+from fastvicreg.kernels.resample.windows import windows_of
+from fastvicreg.pipelines.beton import RGB_FIELD
+from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.engines.native import NativeEngine, pixel_memory
+from fastvicreg.pipelines.faults import FaultBudget, FaultLog
+from fastvicreg.pipelines.manifest import digest
+from fastvicreg.pipelines.sources.beton import BetonSource
+from fastvicreg.pipelines.sources.folder import FolderSource
+
+if TYPE_CHECKING:
+    from fastvicreg.pipelines.engines.ffcv_loader import FFCVLoader, Worker
+
+EXACT_RESAMPLERS = ("auto", "numba")
+
+
+class FFCVEngine:
+    """Reads a ``.beton`` with FFCV installed; order, crops, pixels, faults are the native engine's for any ``workers``.
+
+    Memory: about (2 prefetch + 1) x batch x views x size x size x 3 bytes at most, since FFCV reuses its buffers.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        batching: Batching,
+        *,
+        workers: int = 0,
+        prefetch: int = 3,
+        pin: bool = False,
+        budget: FaultBudget | None = None,
+        resample: str = "auto",
+    ) -> None:
+        """``UserError`` where ``source`` is no ``.beton``, FFCV is not installed, or ``resample`` is not numba's."""
+        self._source = _beton(source)
+        if resample not in EXACT_RESAMPLERS:
+            raise UserError(f"--kernel resample={resample}: the ffcv pipeline cuts with numba's; give resample=numba.")
+        self._plan = plan
+        self._batching = batching
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._pin = pin
+        self._native = NativeEngine(source, plan, batching, workers=1, prefetch=1, pin=pin)
+        self._loader = _open_loader(self._source, plan.views, prefetch)
+        self._running: list[Worker] = []
+        self.fault_log = FaultLog(budget)
+
+    def batches_per_epoch(self, epoch: int) -> int:
+        return self._batching.batches_per_epoch
+
+    def faults(self) -> Mapping[str, int]:
+        return self.fault_log.counts()
+
+    def close(self) -> None:
+        """End the threads; what they have decoded ahead is dropped."""
+        self._stop()
+        self._native.close()
+
+    def batches(self, start: Cursor) -> Iterator[Crops]:
+        """From ``start`` to the end of its epoch; ends an epoch that is still running.
+
+        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` when a thread of the loader has ended.
+        """
+        self._stop()
+        self.fault_log.start_epoch()
+        order = self._plan.order(start.epoch)
+        batches = range(start.batch, self.batches_per_epoch(start.epoch))
+        if not batches:
+            return
+        shares_of_batch = [np.array_split(self._batching.slots(order, b).numpy(), self._workers) for b in batches]
+        # The first shares are the longest, so a batch smaller than the threads leaves the last of them without work.
+        shares_of_worker = [[s for s in shares if len(s)] for shares in zip(*shares_of_batch, strict=True)]
+        side = self._plan.size(start.epoch)
+        workers = self._running = self._loader.workers(
+            [shares for shares in shares_of_worker if shares],
+            side,
+            lambda slot_B: self._jobs(start.epoch, side, slot_B),
+            self._intact,
+        )
+        try:
+            for batch, shares in zip(batches, shares_of_batch, strict=True):
+                yield self._collect(Cursor(start.epoch, batch), shares, workers, side)
+        finally:
+            _stop(workers)
+
+    def _jobs(self, epoch: int, side: int, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names."""
+        from fastvicreg.pipelines.engines.ffcv_compiled import jobs
+
+        wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()])
+        box_BV4, flip_BV = self._plan.boxes(epoch, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
+        views, support = self._plan.views, self._plan.support
+        window_BVA4 = [
+            windows_of(width, height, box_V4, views, side, support)
+            for (width, height), box_V4 in zip(wh_B2.tolist(), box_BV4.numpy(), strict=True)
+        ]
+        return jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
+
+    def _intact(self, slot: int) -> bool:
+        """Whether the sample's bytes are those that the manifest, where there is one, has recorded."""
+        recorded = self._source.expected_hash(slot)
+        return recorded is None or digest(self._source.stored(slot)) == recorded
+
+    def _collect(self, cursor: Cursor, shares: list[NDArray[np.int64]], workers: list[Worker], side: int) -> Crops:
+        slot_B = torch.from_numpy(np.concatenate(shares))
+        count = len(slot_B)
+        crops = Crops(
+            pixel_memory((count, self._plan.views, side, side, 3), pin=self._pin),
+            slot_B,
+            slot_B.clone(),
+            torch.tensor([self._source.label(slot) for slot in slot_B.tolist()]),
+            torch.zeros(count, dtype=torch.uint8),
+            cursor,
+        )
+        out_BVHWC = crops.crops_BVHWC.numpy()
+        replaced = []
+        first = 0
+        for share, worker in zip(filter(len, shares), workers, strict=False):
+            crops_BVSSC, done_B = worker.take()
+            out_BVHWC[first : first + len(share)] = crops_BVSSC
+            for at in np.flatnonzero(~done_B).tolist():
+                replaced += self._native.fill(crops, out_BVHWC, first + at, first + at + 1)
+            first += len(share)
+        assert first == count, (first, count)
+        self.fault_log.deliver(count, replaced)
+        return crops
+
+    def _stop(self) -> None:
+        _stop(self._running)
+        self._running = []
+
+
+def _stop(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.close()  # all of them first, so that they end together
+    for worker in workers:
+        worker.stop()
+
+
+def _beton(source: Source) -> BetonSource:
+    if isinstance(source, BetonSource):
+        return source
+    if isinstance(source, FolderSource):
+        folder, target = shlex.quote(str(source.root)), shlex.quote(f"{source.root.absolute()}.beton")
+        raise UserError(
+            f"--pipeline ffcv reads a .beton file, and {source.root} is a folder: convert it once with "
+            f"fastvicreg convert {folder} {target} --format ffcv"
+        )
+    raise UserError(f"--pipeline ffcv reads a .beton file, not a {type(source).__name__}: give --pipeline native.")
+
+
+def _open_loader(source: BetonSource, views: int, prefetch: int) -> FFCVLoader:
+    # FFCV starts numba's threads when it is imported. With TBB, numba's first choice, a process that forks never ends.
+    if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
+        numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
+    with _torch_threads_kept():
+        try:
+            from fastvicreg.pipelines.engines.ffcv_loader import FFCVLoader
+        except ImportError as error:
+            raise UserError(
+                f"--pipeline ffcv needs FFCV, which does not import ({error}): fastvicreg doctor shows how to install "
+                "it; --pipeline native reads the same file."
+            ) from error
+        images = [name for name, kind in source.layout.fields if kind == RGB_FIELD]
+        field = "image" if "image" in images else images[0]
+        others = [name for name, _ in source.layout.fields if name != field]
+        return FFCVLoader(source.path, field, others, views, prefetch)
+
+
+@contextlib.contextmanager
+def _torch_threads_kept() -> Iterator[None]:
+    """Importing FFCV sets torch's threads to one."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
