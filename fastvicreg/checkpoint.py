@@ -23,10 +23,11 @@ PREFIX = "step-"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the next batch, and the steps done."""
+    """Where a run stands: the next batch, the steps done, and how many samples its data had."""
 
     cursor: Cursor
     step: int
+    samples: int
 
 
 class CheckpointError(Exception):
@@ -42,7 +43,9 @@ def save(
     *,
     keep: int,
 ) -> Path:
-    """Write ``folder``/step-N and remove all but the newest ``keep``.
+    """Write ``folder``/step-N and remove all but the newest ``keep`` up to it, and what lies beyond it.
+
+    Beyond it lie only checkpoints that were damaged, else the run would have gone on from them.
 
     ``module`` holds encoder and objective; optimizer state is kept under its parameters' names. Everything is written
     to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier checkpoints whole.
@@ -55,6 +58,7 @@ def save(
         "epoch": progress.cursor.epoch,
         "batch": progress.cursor.batch,
         "step": progress.step,
+        "samples": progress.samples,
         "scaler": scaler.state_dict(),
         "torch": torch.__version__,
     }
@@ -69,11 +73,12 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
         _fsync(folder)
+        whole = [path for path in listed(folder) if path.name <= final.name]
+        for other in set(listed(folder)) - set(whole[-keep:]):
+            shutil.rmtree(other)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise UserError(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are untouched.") from error
-    for old in listed(folder)[:-keep]:
-        shutil.rmtree(old)
     return final
 
 
@@ -93,8 +98,13 @@ def restore(
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         tensors = load_file(checkpoint / "model.safetensors")
         moments = load_file(checkpoint / "optimizer.safetensors")
-        progress = Progress(Cursor(int(state["epoch"]), int(state["batch"])), int(state["step"]))
+        if state["format"] != FORMAT:
+            raise UserError(f"{checkpoint} is of format {state['format']}, this version reads {FORMAT}: use the other.")
+        cursor = Cursor(int(state["epoch"]), int(state["batch"]))
+        progress = Progress(cursor, int(state["step"]), int(state["samples"]))
         scaler_state = state["scaler"]
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
     load_weights(module, tensors, str(checkpoint))
@@ -118,7 +128,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
 
 
 def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value.detach().contiguous()
         for parameter, state in optimizer.state.items()

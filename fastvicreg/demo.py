@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def probe(bank: Features, queries: Features, *, euclidean: bool = False) -> dict
 
     ``euclidean`` compares standardised features by distance, which suits two numbers better than an angle does.
     """
-    (bank_ND, labels_N), (query_MD, answers_M) = bank, queries
+    (bank_ND, labels_N, _), (query_MD, answers_M, _) = bank, queries
     knn_bank, knn_query = bank_ND, query_MD
     if euclidean:
         mean, std = bank_ND.mean(0), bank_ND.std(0).clamp_min(1e-6)
@@ -115,9 +115,9 @@ def compare(config: TrainConfig, data: Datasets, main: Path, collapse: Path) -> 
     steps, collapse_steps = (_steps(run) for run in (main, collapse))
     candidates: list[tuple[str, nn.Module, bool, float | None]] = [
         ("raw pixels", nn.Flatten(), False, None),
-        ("mean and std of the pixels", PixelStatistics(), True, None),
+        ("mean and std of pixels", PixelStatistics(), True, None),
         ("random network", untrained, False, steps[0]["embedding_std"]),
-        (f"variance weight 0, {COLLAPSE_EPOCHS} epochs", collapsed, False, collapse_steps[-1]["embedding_std"]),
+        ("without variance term", collapsed, False, collapse_steps[-1]["embedding_std"]),
         (f"VICReg, {config.run.epochs} epochs", trained, False, steps[-1]["embedding_std"]),
     ]
     assert data.validation is not None
@@ -137,14 +137,29 @@ def _steps(run: Path) -> list[dict[str, Any]]:
     return [row for row in read(run) if "total" in row]
 
 
-def table(story: Story) -> Table:
+def over_seeds(stories: Sequence[Story]) -> list[dict[str, Any]]:
+    """One row a kind of features: the mean over the stories, and each figure's smallest and largest as ``spread``."""
+    rows = []
+    for same in zip(*(story.rows for story in stories), strict=True):
+        row: dict[str, Any] = {"features": same[0]["features"]}
+        spread = {}
+        for name in HEADINGS:
+            values = [one[name] for one in same]
+            row[name] = None if None in values else statistics.mean(values)
+            spread[name] = None if None in values else [min(values), max(values)]
+        rows.append(row | {"spread": spread})
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]], seeds: int = 1) -> Table:
     """The comparison as a terminal table; the last row is the trained encoder's."""
-    shown = Table(title="frozen features, accuracy on unseen tiles in %", title_justify="left")
-    shown.add_column("features")
+    over = f", mean over {seeds} seeds" if seeds > 1 else ""
+    shown = Table(title=f"frozen features, accuracy on unseen tiles in %{over}", title_justify="left")
+    shown.add_column("features", no_wrap=True)
     for heading in HEADINGS.values():
         shown.add_column(heading, justify="right")
-    for row in story.rows:
+    for row in rows:
         std = "" if row["embedding_std"] is None else f"{row['embedding_std']:.3f}"
-        style = "bold" if row is story.rows[-1] else ""
+        style = "bold" if row is rows[-1] else ""
         shown.add_row(row["features"], *(f"{row[name]:.1f}" for name in PROBES), std, style=style)
     return shown

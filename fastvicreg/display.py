@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ PLAIN_SECONDS = 10.0
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
     """The last ``width`` values as a line of blocks, scaled to their own range."""
-    values = [v for v in values if v is not None][-width:]
+    values = [v for v in values if math.isfinite(v)][-width:]
     if not values:
         return ""
     low, high = min(values), max(values)
@@ -42,6 +43,7 @@ class Display:
         if self._quiet:
             return
         self._total = total
+        self._totals, self._row, self._evaluation = [], {}, {}
         self.note(description)
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -86,9 +88,8 @@ class Display:
         if self._live:
             self._live.update(self._render())
         else:
-            self.console.print(
-                f"epoch {row['epoch']}  kNN {row['knn']:.1f} %  RankMe {row['rankme']:.1f}", highlight=False
-            )
+            shown = f"kNN {row['knn']:.1f} %  " if "knn" in row else ""
+            self.console.print(f"epoch {row['epoch']}  {shown}RankMe {row['rankme']:.1f}", highlight=False)
 
     def faults(self, epoch: int, counts: Mapping[str, int], named: Sequence[str]) -> None:
         """Name the samples that an epoch replaced."""
@@ -104,9 +105,11 @@ class Display:
     def stop(self) -> None:
         """Leave the last state on the screen."""
         if self._live:
-            self._live.update(self._render(), refresh=True)
-            self._live.stop()
-            self._live = None
+            live, self._live = self._live, None
+            try:
+                live.update(self._render(), refresh=True)
+            finally:
+                live.stop()
 
     def _render(self) -> Group:
         row, shown = self._row, Table.grid(padding=(0, 2))
@@ -124,5 +127,7 @@ class Display:
             shown.add_row("lr", f"{row['lr']:8.3g}", "")
         if self._evaluation:
             value = self._evaluation
-            shown.add_row("kNN", f"{value['knn']:8.1f} %", f"RankMe {value['rankme']:.1f}, epoch {value['epoch']}")
+            if "knn" in value:
+                shown.add_row("kNN", f"{value['knn']:8.1f} %", f"epoch {value['epoch']}")
+            shown.add_row("RankMe", f"{value['rankme']:8.1f}", f"epoch {value['epoch']}")
         return Group(self._progress, shown)

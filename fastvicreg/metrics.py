@@ -30,7 +30,8 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter
 
         self._pending: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
-        kept = [row for row in read(folder) if row["step"] <= resumed_at] if resumed_at else []
+        resumes = resumed_at and (folder / FILE).exists()
+        kept = [row for row in read(folder) if row["step"] <= resumed_at] if resumes else []
         # Renamed into place, so that a kill at this moment leaves the earlier log whole.
         draft = folder / f".{FILE}.tmp"
         self._file = draft.open("w", buffering=1)
@@ -58,12 +59,12 @@ class Recorder:
         """Read, write and return the rows since the last flush."""
         if not self._pending:
             return []
-        columns = torch.stack([values for _, _, values in self._pending]).tolist()
+        pending, self._pending = self._pending, []  # before a read that a failed device makes raise
+        columns = torch.stack([values for _, _, values in pending]).tolist()
         rows = []
-        for (row, names, _), values in zip(self._pending, columns, strict=True):
+        for (row, names, _), values in zip(pending, columns, strict=True):
             head = {"epoch": row["epoch"], "step": row["step"]}
             rows.append(head | dict(zip(names, values, strict=True)) | {k: v for k, v in row.items() if k not in head})
-        self._pending.clear()
         for row in rows:
             self._write(row)
             for name, value in row.items():
@@ -113,6 +114,10 @@ def rank_me(features_NF: Tensor) -> float:
 
     Between 1 (collapse to a line) and min(N, F). Blind to scale: read it beside the standard deviation.
     """
-    singular = torch.linalg.svdvals(features_NF.double())
+    features_NF = features_NF.double()
+    # Of the smaller Gram matrix: an SVD of N x F would take minutes at the size of an ImageNet split.
+    narrow = features_NF.shape[1] <= features_NF.shape[0]
+    gram = features_NF.T @ features_NF if narrow else features_NF @ features_NF.T
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     share = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return float(torch.exp(-(share * share.log()).sum()))

@@ -11,6 +11,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
 Stem = Literal["7x7", "3x3", "3x3s2"]
+STEMS: dict[str, tuple[int, int]] = {"7x7": (7, 2), "3x3": (3, 1), "3x3s2": (3, 2)}
+"""Kernel and stride of the first convolution; the large one is followed by max-pooling."""
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -78,11 +80,11 @@ class ResNet(nn.Module):
         self, block: Callable[[int, int, int], nn.Module], depths: tuple[int, ...], width: int, stem: Stem
     ) -> None:
         super().__init__()
-        large = stem == "7x7"
-        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 1 if stem == "3x3" else 2, 3 if large else 1, bias=False)
+        kernel, stride = STEMS[stem]
+        self.conv1 = conv(3, width, kernel, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
         channels, expansion = width, block.expansion  # type: ignore[attr-defined]
         stages = []
         for number, depth in enumerate(depths):

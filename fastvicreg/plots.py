@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from fastvicreg.assemble import open_data
@@ -67,7 +68,7 @@ def knn(rows: Rows, baselines: Mapping[str, float]) -> str:
     for (name, value), style in zip(baselines.items(), (":", "--", "-."), strict=False):
         ax.axhline(value, color=GREY, ls=style, lw=1.3, label=f"{name} ({value:.1f})")
     ax.set(xlabel="epoch", ylabel="kNN accuracy in %")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)
 
@@ -126,7 +127,7 @@ def pca(features: Features, config: TrainConfig, shown: int = 400) -> str:
     """Test images at the first two principal components of their features, framed by class."""
     source = open_data(config).validation
     assert source is not None
-    features_NF, labels_N = features
+    features_NF, labels_N = features.features_NF.cpu(), features.labels_N.cpu()
     centred = features_NF - features_NF.mean(0)
     _, singular, basis = torch.pca_lowrank(centred, q=2, center=False, niter=8)
     places = (centred @ basis / centred.shape[0] ** 0.5).numpy()

@@ -91,7 +91,7 @@ def demo() -> Preset:
         data=DataConfig(image_size=32, recipe="small"),
         model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(512, 512, 512)),
         optim=OptimConfig(base_lr=2.0, weight_decay=1e-6, warmup_share=0.1),
-        run=RunConfig(epochs=16, batch_size=128),
+        run=RunConfig(epochs=12, batch_size=128),
     )
     return Preset(
         "a small ResNet-18 on 32 px patches, minutes on two CPU cores",

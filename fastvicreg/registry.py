@@ -13,7 +13,7 @@ from fastvicreg.errors import UserError
 def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any]:
     """The callable that ``table[name]`` ("package.module:attribute") names.
 
-    ``UserError`` where ``name`` is not in ``table`` (with the nearest name) or its package is not installed.
+    ``UserError`` where ``name`` is not in ``table``, with the nearest name.
     """
     if name not in table:
         raise UserError(unknown(kind, name, table))

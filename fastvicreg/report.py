@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvicreg import plots
+from fastvicreg.assemble import resolve_device
 from fastvicreg.config import load, to_json
 from fastvicreg.demo import HEADINGS, PROBES, Story
 from fastvicreg.metrics import read
@@ -41,7 +42,7 @@ def write_report(story: Story) -> Path:
     body = f"""
 <h1>fastvicreg demo</h1>
 <p class="lead">VICReg on {len(story.classes)} photographs, without labels: {config.run.epochs} epochs on
-{html.escape(str(config.run.device))} in {story.seconds["training"]:.0f} s; all on this page took {seconds:.0f} s.</p>
+{resolve_device(config.run.device)} in {story.seconds["training"]:.0f} s; all on this page took {seconds:.0f} s.</p>
 <section><h2>What it learnt</h2>
 <p>Accuracy in % of a classifier on frozen features, on tiles of the photographs that training never saw. Labels are
 used here only, after training. {html.escape(_sentence(story.rows))}</p>
@@ -103,6 +104,4 @@ def _provenance() -> str:
 
     machine, packages = hardware(), versions()
     shown = ", ".join(f"{name} {version}" for name, version in packages.items())
-    return (
-        f"<p>{html.escape(machine['cpu'])}, {machine['cores']} cores. {html.escape(shown)}. Commit {commit()[:12]}.</p>"
-    )
+    return f"<p>{html.escape(machine['cpu'])}, {machine['cores']} cores. {html.escape(shown)}. Commit {commit()}.</p>"

@@ -1,4 +1,4 @@
-"""One training step: forward, backward, finite gate, update; nothing in it waits for the device."""
+"""One training step: forward, backward, finite gate, update; nothing in it waits for the device but fp16's scaler."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainStep:
     """Joins encoder, objective and optimizer.
 
-    A non-finite loss never reaches the weights: with fp16 the gradient scaler skips the step and lowers its scale;
-    else the step raises ``RuntimeError`` before the update (on CUDA the device does, and the host learns of it at its
-    next synchronisation).
+    No non-finite loss or gradient reaches the weights: with fp16 the gradient scaler, which reads one flag back, skips
+    the step and lowers its scale; else the step raises ``RuntimeError`` before the update (on CUDA the device does, and
+    the host learns of it at its next synchronisation).
     """
 
     def __init__(
@@ -50,11 +50,15 @@ class TrainStep:
             self.scaler.scale(terms.total).backward()
         with record_function(stages.OPTIMIZER):
             if not self.scaler.is_enabled():
-                torch._assert_async(torch.isfinite(terms.total), NON_FINITE)
+                gradients = [
+                    p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
+                ]
+                norm = torch.nn.utils.get_total_norm(gradients)
+                torch._assert_async(torch.isfinite(terms.total + norm), NON_FINITE)  # pyright: ignore[reportPrivateImportUsage]
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.objective.after_step(schedule)  # type: ignore[operator]
         return Terms(terms.total.detach(), terms.parts)
 
 
-NON_FINITE = "the loss is not finite"
+NON_FINITE = "the loss or its gradient is not finite"

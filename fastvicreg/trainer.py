@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fastvicreg import checkpoint as checkpoints
 from fastvicreg import config as configs
@@ -17,10 +20,13 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor
 from fastvicreg.display import Display
 from fastvicreg.errors import UserError
-from fastvicreg.evaluate.online import OnlineKNN
+from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.metrics import Recorder
 from fastvicreg.optim import cosine_schedule
 from fastvicreg.step import NON_FINITE
+
+SCALER_PATIENCE = 50
+"""Steps in a row with a non-finite loss that fp16's gradient scaler is given to find a scale."""
 
 
 @dataclass
@@ -41,9 +47,11 @@ def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
         raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
     if saved.exists():
         _same_run(configs.load(saved), config, folder)
+    draft = folder / ".config.json.tmp"
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        saved.write_text(configs.to_json(config) + "\n")
+        draft.write_text(configs.to_json(config) + "\n")
+        draft.rename(saved)
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
 
@@ -82,11 +90,13 @@ class Trainer:
         self._per_epoch = self._run.engine.batches_per_epoch(0)
         self._steps = config.run.epochs * self._per_epoch
         self._warmup = self._warmup_steps()
-        self._progress = Progress(Cursor(0, 0), 0)
+        self._samples = len(self._run.data.train)
+        self._progress = Progress(Cursor(0, 0), 0, self._samples)
+        self._not_finite = 0
         if resume:
             self._restore()
         self._recorder = Recorder(folder, resumed_at=self._progress.step)
-        self._knn = OnlineKNN.build(self._run, config) if config.run.eval_every else None
+        self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._outcome = Outcome(folder, self._progress.step)
 
     def train(self) -> Outcome:
@@ -98,19 +108,27 @@ class Trainer:
                 while self._progress.step < last and not stopped:
                     self._epoch(last, stopped)
             self._outcome.signal = stopped[0] if stopped else None
+        except torch.OutOfMemoryError as error:
+            size = self._config.run.batch_size
+            raise UserError(
+                f"the device's memory does not hold this run: give less than --batch-size {size}."
+            ) from error
         except RuntimeError as error:
             if NON_FINITE not in str(error) and "device-side assert" not in str(error):
                 raise
-            raise UserError(
-                f"the loss is no longer finite after step {self._progress.step} of {self._folder}: lower --base-lr or "
-                f"give --precision off, and --resume from its last checkpoint."
-            ) from error
+            raise UserError(self._diverged()) from error
         finally:
+            self._display.stop()
             self._run.engine.close()
             self._recorder.close()
-            self._display.stop()
         self._outcome.step = self._progress.step
         return self._outcome
+
+    def _diverged(self) -> str:
+        return (
+            f"loss or gradient are no longer finite after step {self._progress.step} of {self._folder}: "
+            f"start a new run with a lower --base-lr, or with --precision off."
+        )
 
     def _epoch(self, last: int, stopped: list[int]) -> None:
         config, run = self._config.run, self._run
@@ -131,7 +149,8 @@ class Trainer:
                 step += 1
                 self._recorder.step(step, at, terms, lr=lr, images=config.batch_size, data_wait=fed.data_wait)
                 ends = at.batch + 1 == self._per_epoch
-                self._progress = Progress(Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1), step)
+                following = Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1)
+                self._progress = Progress(following, step, self._samples)
                 halt = stopped or step == last
                 saves = halt or ends or step % config.checkpoint_every == 0
                 if saves or step % config.log_every == 0:
@@ -154,12 +173,20 @@ class Trainer:
             self._display.faults(epoch, faults, log.named() if log else ())
         every = self._config.run.eval_every
         final = epoch + 1 == self._config.run.epochs
-        if self._knn and ((epoch + 1) % every == 0 or final):
-            values = self._knn(self._run.encoder)
+        if self._evaluate and ((epoch + 1) % every == 0 or final):
+            try:
+                values = self._evaluate(self._run.encoder)
+            except UserError as error:  # what cannot be evaluated can still be trained
+                self._display.note(f"epoch {epoch}: no evaluation: {error}")
+                return
             self._outcome.evaluation = self._recorder.evaluation(self._progress.step, epoch, values)
             self._display.evaluation(self._outcome.evaluation)
 
     def _show(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self._not_finite = 0 if math.isfinite(row["total"]) else self._not_finite + 1
+            if self._not_finite >= SCALER_PATIENCE:
+                raise UserError(self._diverged())
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)
@@ -183,6 +210,11 @@ class Trainer:
             except checkpoints.CheckpointError as error:
                 self._display.note(f"{error}: trying the one before it.")
                 continue
+            if self._progress.samples != self._samples:
+                raise UserError(
+                    f"{self._folder} was trained on {self._progress.samples} images and its data now has "
+                    f"{self._samples}: give --data as it was, or start a new run in another --out."
+                )
             cursor = self._progress.cursor
             self._display.note(f"resumed {path}: epoch {cursor.epoch}, batch {cursor.batch}.")
             return
@@ -191,11 +223,11 @@ class Trainer:
     def _warmup_steps(self) -> int:
         optim = self._config.optim
         if optim.warmup_share:
-            return round(optim.warmup_share * self._steps)
+            return min(round(optim.warmup_share * self._steps), self._steps - 1)
         steps = round(optim.warmup_epochs * self._per_epoch)
         if steps < self._steps:
             return steps
-        shorter = max(1, self._steps // 10)
+        shorter = self._steps // 10
         self._display.note(
             f"a warm-up of {optim.warmup_epochs:g} epochs never ends in {self._config.run.epochs}: "
             f"shortened to 10 % of the steps ({shorter}); --warmup-share sets it."

@@ -36,7 +36,7 @@ def decode_rgb(encoded: bytes | memoryview) -> np.ndarray:
     if bytes(encoded[:3]) == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
-            if colorspace in SAME_AS_PILLOW and height * width <= MAX_PIXELS:
+            if colorspace in SAME_AS_PILLOW and int(height) * int(width) <= MAX_PIXELS:
                 return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
         except ValueError:
             pass  # damaged, or merely unusual: Pillow decides

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from fastvicreg import stages
 from fastvicreg.contracts import Crops, Cursor, Engine, Plan, Views
 from fastvicreg.kernels.augment import IMPLEMENTATIONS, augment
 from fastvicreg.registry import resolve
+
+AHEAD = 2
+"""Steps that the host may be ahead of the device."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Fed:
 class Feed:
     """Joins an engine with the photometric kernel.
 
-    On CUDA the copy and the augmentation run on a stream of their own while the step computes; on the CPU they run
-    inline, since there they would only take cores from the step.
+    On CUDA the copy and the augmentation run on a stream of their own while the step computes, ``AHEAD`` batches ahead
+    at most; on the CPU they run inline, since there they would only take cores from the step.
     """
 
     def __init__(
@@ -49,10 +53,16 @@ class Feed:
         self._impl = impl
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
-    def epoch(self, start: Cursor) -> Iterator[Fed]:
+    def epoch(self, start: Cursor) -> Generator[Fed, None, None]:
         """From ``start`` to the end of its epoch."""
         crops = self._engine.batches(start)
+        launched: deque[torch.Event] = deque()
         while True:
+            if self._stream is not None:
+                # Without a bound the host would queue steps, and their views' memory, as far as its log reaches.
+                launched.append(torch.cuda.current_stream(self._device).record_event())
+                if len(launched) > AHEAD:
+                    launched.popleft().synchronize()
             began = time.perf_counter()
             with record_function(stages.DATA_WAIT):
                 batch = next(crops, None)

@@ -14,7 +14,7 @@ from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
-PARTS = ("loader", "loss", "lars", "augment", "resample")
+PARTS = ("plan", "loader", "loss", "lars", "augment", "resample")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class BenchOptions:
     """Measure one part against its reference and its peers, in interleaved repeats of one process."""
 
     part: Annotated[str, tyro.conf.Positional]
-    """loader, loss, lars, augment, resample or all."""
+    """plan, loader, loss, lars, augment, resample or all."""
     data: str | None = None
     """loader: folder of images; default: the embedded ones."""
     size: int = 224
@@ -44,8 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(BenchOptions, arguments, "bench")
     if options.part not in (*PARTS, "all"):
         raise UserError(unknown("part", options.part, (*PARTS, "all")))
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: give 1 or more.")
+    for flag, value, least in (
+        ("repeats", options.repeats, 1),
+        ("size", options.size, 1),
+        ("workers", options.workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"--{flag} {value}: give {least} or more.")
     parts = PARTS if options.part == "all" else (options.part,)
     if options.json and len(parts) > 1:
         raise UserError("--json takes one part's figures; with `bench all` give --out DIR.")
@@ -73,6 +78,8 @@ def _arguments(part: str, options: BenchOptions, device: str) -> dict[str, Any]:
 
         data = options.data or embedded.write_once() / "train"
         return {"data": data, "size": options.size, "workers": options.workers, "repeats": options.repeats}
+    if part == "plan":
+        return {"repeats": options.repeats}
     if part == "resample":
         return {"size": options.size, "repeats": options.repeats}
     if part == "augment":

@@ -19,6 +19,8 @@ class DemoOptions:
     """Folder for runs and report; default runs/demo-DATE-TIME."""
     seed: int = 0
     """Fixes order, crops, augmentation and initial weights."""
+    seeds: int = 1
+    """Repeat the story over so many seeds; the report is the first one's, the figures are of all."""
     epochs: int = 0
     """Epochs of the first run; 0: the demo's own number."""
     json: str | None = None
@@ -28,8 +30,9 @@ class DemoOptions:
 def main(arguments: Sequence[str]) -> int:
     """Run the story; returns the exit code."""
     options = parse(DemoOptions, arguments, "demo")
-    if options.epochs < 0 or options.seed < 0:
-        raise UserError(f"--epochs {options.epochs} --seed {options.seed}: give 0 or more.")
+    if options.epochs < 0 or options.seed < 0 or options.seeds < 1:
+        asked = f"--epochs {options.epochs} --seed {options.seed} --seeds {options.seeds}"
+        raise UserError(f"{asked}: give 0 or more, and at least one seed.")
     out = Path(options.out or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
 
     from fastvicreg import demo
@@ -37,12 +40,18 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.report import write_report
 
     display = Display()
-    story = demo.tell(out, seed=options.seed, epochs=options.epochs, display=display)
-    if story.stopped:
-        display.note(f"stopped before the comparison; what was trained is in {out}")
-        return 128 + story.stopped
+    stories = []
+    for seed in range(options.seed, options.seed + options.seeds):
+        folder = out if seed == options.seed else out / f"seed-{seed}"
+        story = demo.tell(folder, seed=seed, epochs=options.epochs, display=display)
+        if story.stopped:
+            display.note(f"stopped before the comparison; what was trained is in {out}")
+            return 128 + story.stopped
+        stories.append(story)
+    story = stories[0]
     report = write_report(story)
-    display.console.print(demo.table(story))
+    rows = demo.over_seeds(stories)
+    display.console.print(demo.table(rows, options.seeds))
     display.note(", ".join(f"{name} {seconds:.0f} s" for name, seconds in story.seconds.items()))
     display.note(f"report: {report}")
     display.note("next, on your own images:  fastvicreg train --data FOLDER --preset imagenet-100ep --out runs/mine")
@@ -50,6 +59,5 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         from fastvicreg.profiles.measure import document, write_json
 
-        rows = [row | {"seed": options.seed} for row in story.rows]
-        write_json(options.json, document("demo", rows, 1) | {"seconds": dict(story.seconds)})
+        write_json(options.json, document("demo", rows, options.seeds) | {"seconds": dict(story.seconds)})
     return 0

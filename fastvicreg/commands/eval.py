@@ -52,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         f"{options.method}: {result['accuracy']:.2f} % of {result['queries']:,} images, from a bank of "
         f"{result['bank']:,} in {result['classes']} classes ({result['checkpoint']})"
     )
+    if result["faults"]:
+        print(f"{result['faults']} images could not be read; a neighbour stands for each.")
     if options.json:
         from fastvicreg.profiles.measure import document, write_json
 

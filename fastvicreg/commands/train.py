@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastvicreg import config as configs
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         display.note(f"stopped at step {outcome.step}; continue with: fastvicreg train --resume --out {out}")
         return 128 + outcome.signal
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
-    display.note(f"next: fastvicreg eval {out}   or: tensorboard --logdir {out}")
+    display.note(f"next: fastvicreg eval knn {out}   or: tensorboard --logdir {out}")
     return 0
 
 
@@ -73,5 +74,8 @@ def _options(arguments: list[str]) -> TrainOptions:
     else:
         name = name or ("imagenet-100ep" if flag_value(arguments, "--data") else "demo")
         settings = preset(name).config
-    default = TrainOptions(preset=name, settings=settings)
-    return parse(TrainOptions, arguments, "train", default=default)
+    options = parse(TrainOptions, arguments, "train", default=TrainOptions(preset=name, settings=settings))
+    data = options.settings.data
+    # Absolute, so that the saved run can be resumed and evaluated from anywhere.
+    paths = {key: value and os.path.abspath(value) for key, value in (("data", data.data), ("val_data", data.val_data))}
+    return replace(options, settings=replace(options.settings, data=replace(data, **paths)))

@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import Feed
 from fastvicreg.pipelines.plan import eval_plan
 
 
 class Features(NamedTuple):
-    """float32 features and labels (-1: none), on the CPU, in the source's order."""
+    """float32 features and labels (-1: none), on the encoder's device, in the source's order."""
 
     features_NF: Tensor
     labels_N: Tensor
+    faults: int = 0  # samples that a neighbour stands for
 
 
 def evaluation_resize(image_size: int) -> int:
@@ -34,21 +36,23 @@ def extract(
     device: str = "cpu",
     batch_size: int = 256,
     workers: int = 0,
+    budget: FaultBudget | None = None,
 ) -> Features:
     """Features of every image: resized, centre-cropped, normalised; the encoder in evaluation mode meanwhile.
 
-    ``UserError`` where more samples are faulty than the default budget allows.
+    ``UserError`` where more samples are faulty than ``budget`` allows.
     """
     plan = eval_plan(len(source), resize=evaluation_resize(image_size), crop=image_size)
-    engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device)
+    engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget)
     was_training = encoder.training
     encoder.eval()
     features, labels = [], []
     try:
         for fed in Feed(engine, plan, device=device).epoch(Cursor(0, 0)):
-            features.append(encoder(fed.views.views[0]).float().cpu())
+            features.append(encoder(fed.views.views[0]).float())
             labels.append(fed.views.label_B)
     finally:
         encoder.train(was_training)
         engine.close()
-    return Features(torch.cat(features), torch.cat(labels))
+    features_NF = torch.cat(features)
+    return Features(features_NF, torch.cat(labels).to(features_NF.device), sum(engine.faults().values()))

@@ -61,6 +61,8 @@ def load_encoder(run: str | Path) -> tuple[ResNet, TrainConfig, Path]:
 
 def evaluate_run(options: Options) -> dict[str, Any]:
     """Accuracy in percent of ``options.method`` on the validation split, with the training split as the bank."""
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: give 0 for one a core, or more.")
     encoder, config, path = load_encoder(options.run)
     device = resolve_device(options.device)
     encoder.to(device)
@@ -75,12 +77,16 @@ def evaluate_run(options: Options) -> dict[str, Any]:
         extract(encoder, source, image_size=config.data.image_size, device=device, workers=options.workers)
         for source in (data.train, data.validation)
     )
-    train_ND, labels_N = bank
+    train_ND, labels_N, _ = bank
     if options.method == "knn":
         if not 1 <= options.k <= len(train_ND):
             raise UserError(f"--k {options.k}: give between 1 and the bank's {len(train_ND)} images.")
+        if not options.temperature > 0:
+            raise UserError(f"--temperature {options.temperature}: give more than 0.")
         predicted_M = knn_predict(train_ND, labels_N, queries.features_NF, options.k, options.temperature)
     else:
+        if options.labels_per_class < 0:
+            raise UserError(f"--labels-per-class {options.labels_per_class}: give 0 for all, or more.")
         if options.labels_per_class:
             chosen = few_labels(labels_N, options.labels_per_class, seed=config.run.seed)
             train_ND, labels_N = train_ND[chosen], labels_N[chosen]
@@ -91,5 +97,6 @@ def evaluate_run(options: Options) -> dict[str, Any]:
         "bank": len(train_ND),
         "queries": len(queries.labels_N),
         "classes": len(data.train.classes),
+        "faults": bank.faults + queries.faults,
         "checkpoint": str(path),
     }

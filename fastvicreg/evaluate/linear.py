@@ -16,8 +16,9 @@ def linear_predict(
     """
     mean_D, std_D = train_ND.mean(0), train_ND.std(0).clamp_min(1e-6)
     train_ND, query_MD = (train_ND - mean_D) / std_D, (query_MD - mean_D) / std_D
-    weight = torch.zeros(int(labels_N.max()) + 1, train_ND.shape[1], requires_grad=True)
-    bias = torch.zeros(len(weight), requires_grad=True)
+    device = train_ND.device
+    weight = torch.zeros(int(labels_N.max()) + 1, train_ND.shape[1], device=device, requires_grad=True)
+    bias = torch.zeros(len(weight), device=device, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -37,5 +38,5 @@ def few_labels(labels_N: Tensor, per_class: int, *, seed: int = 0) -> Tensor:
     chosen = []
     for label in labels_N.unique():
         members = (labels_N == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class].to(members.device)])
     return torch.cat(chosen)

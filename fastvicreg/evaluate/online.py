@@ -1,4 +1,4 @@
-"""The kNN accuracy of the encoder while it trains, and how many dimensions its features use."""
+"""What the encoder is worth while it trains: kNN accuracy, and how many dimensions its features use."""
 
 from __future__ import annotations
 
@@ -12,39 +12,53 @@ from fastvicreg.contracts import Source
 from fastvicreg.evaluate.features import extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.metrics import rank_me
+from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.sources.subset import spread
 
 if TYPE_CHECKING:
     from fastvicreg.assemble import Run
 
 NEIGHBOURS = 20
+RANK_SAMPLES = 4096
+"""Images that RankMe is taken over: twice the features of a ResNet-50."""
 
 
 @dataclass(frozen=True)
-class OnlineKNN:
-    """Bank and queries are fixed when the run starts."""
+class OnlineEvaluation:
+    """Bank and queries are fixed when the run starts; without labels on both sides there is no bank, and no kNN."""
 
-    bank: Source
+    bank: Source | None
     queries: Source
     image_size: int
     device: str
     workers: int
+    budget: FaultBudget
 
     @classmethod
-    def build(cls, run: Run, config: TrainConfig) -> OnlineKNN | None:
-        """None where there is no validation split or no class to predict."""
+    def build(cls, run: Run, config: TrainConfig) -> OnlineEvaluation:
+        """Queries are the validation split, or a spread of the training data where there is none."""
         validation = run.data.validation
-        if validation is None or len(run.data.train.classes) < 2:
-            return None
-        bank = spread(run.data.train, config.run.knn_bank)
-        return cls(bank, validation, config.data.image_size, run.device, config.data.workers)
+        labelled = validation is not None and len(run.data.train.classes) > 1 and validation.classes
+        bank = spread(run.data.train, config.run.knn_bank) if labelled else None
+        queries = validation if validation is not None else spread(run.data.train, RANK_SAMPLES)
+        budget = FaultBudget(config.data.fault_count, config.data.fault_share)
+        return cls(bank, queries, config.data.image_size, run.device, config.data.workers, budget)
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
-        """``knn`` in percent (20 neighbours, temperature .07) and ``rankme`` of the queries' features."""
-        bank, queries = (
-            extract(encoder, source, image_size=self.image_size, device=self.device, workers=self.workers)
-            for source in (self.bank, self.queries)
+        """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).
+
+        ``UserError`` where more samples are faulty than the run's budget allows.
+        """
+        queries = self._features(encoder, self.queries)
+        values = {}
+        if self.bank is not None:
+            bank = self._features(encoder, self.bank)
+            k = min(NEIGHBOURS, len(bank.features_NF))
+            predicted_M = knn_predict(bank.features_NF, bank.labels_N, queries.features_NF, k=k)
+            values["knn"] = accuracy(predicted_M, queries.labels_N)
+        return values | {"rankme": rank_me(queries.features_NF[:RANK_SAMPLES])}
+
+    def _features(self, encoder: nn.Module, source: Source):
+        return extract(
+            encoder, source, image_size=self.image_size, device=self.device, workers=self.workers, budget=self.budget
         )
-        k = min(NEIGHBOURS, len(bank.features_NF))
-        predicted_M = knn_predict(bank.features_NF, bank.labels_N, queries.features_NF, k=k)
-        return {"knn": accuracy(predicted_M, queries.labels_N), "rankme": rank_me(queries.features_NF)}

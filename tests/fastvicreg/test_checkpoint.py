@@ -17,7 +17,8 @@ from fastvicreg.errors import UserError
 def stepped(steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, torch.amp.GradScaler]:
     """A module with buffers and an optimizer with state."""
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
     for _ in range(steps):
         module(torch.randn(2, 3, 8, 8)).square().sum().backward()
@@ -27,9 +28,9 @@ def stepped(steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, torch.amp
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     module, optimizer, scaler = stepped()
-    path = checkpoints.save(tmp_path, Progress(Cursor(3, 7), 42), module, optimizer, scaler, keep=2)
+    path = checkpoints.save(tmp_path, Progress(Cursor(3, 7), 42, 100), module, optimizer, scaler, keep=2)
     other, restored, _ = stepped(0)
-    assert checkpoints.restore(path, other, restored, scaler) == Progress(Cursor(3, 7), 42)
+    assert checkpoints.restore(path, other, restored, scaler) == Progress(Cursor(3, 7), 42, 100)
     for name, value in module.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
     for left, right in zip(module.parameters(), other.parameters(), strict=True):
@@ -41,14 +42,23 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept_and_no_draft_stays(tmp_path: Path) -> None:
     state = stepped()
     for step in range(1, 6):
-        checkpoints.save(tmp_path, Progress(Cursor(0, step), step), *state, keep=3)
+        checkpoints.save(tmp_path, Progress(Cursor(0, step), step, 100), *state, keep=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (3, 4, 5)]
+
+
+def test_damaged_checkpoints_beyond_a_new_one_do_not_push_it_out(tmp_path: Path) -> None:
+    state = stepped()
+    for step in (4, 9, 10):
+        checkpoints.save(tmp_path, Progress(Cursor(0, step), step, 100), *state, keep=3)
+    # 9 and 10 turned out damaged, the run went on from 4.
+    checkpoints.save(tmp_path, Progress(Cursor(0, 5), 5, 100), *state, keep=2)
+    assert [path.name for path in checkpoints.listed(tmp_path)] == ["step-00000004", "step-00000005"]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", ["missing", "empty", "cut"])
 def test_damage_is_told_apart_from_another_architecture(tmp_path: Path, file: str, harm: str) -> None:
-    path = checkpoints.save(tmp_path, Progress(Cursor(0, 1), 1), *stepped(), keep=2)
+    path = checkpoints.save(tmp_path, Progress(Cursor(0, 1), 1, 100), *stepped(), keep=2)
     target = path / file
     content = target.read_bytes()
     target.unlink()
@@ -60,14 +70,14 @@ def test_damage_is_told_apart_from_another_architecture(tmp_path: Path, file: st
 
 def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = stepped()
-    kept = checkpoints.save(tmp_path, Progress(Cursor(0, 1), 1), *state, keep=2)
+    kept = checkpoints.save(tmp_path, Progress(Cursor(0, 1), 1, 100), *state, keep=2)
 
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "_fsync", full)
     with pytest.raises(UserError, match="No space left"):
-        checkpoints.save(tmp_path, Progress(Cursor(0, 2), 2), *state, keep=2)
+        checkpoints.save(tmp_path, Progress(Cursor(0, 2), 2, 100), *state, keep=2)
     assert list(tmp_path.iterdir()) == [kept]
     assert checkpoints.restore(kept, *stepped(0)).step == 1
 

@@ -46,7 +46,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("train --epochs three", "'three'", "--epochs"),
         ("train --preset cifar", "'cifar'", "did you mean 'cifar10'"),
         ("train --data /no/such/folder", "/no/such/folder", "give a folder"),
-        ("train --pipeline fcv", "'fcv'", "Choose from: native"),
+        ("train --pipeline fcv", "'fcv'", "did you mean 'ffcv'"),
         ("train --arch resnet19", "'resnet19'", "resnet18"),
         ("train --width 8", "--width 8", "give 16"),
         ("train --recipe offical", "'offical'", "did you mean 'official'"),
@@ -58,13 +58,18 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("train --batch-size 1", "--batch-size 1", "2 or more"),
         ("train --batch-size 100000", "100000", "give 4096 or less"),
         ("train --base-lr nan", "nan", "above 0"),
+        ("train --weight-decay inf", "--weight-decay inf", "finite"),
+        ("train --warmup-epochs inf", "--warmup-epochs inf", "finite"),
+        ("train --invariance nan", "--invariance nan", "finite"),
         ("train --config /no/such.json", "/no/such.json", "cannot read"),
         ("train --config x --preset demo", "--preset demo", "give one"),
         ("train --resume", "--resume", "--out RUN"),
-        ("train --val-data x", "--val-data x", "--data"),
+        ("train --val-data x", "--val-data ", "/x goes with --data"),
         ("eval knn /no/such/run", "/no/such/run", "cannot read"),
         ("eval knnn run", "'knnn'", "did you mean 'knn'"),
         ("bench los", "'los'", "did you mean 'loss'"),
+        ("bench loader --workers -1", "--workers -1", "0 or more"),
+        ("bench resample --size 0", "--size 0", "1 or more"),
         ("bench all --json x", "--json", "--out"),
         ("demo --epochs -1", "-1", "0 or more"),
     ],
@@ -116,7 +121,16 @@ def test_any_field_overrides_a_preset_and_a_saved_config(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "no JSON"), ("[]", "not an object"), ('{"modell": {}}', "'modell'"), ('{"model": {"archh": 1}}', "'archh'")],
+    [
+        ("{", "no JSON"),
+        ("[]", "not an object"),
+        ('{"modell": {}}', "'modell'"),
+        ('{"model": {"archh": 1}}', "'archh'"),
+        ('{"run": {"epochs": "three"}}', "'three'"),
+        ('{"model": {"stem": "5x5"}}', "'5x5'"),
+        ('{"model": {"expander": 16}}', "16"),
+        ('{"data": {"workers": 1.5}}', "1.5"),
+    ],
 )
 def test_a_damaged_config_is_one_line(text: str, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "config.json"

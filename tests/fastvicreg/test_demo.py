@@ -32,22 +32,28 @@ def test_embedded_images_are_patches_of_photographs_in_class_folders(folder: Pat
     assert embedded.write_once(folder.parent) == folder
 
 
-def test_no_pixel_is_in_both_splits(folder: Path) -> None:
-    import skimage
+def test_no_pixel_is_in_both_splits() -> None:
+    for number, (height, width) in enumerate([(512, 512), (300, 451), (191, 384), (64, 128)]):
+        seen = {}
+        for split, corners in embedded.places(number, height, width).items():
+            seen[split] = np.zeros((height, width), bool)
+            for top, left in corners:
+                window = seen[split][top : top + embedded.PATCH, left : left + embedded.PATCH]
+                assert window.shape == (embedded.PATCH, embedded.PATCH)
+                window[:] = True
+        assert seen["train"].any()
+        assert seen["test"].any()
+        assert not (seen["train"] & seen["test"]).any()
 
-    name = "grass"
-    pixels = np.asarray(Image.open(Path(skimage.__file__).parent / "data" / f"{name}.png").convert("L"))
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (embedded.PATCH, embedded.PATCH))
-    first_row = {windows[y, x, 0].tobytes(): (y, x) for y in range(len(windows)) for x in range(windows.shape[1])}
-    seen = {split: np.zeros(pixels.shape, bool) for split in ("train", "test")}
-    for split, mask in seen.items():
-        for file in (folder / split / name).glob("*.png"):
-            patch = np.asarray(Image.open(file))
-            y, x = first_row[patch[0].tobytes()]
-            np.testing.assert_array_equal(pixels[y : y + embedded.PATCH, x : x + embedded.PATCH], patch)
-            mask[y : y + embedded.PATCH, x : x + embedded.PATCH] = True
-    assert seen["train"].sum() > 2 * seen["test"].sum() > 0
-    assert not (seen["train"] & seen["test"]).any()
+
+def test_files_are_the_patches_of_their_places(folder: Path) -> None:
+    number = embedded.PHOTOGRAPHS.index("grass.png")
+    pixels_HW = embedded.photograph_pixels("grass.png")
+    for split, corners in embedded.places(number, *pixels_HW.shape).items():
+        files = sorted((folder / split / "grass").glob("*.png"))
+        for file, (top, left) in zip(files, corners, strict=True):
+            written = np.asarray(Image.open(file))
+            np.testing.assert_array_equal(written, np.asarray(embedded.patch(pixels_HW, top, left)))
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -75,20 +81,21 @@ def test_the_demo_tells_its_whole_story(
     monkeypatch.setattr(embedded, "TEST", 17 * 4)
     monkeypatch.setattr(embedded, "user_cache_path", lambda name: tmp_path / "cache")
     out, figures = tmp_path / "demo", tmp_path / "demo.json"
-    assert main(["demo", "--out", str(out), "--epochs", "1", "--json", str(figures)]) == 0
+    assert main(["demo", "--out", str(out), "--epochs", "1", "--seeds", "2", "--json", str(figures)]) == 0
     shown = capsys.readouterr().out
     assert "fastvicreg train --data FOLDER" in shown
     rows = json.loads(figures.read_text())["rows"]
     names = [row["features"] for row in rows]
-    assert names[:3] == ["raw pixels", "mean and std of the pixels", "random network"]
+    assert names[:3] == ["raw pixels", "mean and std of pixels", "random network"]
     for row in rows:
         assert all(0 < row[probe] <= 100 for probe in ("knn", "linear", "few"))
     page = (out / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", page)
     assert not re.findall(r"<script|https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", page)
     assert page.count("<svg") == 4
-    for row in rows:
-        assert f"<td>{row['features']}</td><td>{row['knn']:.1f}</td>" in page
+    assert all(low <= row["knn"] <= high for row in rows for low, high in [row["spread"]["knn"]])
+    assert rows[0]["spread"]["knn"][0] == rows[0]["spread"]["knn"][1]  # raw pixels know no seed
+    assert f"<td>{rows[0]['features']}</td><td>{rows[0]['knn']:.1f}</td>" in page
     assert "already holds a run" in refused_again(out, capsys)
 
 

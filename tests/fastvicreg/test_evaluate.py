@@ -45,6 +45,14 @@ def test_knn_refuses_what_it_cannot_do() -> None:
         knn_predict(torch.randn(3, 2), torch.zeros(3, dtype=torch.int64), torch.randn(1, 2))
     with pytest.raises(ValueError, match="-1"):
         knn_predict(torch.randn(3, 2), torch.full((3,), -1), torch.randn(1, 2), k=1)
+    with pytest.raises(ValueError, match="temperature=0"):
+        knn_predict(torch.randn(3, 2), torch.zeros(3, dtype=torch.int64), torch.randn(1, 2), k=1, temperature=0)
+
+
+def test_knn_at_a_low_temperature_is_the_nearest_neighbour() -> None:
+    torch.manual_seed(0)
+    bank, query, labels = torch.randn(50, 4), torch.randn(40, 4), torch.randint(0, 5, (50,))
+    assert torch.equal(knn_predict(bank, labels, query, temperature=1e-4), knn_predict(bank, labels, query, k=1))
 
 
 def test_linear_separates_what_a_plane_separates_and_nothing_else() -> None:
@@ -67,7 +75,8 @@ def test_few_labels_takes_as_many_of_each_class() -> None:
 def test_features_are_in_the_sources_order_normalised_and_whole(make_folder) -> None:
     source = open_source(make_folder(train=11, val=0, side=16))
     encoder = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
-    features, labels = extract(encoder, source, image_size=8, batch_size=4)
+    features, labels, faults = extract(encoder, source, image_size=8, batch_size=4)
+    assert faults == 0
     assert features.shape == (11, 3 * 8 * 8)
     assert labels.tolist() == [source.label(i) for i in range(11)]
     assert encoder.training

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastvicreg.contracts import Cursor, Terms
+from fastvicreg.display import sparkline
 from fastvicreg.errors import UserError
 from fastvicreg.metrics import FILE, Recorder, rank_me, read
 
@@ -56,6 +57,11 @@ def test_every_line_is_plain_json_even_for_nan(tmp_path: Path) -> None:
 
     (line,) = (tmp_path / FILE).read_text().splitlines()
     assert json.loads(line, parse_constant=forbidden)["total"] is None
+
+
+def test_a_sparkline_survives_what_is_not_finite() -> None:
+    assert len(sparkline([1.0, float("nan"), float("inf"), 2.0])) == 2
+    assert sparkline([float("nan")]) == ""
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:

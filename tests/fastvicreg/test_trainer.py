@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, T
 from fastvicreg.display import Display
 from fastvicreg.errors import UserError
 from fastvicreg.metrics import read
+from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.trainer import Outcome, Trainer
 
 RATES = ("images_per_s", "data_wait")
@@ -168,11 +170,55 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(uninterrupted: tuple[
     with torch.no_grad():
         run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
     before = {name: value.clone() for name, value in run.module.named_parameters()}
-    with pytest.raises(UserError, match="no longer finite after step 0"):
+    with pytest.raises(UserError, match=r"no longer finite after step 0 .*lower --base-lr"):
         trainer.train()
     for name, value in run.module.named_parameters():
         assert torch.equal(value.nan_to_num(7.0), before[name].nan_to_num(7.0)), name
     assert not checkpoints.listed(tmp_path / "run" / "checkpoints")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, make_folder) -> None:
+    trainer = Trainer(tiny(make_folder()), tmp_path / "run", resume=False, display=Display(quiet=True))
+    run = trainer._run
+    run.encoder.conv1.weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = run.encoder.conv1.weight.detach().clone()
+    with pytest.raises(UserError, match="no longer finite"):
+        trainer.train()
+    assert torch.equal(run.encoder.conv1.weight, before)
+
+
+def test_fp16_that_never_finds_a_scale_stops(tmp_path: Path, make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastvicreg.trainer.SCALER_PATIENCE", 3)
+    config = tiny(make_folder(), precision="fp16", log_every=1)
+    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
+    with torch.no_grad():
+        trainer._run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="no longer finite after step 3"):
+        trainer.train()
+
+
+def test_data_that_changed_is_noticed_on_resume(tmp_path: Path, make_folder) -> None:
+    data = make_folder(train=24, val=0)
+    config = tiny(data)
+    train(replace(config, run=replace(config.run, steps=2)), tmp_path / "run")
+    (data / "class0" / "000.jpg").unlink()
+    with pytest.raises(UserError, match="24 images and its data now has 23"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_what_cannot_be_evaluated_can_still_be_trained(tmp_path: Path, make_folder) -> None:
+    data = make_folder(val=12)
+    for path in (data / "val").rglob("*.jpg"):
+        path.write_bytes(b"broken")
+    outcome = train(tiny(data, epochs=1), tmp_path / "run")
+    assert outcome.step == 3
+    assert checkpoints.listed(tmp_path / "run" / "checkpoints")
+    assert "no evaluation" in (tmp_path / "display.txt").read_text()
+
+
+def test_without_labels_rankme_is_recorded_alone(tmp_path: Path, make_folder) -> None:
+    train(tiny(make_folder(val=0, train=16), epochs=1), tmp_path / "run")
+    assert [row.keys() for row in read(tmp_path / "run") if "rankme" in row] == [{"epoch", "step", "rankme"}]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -207,3 +253,17 @@ def test_faults_are_named_at_the_end_of_an_epoch(make_folder, tmp_path: Path) ->
     shown = (tmp_path / "display.txt").read_text()
     assert "epoch 0: 1 samples replaced by a neighbour (1 undecodable)" in shown
     assert "class1/001.jpg: not an image of a known type" in shown
+
+
+@pytest.mark.skipif(find_spec("ffcv") is None, reason="FFCV is not installed")
+def test_the_pipeline_makes_no_difference_to_what_is_learnt(tmp_path: Path, make_folder) -> None:
+    data = make_folder(train=24, val=0)
+    beton = tmp_path / "data.beton"
+    convert_dataset(data, beton)
+    logs = {}
+    for pipeline, path in (("native", data), ("native", beton), ("ffcv", beton)):
+        config = tiny(path, epochs=2, eval_every=0)
+        run = tmp_path / f"{pipeline}-{path.name}"
+        train(replace(config, data=replace(config.data, pipeline=pipeline)), run)
+        logs[run.name] = log(run)
+    assert logs["native-data"] == logs["native-data.beton"] == logs["ffcv-data.beton"]
