@@ -74,9 +74,8 @@ def open_data(config: TrainConfig) -> Datasets:
             raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
         beton = data.pipeline == "ffcv"
         folder = embedded.write_beton_once() if beton else embedded.write_once()
-        train, validation = (
-            open_source(folder / (f"{split}.beton" if beton else split)) for split in ("train", "test")
-        )
+        names = ("train.beton", "test.beton") if beton else ("train", "test")
+        train, validation = (open_source(folder / name) for name in names)
         return Datasets(train, validation, f"the embedded images ({folder})")
     root, below = find_splits(data.data)
     train = open_source(root)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastvicreg.assemble import Datasets, open_data, resolve_device
 from fastvicreg.config import TrainConfig
 from fastvicreg.display import Display
+from fastvicreg.doctor import pipeline_finding
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.frozen import load_encoder
 from fastvicreg.evaluate.knn import accuracy, knn_predict
@@ -80,7 +81,11 @@ def probe(bank: Features, queries: Features, *, euclidean: bool = False) -> dict
 def tell(folder: Path, *, seed: int = 0, epochs: int = 0, display: Display) -> Story:
     """Train twice in ``folder`` (run/ and collapse/) and probe; ``epochs`` 0 takes the preset's."""
     config = preset("demo").config
-    config = replace(config, run=replace(config.run, seed=seed, epochs=epochs or config.run.epochs))
+    config = replace(
+        config,
+        data=replace(config.data, pipeline=_pipeline(display)),
+        run=replace(config.run, seed=seed, epochs=epochs or config.run.epochs),
+    )
     data = open_data(config)
     display.note(
         f"{len(data.train):,} training and {len(data.validation or ()):,} test patches of {len(data.train.classes)} "
@@ -105,6 +110,15 @@ def tell(folder: Path, *, seed: int = 0, epochs: int = 0, display: Display) -> S
     rows, features = compare(config, data, main, collapse)
     seconds["evaluation"] = time.perf_counter() - began
     return Story(folder, main, collapse, rows, features, data.train.classes, seconds)
+
+
+def _pipeline(display: Display) -> str:
+    """ffcv where it delivers here, else native and why."""
+    found = pipeline_finding("ffcv")
+    if found.works:
+        return "ffcv"
+    display.note(f"pipeline native, since ffcv does not run here ({found.seen}); {found.remedy}")
+    return "native"
 
 
 def compare(config: TrainConfig, data: Datasets, main: Path, collapse: Path) -> tuple[list[dict[str, Any]], Features]:

@@ -17,6 +17,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from fastvicreg.pipelines.engines import ENGINES
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -41,7 +43,7 @@ FFCV_REMEDY = (
 
 def examine() -> list[Finding]:
     """Try every device, pipeline and kernel once, on data made here."""
-    return [*_machine(), *_devices(), *_pipelines(), *_kernels(), *_packages()]
+    return [*_machine(), *_devices(), *map(pipeline_finding, ENGINES), *_kernels(), *_packages()]
 
 
 def show_findings(findings: list[Finding], console: Console | None = None) -> None:
@@ -86,45 +88,39 @@ def _attempt(
         return Finding(kind, name, False, f"{type(error).__name__}: {error}", remedy, needed)
 
 
-def _pipelines() -> list[Finding]:
+def pipeline_finding(name: str) -> Finding:
+    """Whether the pipeline ``name`` delivers a batch here, of four images written for it."""
+    optional = {"ffcv": FFCV_REMEDY}
+    return _attempt(
+        "pipeline", name, lambda: _deliver(name), remedy=optional.get(name, PIP_REMEDY), needed=name not in optional
+    )
+
+
+def _deliver(name: str) -> str:
     from PIL import Image
 
     from fastvicreg.contracts import Cursor
     from fastvicreg.pipelines import build_engine, open_source
     from fastvicreg.pipelines.convert.run import convert_dataset
-    from fastvicreg.pipelines.engines import ENGINES
     from fastvicreg.pipelines.plan import train_plan
     from fastvicreg.pipelines.recipes import named_recipe
 
-    def deliver(name: str) -> str:
-        with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "images"
-            data.mkdir()
-            pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
-            for number in range(4):
-                Image.fromarray(pixels).save(data / f"{number}.jpg")
-            if name == "ffcv":
-                data = convert_dataset(data, Path(folder) / "images.beton").path
-            source = open_source(data)
-            plan = train_plan(len(source), seed=0, recipe=named_recipe("official"), image_size=32)
-            engine = build_engine(name, source, plan, batch_size=4, workers=1)
-            try:
-                crops = next(iter(engine.batches(Cursor(0, 0))))
-            finally:
-                engine.close()
-        return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8"
-
-    optional = {"ffcv": FFCV_REMEDY}
-    return [
-        _attempt(
-            "pipeline",
-            name,
-            lambda name=name: deliver(name),
-            remedy=optional.get(name, PIP_REMEDY),
-            needed=name not in optional,
-        )
-        for name in ENGINES
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "images"
+        data.mkdir()
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+        for number in range(4):
+            Image.fromarray(pixels).save(data / f"{number}.jpg")
+        if name == "ffcv":
+            data = convert_dataset(data, Path(folder) / "images.beton").path
+        source = open_source(data)
+        plan = train_plan(len(source), seed=0, recipe=named_recipe("official"), image_size=32)
+        engine = build_engine(name, source, plan, batch_size=4, workers=1)
+        try:
+            crops = next(iter(engine.batches(Cursor(0, 0))))
+        finally:
+            engine.close()
+    return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8"
 
 
 def _kernels() -> list[Finding]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import util
@@ -20,6 +21,8 @@ import torch
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.pipelines import build_engine, open_source
+from fastvicreg.pipelines.convert.run import convert_dataset
+from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.decode import decode_rgb
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
@@ -28,9 +31,15 @@ from fastvicreg.profiles.bench.peers import PILViews
 from fastvicreg.profiles.bench.peers_ffcv import ffcv_as_shipped_pass
 from fastvicreg.profiles.measure import summarize
 
-COLUMNS = ("pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "vs_dataloader", "vs_ffcv", "vs_floor")
+COLUMNS = (
+    "pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "mean_bytes",
+    "vs_dataloader", "vs_ffcv", "vs_floor",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+Figures = dict[tuple[str, int], list[tuple[float, float]]]
+"""By pipeline and workers: images a second and a processor second, of each round."""
 
 
 def cpu_seconds() -> float:
@@ -44,61 +53,83 @@ def run(
 ) -> list[dict[str, Any]]:
     """Rows for every pipeline over ``data``; images are source images, each giving two views.
 
-    Over a ``.beton`` every row decodes its bytes, and where FFCV is installed there are rows for it, with our engine
-    and as shipped. ``workers`` 0 stands for one a core. The pipelines take turns in each of the ``repeats``.
+    Over a ``.beton`` every row decodes its bytes. Of a folder FFCV's rows, with our engine and as shipped, read a
+    temporary ``.beton`` (longest side 500, all encoded again at quality 90, as FFCV's users write it), so they compare
+    with each other only. ``workers`` 0 stands for one a core. The pipelines take turns in each of the ``repeats``.
     """
     source = open_source(data)
-    batch = min(batch, len(source))
+    with tempfile.TemporaryDirectory() as folder:
+        beton = _beton(source, data, Path(folder)) if _ffcv_installed() else None
+        passes = _passes(source, beton, size, min(batch, len(source)), workers or torch.get_num_threads(), seed)
+        figures: Figures = {key: [] for key in passes}
+        for repeat in range(repeats + 1):
+            for key, one_pass in passes.items():
+                wall, cpu = time.perf_counter(), cpu_seconds()
+                images = one_pass()
+                wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+                if repeat:  # the first round warms caches and compiles
+                    figures[key].append((images / wall, images / max(cpu, 1e-9)))
+        return _rows(figures, _mean_bytes(source), _mean_bytes(beton) if beton else 0)
+
+
+def _passes(
+    source: Source, beton: BetonSource | None, size: int, batch: int, workers: int, seed: int
+) -> dict[tuple[str, int], Callable[[], int]]:
     passes: dict[tuple[str, int], Callable[[], int]] = {}
-    many = workers or torch.get_num_threads()
-    for count in sorted({1, many}):
+    for count in sorted({1, workers}):
         passes["native", count] = _engine_pass(source, "native", size, batch, count, seed)
         passes["torch-dataloader", count] = _dataloader_pass(source, size, batch, count)
-    if isinstance(source, BetonSource) and _ffcv_installed():
-        for count in sorted({1, many}):
-            passes["ffcv", count] = _engine_pass(source, "ffcv", size, batch, count, seed)
-            passes["ffcv-as-shipped", count] = ffcv_as_shipped_pass(source.path, size, batch, count)
+    for count in sorted({1, workers}) if beton else ():
+        assert beton is not None
+        passes["ffcv", count] = _engine_pass(beton, "ffcv", size, batch, count, seed)
+        passes["ffcv-as-shipped", count] = ffcv_as_shipped_pass(beton.path, size, batch, count)
     passes["synthetic", 1] = _engine_pass(source, "synthetic", size, batch, 1, seed)
-    passes["floor: decode + resample (numba)", 1] = _floor_pass(source, size, seed, "numba")
-    passes["floor: decode + resample (torch)", 1] = _floor_pass(source, size, seed, "torch")
-    figures: dict[tuple[str, int], list[tuple[float, float]]] = {key: [] for key in passes}
-    for repeat in range(repeats + 1):
-        for key, one_pass in passes.items():
-            wall, cpu = time.perf_counter(), cpu_seconds()
-            images = one_pass()
-            wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-            if repeat:  # the first round warms caches and compiles
-                figures[key].append((images / wall, images / max(cpu, 1e-9)))
-    return _rows(figures, sum(len(source.encoded(i)) for i in range(len(source))) / len(source))
+    for impl in ("numba", "torch"):
+        passes[f"floor: decode + resample ({impl})", 1] = _floor_pass(source, size, seed, impl)
+    return passes
 
 
-def _rows(figures: dict[tuple[str, int], list[tuple[float, float]]], mean_bytes: float) -> list[dict[str, Any]]:
+def _beton(source: Source, data: str | Path, folder: Path) -> BetonSource:
+    if isinstance(source, BetonSource):
+        return source
+    settings = Settings(max_size=500, quality=90, reencode=True)
+    return BetonSource(convert_dataset(data, folder / "images.beton", settings).path)
+
+
+def _mean_bytes(source: Source) -> int:
+    return round(sum(len(source.encoded(i)) for i in range(len(source))) / len(source))
+
+
+def _rows(figures: Figures, source_bytes: int, beton_bytes: int) -> list[dict[str, Any]]:
+    floors = {key: summarize([cpu for _, cpu in values]).ms for key, values in figures.items() if key[0][:5] == "floor"}
+    best = max(floors, key=floors.__getitem__)
     rows = []
-    for (pipeline, workers), values in figures.items():
+    for key, values in figures.items():
+        if key in floors and key != best:
+            continue
         wall, cpu = (summarize(rates) for rates in zip(*values, strict=True))
-        rows.append(
-            {
-                "pipeline": pipeline,
-                "workers": workers,
-                "images_per_s": wall.ms,
-                "images_per_cpu_s": cpu.ms,
-                "spread": cpu.spread,
-                "n": cpu.n,
-                "mean_bytes": round(mean_bytes),
-            }
-        )
-    floors = [row for row in rows if row["pipeline"].startswith("floor")]
-    best = max(floors, key=lambda row: row["images_per_cpu_s"])
-    rows = [row for row in rows if row is best or row not in floors]
-    for row in rows:
-        own = figures[row["pipeline"], row["workers"]]
+        mean_bytes = beton_bytes if key[0].startswith("ffcv") else source_bytes
+        row = {
+            "pipeline": key[0],
+            "workers": key[1],
+            "images_per_s": wall.ms,
+            "images_per_cpu_s": cpu.ms,
+            "spread": cpu.spread,
+            "n": cpu.n,
+            "mean_bytes": mean_bytes,
+        }
         # Round by round: a machine whose clock drifts slows both sides of a ratio alike.
-        bases = {"vs_dataloader": "torch-dataloader", "vs_ffcv": "ffcv-as-shipped", "vs_floor": best["pipeline"]}
-        for name, base in ((name, (pipeline, 1)) for name, pipeline in bases.items()):
-            if base not in figures:
-                continue
-            ratios = [cpu / other for (_, cpu), (_, other) in zip(own, figures[base], strict=True)]
-            row[name] = summarize(ratios).ms
+        for name, base in (
+            ("vs_dataloader", ("torch-dataloader", 1)),
+            ("vs_ffcv", ("ffcv-as-shipped", 1)),
+            ("vs_floor", best),
+        ):
+            base_bytes = beton_bytes if name == "vs_ffcv" else source_bytes
+            if base in figures and base_bytes == mean_bytes:
+                row[name] = summarize(
+                    [own / other for (_, own), (_, other) in zip(values, figures[base], strict=True)]
+                ).ms
+        rows.append(row)
     return rows
 
 
