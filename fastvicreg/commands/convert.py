@@ -103,7 +103,7 @@ def lines(summary: Summary) -> list[str]:
     if summary.resumed:
         text.append(f"continued after {summary.resumed:,} samples of an interrupted run")
     text.append(f"{summary.seconds:,.1f} s, {summary.images_per_s:,.0f} images/s, {summary.mb_per_s:,.0f} MB/s")
-    text.append(f"next: fastvicreg train --data {summary.path}   or: fastvicreg verify {summary.path}")
+    text.append(f"next: fastvicreg train --pipeline ffcv --data {summary.path}   or: fastvicreg verify {summary.path}")
     return text
 
 
