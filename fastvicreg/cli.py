@@ -16,7 +16,7 @@ COMMANDS = {
     "train": "train VICReg on a folder of images, or on the embedded ones",
     "eval": "kNN and linear accuracy of a trained run",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
-    "bench": "measure plan, loader, loss, lars, augment or resample against references and peers",
+    "bench": "measure plan, convert, loader, loss, lars, augment or resample against references and peers",
     "doctor": "what works here, what does not, and how to get it",
 }
 

@@ -14,7 +14,7 @@ from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
-PARTS = ("plan", "loader", "loss", "lars", "augment", "resample")
+PARTS = ("plan", "convert", "loader", "loss", "lars", "augment", "resample")
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class BenchOptions:
     """Measure one part against its reference and its peers, in interleaved repeats of one process."""
 
     part: Annotated[str, tyro.conf.Positional]
-    """plan, loader, loss, lars, augment, resample or all."""
+    """plan, convert, loader, loss, lars, augment, resample or all."""
     data: str | None = None
-    """loader: folder of images; default: the embedded ones."""
+    """loader, convert: folder of images (loader: or a .beton); default: the embedded ones."""
     size: int = 224
     """loader, augment, resample: side of a view in pixels."""
     workers: int = 0
-    """loader: decoding threads or processes; 0: one a core."""
+    """loader, convert: threads or processes; 0: one a core."""
     repeats: int = 5
     """Repeats of each measurement."""
     device: str = "cpu"
@@ -73,11 +73,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _arguments(part: str, options: BenchOptions, device: str) -> dict[str, Any]:
     """What the part's ``run`` takes of the options."""
-    if part == "loader":
+    if part in ("loader", "convert"):
         from fastvicreg import embedded
 
         data = options.data or embedded.write_once() / "train"
-        return {"data": data, "size": options.size, "workers": options.workers, "repeats": options.repeats}
+        taken: dict[str, Any] = {"data": data, "workers": options.workers, "repeats": options.repeats}
+        return taken | ({"size": options.size} if part == "loader" else {})
     if part == "plan":
         return {"repeats": options.repeats}
     if part == "resample":

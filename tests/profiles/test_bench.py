@@ -40,6 +40,14 @@ def test_kernel_benches_write_their_rows(part: str, tmp_path: Path) -> None:
     assert all(row["ms"] > 0 and "impl" in row for row in written["rows"])
 
 
+def test_conversions_are_measured_on_the_same_images(make_folder, tmp_path: Path) -> None:
+    data, out = make_folder(train=6, val=0), tmp_path / "convert.json"
+    assert main(["bench", "convert", "--data", str(data), "--repeats", "1", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 2 + bool(find_spec("ffcv"))
+    assert all(row["images_per_s"] > 0 and row["mean_bytes"] > 500 for row in rows)
+
+
 def test_the_plan_bench_has_a_row_a_part(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     assert main(["bench", "plan", "--repeats", "1", "--json", str(out)]) == 0
