@@ -173,6 +173,13 @@ def test_an_output_that_cannot_be_written_is_one_line(
     assert blocked.read_text() == "kept"
 
 
+def test_several_processes_are_refused_rather_than_trained_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "several processes" in refused(capsys, ["train", "--out", str(tmp_path / "run")])
+
+
 def test_classes_that_differ_between_splits_are_refused(
     make_folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
