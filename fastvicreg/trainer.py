@@ -41,21 +41,29 @@ class Outcome:
 
 
 def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
-    """Make ``folder`` the run's; ``UserError`` where it holds another run or cannot be written."""
+    """Make ``folder`` ready for the run; ``UserError`` where it holds another run or cannot be written."""
     saved = folder / "config.json"
     if saved.exists() and not resume:
         raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
     if saved.exists():
         _same_run(configs.load(saved), config, folder)
-    draft = folder / ".config.json.tmp"
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        draft.write_text(configs.to_json(config) + "\n")
-        draft.rename(saved)
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
 
 
+def save_config(folder: Path, config: TrainConfig) -> None:
+    """Write ``config.json`` whole or not at all; ``UserError`` where it cannot be written."""
+    draft = folder / ".config.json.tmp"
+    try:
+        draft.write_text(configs.to_json(config) + "\n")
+        draft.rename(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
+
+
+# What a resumed run may change: where and how fast it computes, not what.
 FREE_TO_CHANGE = {"workers", "prefetch", "device", "log_every", "checkpoint_every", "keep", "eval_every", "steps"}
 FREE_TO_CHANGE |= {"knn_bank", "fault_count", "fault_share", "pipeline", "data", "val_data", "kernel"}
 
@@ -95,6 +103,7 @@ class Trainer:
         self._not_finite = 0
         if resume:
             self._restore()
+        save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
         self._recorder = Recorder(folder, resumed_at=self._progress.step)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._outcome = Outcome(folder, self._progress.step)
@@ -179,6 +188,8 @@ class Trainer:
             except UserError as error:  # what cannot be evaluated can still be trained
                 self._display.note(f"epoch {epoch}: no evaluation: {error}")
                 return
+            if replaced := values.get("replaced"):
+                self._display.note(f"epoch {epoch}: {replaced:.0f} images of the evaluation replaced by a neighbour.")
             self._outcome.evaluation = self._recorder.evaluation(self._progress.step, epoch, values)
             self._display.evaluation(self._outcome.evaluation)
 
@@ -204,7 +215,8 @@ class Trainer:
     def _restore(self) -> None:
         """From the newest checkpoint that is whole; says so where one had to be passed over, or there is none."""
         run = self._run
-        for path in reversed(checkpoints.listed(self._folder / "checkpoints")):
+        found = checkpoints.listed(self._folder / "checkpoints")
+        for path in reversed(found):
             try:
                 self._progress = checkpoints.restore(path, run.module, run.step.optimizer, run.step.scaler)
             except checkpoints.CheckpointError as error:
@@ -218,6 +230,11 @@ class Trainer:
             cursor = self._progress.cursor
             self._display.note(f"resumed {path}: epoch {cursor.epoch}, batch {cursor.batch}.")
             return
+        if found:
+            raise UserError(
+                f"none of the {len(found)} checkpoints in {self._folder} is whole: nothing was changed; "
+                f"start a new run in another --out."
+            )
         self._display.note(f"nothing to resume in {self._folder}: starting at step 0.")
 
     def _warmup_steps(self) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
-from fastvicreg.evaluate.features import extract
+from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.metrics import rank_me
 from fastvicreg.pipelines.faults import FaultBudget
@@ -47,18 +47,22 @@ class OnlineEvaluation:
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).
 
+        ``replaced`` counts the samples that a neighbour stood for, where there were any.
+
         ``UserError`` where more samples are faulty than the run's budget allows.
         """
         queries = self._features(encoder, self.queries)
-        values = {}
+        values, replaced = {}, queries.faults
         if self.bank is not None:
             bank = self._features(encoder, self.bank)
+            replaced += bank.faults
             k = min(NEIGHBOURS, len(bank.features_NF))
             predicted_M = knn_predict(bank.features_NF, bank.labels_N, queries.features_NF, k=k)
             values["knn"] = accuracy(predicted_M, queries.labels_N)
-        return values | {"rankme": rank_me(queries.features_NF[:RANK_SAMPLES])}
+        values["rankme"] = rank_me(queries.features_NF[:RANK_SAMPLES])
+        return values | ({"replaced": float(replaced)} if replaced else {})
 
-    def _features(self, encoder: nn.Module, source: Source):
+    def _features(self, encoder: nn.Module, source: Source) -> Features:
         return extract(
             encoder, source, image_size=self.image_size, device=self.device, workers=self.workers, budget=self.budget
         )

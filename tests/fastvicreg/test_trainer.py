@@ -202,8 +202,29 @@ def test_data_that_changed_is_noticed_on_resume(tmp_path: Path, make_folder) -> 
     config = tiny(data)
     train(replace(config, run=replace(config.run, steps=2)), tmp_path / "run")
     (data / "class0" / "000.jpg").unlink()
+    saved = (tmp_path / "run" / "config.json").read_bytes()
     with pytest.raises(UserError, match="24 images and its data now has 23"):
+        train(replace(config, run=replace(config.run, keep=7)), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.json").read_bytes() == saved
+
+
+def test_checkpoints_that_are_all_damaged_are_not_started_over(tmp_path: Path, make_folder) -> None:
+    config = tiny(make_folder(val=0))
+    train(replace(config, run=replace(config.run, steps=3)), tmp_path / "run")
+    for path in checkpoints.listed(tmp_path / "run" / "checkpoints"):
+        (path / "model.safetensors").write_bytes(b"")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="none of the 2 checkpoints"):
         train(config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_faults_of_an_evaluation_are_told(tmp_path: Path, make_folder) -> None:
+    data = make_folder()
+    (data / "val" / "class1" / "001.jpg").write_bytes(b"broken")
+    train(tiny(data, epochs=1), tmp_path / "run")
+    assert [row["replaced"] for row in read(tmp_path / "run") if "knn" in row] == [1.0]
+    assert "1 images of the evaluation replaced" in (tmp_path / "display.txt").read_text()
 
 
 def test_what_cannot_be_evaluated_can_still_be_trained(tmp_path: Path, make_folder) -> None:
