@@ -113,6 +113,15 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class ReadAhead(Protocol):
+    """A source that can set the disk to work before its samples are asked for."""
+
+    def read_ahead(self, index_B: Tensor) -> None:
+        """A hint that these samples are read soon: returns at once, promises nothing."""
+        ...
+
+
+@runtime_checkable
 class Plan(Protocol):
     """Which samples, which crops, which photometric parameters: pure functions of (seed, epoch, sample, view)."""
 

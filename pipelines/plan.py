@@ -71,21 +71,15 @@ class TrainPlan:
         Raises:
             ValueError: a negative epoch, an index outside the source, an empty image.
         """
-        box_BV4, flip_BV = self.boxes_numpy(epoch, index_B.numpy(), wh_B2.numpy())
-        return torch.from_numpy(box_BV4), torch.from_numpy(flip_BV)
-
-    def boxes_numpy(
-        self, epoch: int, index_B: NDArray[np.int64], wh_B2: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """``boxes`` for threads that hold arrays: the same values without the wrapping."""
+        index, wh = index_B.numpy(), wh_B2.numpy()
         _check_epoch(epoch)
-        _check_arrays(index_B, wh_B2)
-        box_BV4 = np.empty((len(index_B), self.views, 4))
-        flip_BV = np.empty((len(index_B), self.views), np.bool_)
-        bad = random_boxes(self.seed, epoch, self.samples, index_B, wh_B2, self._view_V, box_BV4, flip_BV)
+        _check_arrays(index, wh)
+        box_BV4 = np.empty((len(index), self.views, 4))
+        flip_BV = np.empty((len(index), self.views), np.bool_)
+        bad = random_boxes(self.seed, epoch, self.samples, index, wh, self._view_V, box_BV4, flip_BV)
         if bad >= 0:
-            raise ValueError(_complaint(self.samples, index_B[bad], wh_B2[bad]))
-        return box_BV4, flip_BV
+            raise ValueError(_complaint(self.samples, index[bad], wh[bad]))
+        return torch.from_numpy(box_BV4), torch.from_numpy(flip_BV)
 
     def photometric(self, epoch: int, index_B: Tensor) -> Tensor:
         """params_BVP, float32, columns as in ``Photometric``: ColorJitter, RandomGrayscale, blur, solarization.
@@ -129,20 +123,14 @@ class EvalPlan:
 
         Arguments, results and errors as in ``TrainPlan.boxes``; never flipped.
         """
-        box_BV4, flip_BV = self.boxes_numpy(epoch, index_B.numpy(), wh_B2.numpy())
-        return torch.from_numpy(box_BV4), torch.from_numpy(flip_BV)
-
-    def boxes_numpy(
-        self, epoch: int, index_B: NDArray[np.int64], wh_B2: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """``boxes`` for threads that hold arrays."""
+        index, wh = index_B.numpy(), wh_B2.numpy()
         _check_epoch(epoch)
-        _check_arrays(index_B, wh_B2)
-        box_BV4 = np.empty((len(index_B), 1, 4))
-        bad = central_boxes(self.resize, self.crop, self.samples, index_B, wh_B2, box_BV4)
+        _check_arrays(index, wh)
+        box_BV4 = np.empty((len(index), 1, 4))
+        bad = central_boxes(self.resize, self.crop, self.samples, index, wh, box_BV4)
         if bad >= 0:
-            raise ValueError(_complaint(self.samples, index_B[bad], wh_B2[bad]))
-        return box_BV4, np.zeros((len(index_B), 1), np.bool_)
+            raise ValueError(_complaint(self.samples, index[bad], wh[bad]))
+        return torch.from_numpy(box_BV4), torch.zeros((len(index), 1), dtype=torch.bool)
 
     def photometric(self, epoch: int, index_B: Tensor) -> Tensor:
         """params_BVP that leave every pixel as it is; ``ValueError`` as in ``TrainPlan.photometric``."""

@@ -22,7 +22,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample.windows import windows_of
 from fastvicreg.pipelines.beton import RGB_FIELD
 from fastvicreg.pipelines.engines.batching import Batching
-from fastvicreg.pipelines.engines.native import NativeEngine, pixel_memory
+from fastvicreg.pipelines.engines.memory import PixelMemory
+from fastvicreg.pipelines.engines.native import NativeEngine
 from fastvicreg.pipelines.faults import FaultBudget, FaultLog
 from fastvicreg.pipelines.manifest import digest
 from fastvicreg.pipelines.sources.beton import BetonSource
@@ -59,7 +60,7 @@ class FFCVEngine:
         self._plan = plan
         self._batching = batching
         self._workers = workers or len(os.sched_getaffinity(0))
-        self._pin = pin
+        self._memory = PixelMemory(pin=pin)
         self._native = NativeEngine(source, plan, batching, workers=1, prefetch=1, pin=pin)
         self._loader = _open_loader(self._source, plan.views, prefetch)
         self._running: list[Worker] = []
@@ -125,7 +126,7 @@ class FFCVEngine:
         slot_B = torch.from_numpy(np.concatenate(shares))
         count = len(slot_B)
         crops = Crops(
-            pixel_memory((count, self._plan.views, side, side, 3), pin=self._pin),
+            self._memory.take((count, self._plan.views, side, side, 3)),
             slot_B,
             slot_B.clone(),
             torch.tensor([self._source.label(slot) for slot in slot_B.tolist()]),

@@ -11,11 +11,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastvicreg.contracts import Crops, Cursor, Fault, Plan, Source
+from fastvicreg.contracts import Crops, Cursor, Fault, Plan, ReadAhead, Source
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample import resampler
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb
 from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.engines.memory import PixelMemory
 from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
 from fastvicreg.pipelines.manifest import ChangedError
 
@@ -47,7 +48,7 @@ class NativeEngine:
         self._batching = batching
         self._workers = workers or len(os.sched_getaffinity(0))
         self._prefetch = prefetch
-        self._pin = pin
+        self._memory = PixelMemory(pin=pin)
         self._resample = resampler(resample)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastvicreg-native")
         self.fault_log = FaultLog(budget)
@@ -86,9 +87,11 @@ class NativeEngine:
     def _submit(self, cursor: Cursor, order: torch.Tensor) -> tuple[Crops, list[Future[list[Replaced]]]]:
         slot_B = self._batching.slots(order, cursor.batch)
         count, side = len(slot_B), self._plan.size(cursor.epoch)
+        if isinstance(self._source, ReadAhead):
+            self._source.read_ahead(slot_B)
         shape = (count, self._plan.views, side, side, 3)
         crops = Crops(
-            pixel_memory(shape, pin=self._pin),
+            self._memory.take(shape),
             slot_B,
             slot_B.clone(),
             torch.empty(count, dtype=torch.int64),
@@ -103,18 +106,19 @@ class NativeEngine:
     def fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> list[Replaced]:
         """Decode and crop the samples ``first`` to ``last`` of a batch into their places; returns the faulty ones."""
         replaced = []
-        for at in range(first, last):
-            slot = int(crops.slot_B[at])
+        labels = []
+        for at, slot in enumerate(crops.slot_B[first:last].tolist(), first):
             index, image_HWC, fault, reason = self._decode(slot)
             height, width = image_HWC.shape[:2]
             wh_B2 = torch.from_numpy(np.array([[width, height]]))
             box_BV4, flip_BV = self._plan.boxes(crops.cursor.epoch, crops.slot_B[at : at + 1], wh_B2)
             self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
-            crops.label_B[at] = self._source.label(index)
+            labels.append(self._source.label(index))
             if fault:
                 crops.index_B[at] = index
                 crops.fault_B[at] = fault
                 replaced.append(Replaced(at, fault, self._source.name(slot), reason))
+        crops.label_B[first:last] = torch.tensor(labels, dtype=torch.int64)
         return replaced
 
     def _decode(self, slot: int) -> tuple[int, np.ndarray, Fault, str]:
@@ -134,10 +138,3 @@ class NativeEngine:
                 first, first_reason = fault, reason
         name = self._source.name(slot)
         raise UserError(f"neither {name} ({first_reason}) nor any of the {NEIGHBOURS} samples after it can be read.")
-
-
-def pixel_memory(shape: tuple[int, ...], *, pin: bool) -> torch.Tensor:
-    """uint8 memory: page-locked for a device, else numpy's, which asks for huge pages and so faults less often."""
-    return (
-        torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pin else torch.from_numpy(np.empty(shape, np.uint8))
-    )
