@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastvicreg.errors import UserError
+from fastvicreg.errors import DamagedError, UserError
 
 VERSION = 2
 MIN_PAGE, MAX_PAGE = 1 << 21, 1 << 31
@@ -42,10 +42,6 @@ FIELDS: dict[int, tuple[str, np.dtype]] = {
     6: ("torch tensor", np.dtype("<u8")),
 }
 """Field types by their number; a custom field (255) has a layout that only its author knows."""
-
-
-class DamagedError(UserError):
-    """A ``.beton`` file that is cut short or contradicts itself."""
 
 
 @dataclass(frozen=True)

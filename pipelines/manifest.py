@@ -1,7 +1,8 @@
-"""The manifest beside a converted dataset: each sample's hash and origin, and what was left out.
+"""The manifest of a converted dataset: each sample's hash and origin, and what was left out.
 
-One safetensors file, ``DATA.manifest``: arrays of N samples, the paths as one UTF-8 blob with offsets, and a JSON text
-with classes, skip list and settings. The hash is XXH3-64 of the stored bytes.
+One safetensors file, ``DATA.manifest`` beside a file and ``dataset.manifest`` in a folder: arrays of N samples, the
+paths as one UTF-8 blob with offsets, and a JSON text with classes, skip list and settings. The hash is XXH3-64 of the
+stored bytes.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class Paths(Sequence[str]):
 
 
 def manifest_path(data: str | Path) -> Path:
-    """Where the manifest of the dataset ``data`` lies."""
-    return Path(f"{data}{SUFFIX}")
+    """Where the manifest of the dataset ``data`` lies: beside a file, in a folder."""
+    return Path(data) / f"dataset{SUFFIX}" if Path(data).is_dir() else Path(f"{data}{SUFFIX}")
 
 
 def digest(data: bytes | memoryview) -> int:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from fastvicreg.contracts import Source
-from fastvicreg.pipelines.beton import DamagedError
+from fastvicreg.errors import DamagedError
+from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb, image_size
 from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.sources import open_source
 from fastvicreg.pipelines.sources.beton import BetonSource
+from fastvicreg.pipelines.sources.shards import ShardSource
 
 
 class Finding(NamedTuple):
@@ -46,10 +50,11 @@ def verify_dataset(
     workers: int = 0,
     on_progress: Callable[[int, int, int, int], None] = lambda done, total, size, faults: None,
 ) -> Report:
-    """Check the folder or ``.beton`` at ``path``; ``on_progress(samples done, of, bytes, faults)`` after each sample.
+    """Check the dataset at ``path``; ``on_progress(samples done, of, bytes, faults)`` after each sample.
 
-    Always: the structure of a ``.beton``; hashes where there is a manifest; of a JPEG the markers up to the scan and
-    its end, of other images the header; sizes against the metadata. With ``decode`` every image in full.
+    Always: the structure of a ``.beton``, a tar shard's members against its index and class numbers; hashes where there
+    is a manifest; of a JPEG the markers up to the scan and its end, of other images the header; sizes against the
+    metadata. With ``decode`` every image in full.
     ``UserError`` where ``path`` is no dataset.
     """
     started = time.monotonic()
@@ -61,12 +66,16 @@ def verify_dataset(
     total, size = len(source), 0
     findings: list[Finding] = []
     check = partial(check_sample, source, decode=decode)
+    begins = _first_samples(source) if isinstance(source, ShardSource) else {}
     for index, (read, fault) in enumerate(in_order(check, range(total), workers=workers)):
         size += read
+        if isinstance(source, ShardSource) and index in begins:
+            findings += check_shard(source, begins[index], index)
         if fault:
             findings.append(Finding(index, source.name(index), fault))
         on_progress(index + 1, total, size, len(findings))
-    hashed = isinstance(source, BetonSource) and source.manifest is not None
+    hashed = isinstance(source, BetonSource | ShardSource) and source.manifest is not None
+    findings.sort(key=lambda finding: finding.sample)
     return Report(Path(path), total, size, hashed, decode, tuple(findings), time.monotonic() - started)
 
 
@@ -80,10 +89,49 @@ def check_sample(source: Source, index: int, *, decode: bool) -> tuple[int, str]
         size = _decoded_size(encoded) if decode else _header_size(encoded)
     except DecodeError as error:
         return len(encoded), str(error)
-    if isinstance(source, BetonSource) and size != source.size(index):
+    recorded = isinstance(source, BetonSource) or (isinstance(source, ShardSource) and source.manifest is not None)
+    if recorded and size != source.size(index):
         width, height = source.size(index)
         return len(encoded), f"the image is {size[0]} x {size[1]} pixels, the metadata says {width} x {height}"
     return len(encoded), ""
+
+
+def check_shard(source: ShardSource, shard: int, first: int) -> Iterator[Finding]:
+    """The faults of the shard numbered ``shard``, whose first sample is ``first``: index against tar file, classes."""
+    tar, index = source.layout.files[shard]
+    mapped = source.layout.mapped[shard]
+    listed: list[shards.Component] = []
+    for table in shards.read_index(index, index.read_bytes()):
+        for place, components in table.samples():
+            listed += components
+            for component in components:
+                if fault := _member_fault(mapped, component, source.label(first + place)):
+                    yield Finding(first + place, source.name(first + place), fault)
+    others = list(shards.unlisted(mapped, listed))
+    for at in (at for at, name in others if not name):
+        yield Finding(-1, str(tar), f"{tar}: the {shards.BLOCK} bytes at {at} are no tar header")
+    if names := [name for _, name in others if name]:
+        yield Finding(-1, str(tar), f"{tar}: {len(names):,} members (such as {names[0]}) are not in {index.name}")
+
+
+def _member_fault(tar: memoryview, component: shards.Component, label: int) -> str:
+    """What is wrong with a member that an index lists, of a sample of class ``label``; or ""."""
+    extension, start, size, name = component
+    if not shards.is_member(shards.member_at(tar, start), name, size):
+        return f"no regular member {name} of {size} bytes begins at byte {start}, where its index says"
+    if extension not in shards.LABEL:
+        return ""
+    try:
+        found: int | str = shards.read_label(tar[start : start + size], extension)
+    except ValueError as error:
+        found = str(error)
+    return "" if found == label else f"its .{extension} is {found}, recorded is {label}"
+
+
+def _first_samples(source: ShardSource) -> dict[int, int]:
+    """Shard by its first sample."""
+    shard, sample = np.unique(source.layout.shard_N, return_index=True)
+    return dict(zip(sample.tolist(), shard.tolist(), strict=True))
 
 
 def _header_size(encoded: bytes | memoryview) -> tuple[int, int]:

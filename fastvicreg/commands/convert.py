@@ -1,4 +1,4 @@
-"""``fastvicreg convert SRC DST``: a folder of images, or a ``.beton``, into a file that is read fast."""
+"""``fastvicreg convert SRC DST``: any dataset into a ``.beton`` or tar shards, which are read fast."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -24,14 +25,16 @@ NAMED = 10
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """Write SRC as a .beton that FFCV reads, with a manifest beside it. Interrupted, the same command continues."""
+    """Write SRC as a .beton that FFCV reads, or as tar shards that DALI reads, with a manifest.
+
+    Interrupted, the same command continues."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of images or of class folders, or a .beton file."""
+    """Folder of images, of class folders or of tar shards, or a .beton file."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """File to write, ending in .beton; must not exist."""
+    """File to write, ending in .beton, or for dali the folder; must not exist."""
     format: str = "ffcv"
-    """Format to write: ffcv."""
+    """Format to write: ffcv (a .beton file in SRC's order) or dali (a folder of tar shards, shuffled, and indices)."""
     max_size: int = 0
     """Shrink images whose longest side has more pixels; 0: no limit."""
     quality: int = 90
@@ -39,15 +42,17 @@ class ConvertOptions:
     reencode: bool = False
     """Encode every image again: photographs of high quality become smaller, and so faster to decode."""
     raw: bool = False
-    """Store pixels instead of JPEGs."""
+    """Store pixels instead of JPEGs (ffcv)."""
     proportion: float | None = None
-    """Share of the images stored as JPEG, 0 to 1; the rest as pixels."""
+    """Share of the images stored as JPEG, 0 to 1; the rest as pixels (ffcv)."""
     decode: bool = False
     """Decode every image fully, also one whose bytes are kept; re-encode what decodes with a warning."""
     page_size: int = 8
-    """MiB a page: a power of two, 2 to 2048."""
+    """MiB a page: a power of two, 2 to 2048 (ffcv)."""
+    shard_size: int = 256
+    """Most MiB a tar file has (dali)."""
     seed: int = 0
-    """Which images --proportion takes."""
+    """The order in shards; which images --proportion takes."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
     json: str | None = None
@@ -63,8 +68,12 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.pipelines.convert import Settings, convert_dataset
     from fastvicreg.progress import WalkProgress
 
-    fields = {field.name for field in dataclasses.fields(Settings)} - {"page_size"}
-    settings = Settings(**{name: getattr(options, name) for name in fields}, page_size=options.page_size << 20)
+    fields = {field.name for field in dataclasses.fields(Settings)} - {"page_size", "shard_size"}
+    settings = Settings(
+        **{name: getattr(options, name) for name in fields},
+        page_size=options.page_size << 20,
+        shard_size=options.shard_size << 20,
+    )
     try:
         with WalkProgress("converting", "skipped") as progress:
             summary = convert_dataset(
@@ -75,9 +84,11 @@ def main(arguments: Sequence[str]) -> int:
                 on_progress=lambda state: progress.update(*state),
             )
     except KeyboardInterrupt:
-        print(f"fastvicreg: the same command continues; {options.dst}.partial holds what is done", file=sys.stderr)
+        print(
+            f"fastvicreg: the same command continues; {Path(options.dst)}.partial holds what is done", file=sys.stderr
+        )
         raise
-    print("\n".join(lines(summary)))
+    print("\n".join(lines(summary, options.format)))
     if options.json:
         from fastvicreg.profiles.measure import document, write_json
 
@@ -85,15 +96,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def lines(summary: Summary) -> list[str]:
-    """What a person wants to know of a finished conversion."""
+def lines(summary: Summary, pipeline: str) -> list[str]:
+    """What a person wants to know of a finished conversion, which ``--pipeline`` reads it too."""
+    from fastvicreg.pipelines.manifest import manifest_path
+
     mean = summary.bytes / summary.images / 1e3
     text = [
         f"{summary.path}: {summary.images:,} images, {summary.bytes / 1e6:,.1f} MB (mean {mean:,.1f} kB): "
         f"{summary.kept:,} kept as they were, {summary.encoded:,} re-encoded, {summary.raw:,} as pixels"
     ]
     if summary.skipped:
-        text.append(f"skipped {len(summary.skipped):,}, listed in {summary.path}.manifest:")
+        text.append(f"skipped {len(summary.skipped):,}, listed in {manifest_path(summary.path)}:")
         reasons = Counter(_kind(entry.reason) for entry in summary.skipped)
         first = {_kind(entry.reason): entry.path for entry in reversed(summary.skipped)}
         text += [f"  {n:,} x {reason} ({first[reason]})" for reason, n in reasons.most_common(NAMED)]
@@ -103,7 +116,9 @@ def lines(summary: Summary) -> list[str]:
     if summary.resumed:
         text.append(f"continued after {summary.resumed:,} samples of an interrupted run")
     text.append(f"{summary.seconds:,.1f} s, {summary.images_per_s:,.0f} images/s, {summary.mb_per_s:,.0f} MB/s")
-    text.append(f"next: fastvicreg train --pipeline ffcv --data {summary.path}   or: fastvicreg verify {summary.path}")
+    text.append(
+        f"next: fastvicreg train --pipeline {pipeline} --data {summary.path}   or: fastvicreg verify {summary.path}"
+    )
     return text
 
 

@@ -20,10 +20,10 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Check a folder or a .beton: structure, checksums where there is a manifest, and each image's markers."""
+    """Check a dataset: structure, checksums where there is a manifest, and each image's markers."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Folder of images, or a .beton file."""
+    """Folder of images or of tar shards, or a .beton file."""
     decode: bool = False
     """Decode every image fully."""
     workers: int = 0

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from array import array
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import beton
+from fastvicreg.pipelines.convert.flush import Flusher
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.prepare import Sample, Stored
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.manifest import index_digest
-
-FLUSH = 16 << 20
-"""Bytes after which the disk is set to work in the background, so that the sync at the end finds little to do."""
 
 FIELDS = (("image", beton.RGB_FIELD), ("label", beton.INT_FIELD))
 
@@ -31,6 +28,7 @@ class FfcvWriter:
     """
 
     ending = ".beton"
+    shuffled = False
 
     def __init__(self, data: Path, capacity: int, settings: Settings) -> None:
         self._data = data
@@ -40,9 +38,7 @@ class FfcvWriter:
         self._end = _up(self._start + capacity * self._row.itemsize, self._page)
         self._pointers = array("Q")
         self._handle = os.open(data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._flusher = ThreadPoolExecutor(1, thread_name_prefix="fastvicreg-flush")
-        self._flush: Future[None] | None = None
-        self._flushed = 0
+        self._flusher = Flusher()
 
     def resume(self, entries_N: np.ndarray) -> None:
         for size in entries_N["size"].tolist():
@@ -56,19 +52,11 @@ class FfcvWriter:
     def add(self, sample: Sample) -> None:
         start = self._place(len(sample.payload))
         write_all(self._handle, sample.payload, start)
-        if start - self._flushed >= FLUSH and (self._flush is None or self._flush.done()):
-            self._settle()
-            self._flush, self._flushed = self._flusher.submit(os.fdatasync, self._handle), start
+        self._flusher.written(self._handle, self._end)
 
     def sync(self) -> None:
-        self._settle()
+        self._flusher.wait()
         os.fdatasync(self._handle)
-
-    def _settle(self) -> None:
-        """Wait for the flush under way: what it failed with, the disk tells only once."""
-        flush, self._flush = self._flush, None
-        if flush is not None:
-            flush.result()
 
     def finish(self, entries_N: np.ndarray) -> int:
         pointers_N = np.frombuffer(self._pointers, np.uint64)
@@ -96,7 +84,7 @@ class FfcvWriter:
         return (f"a page holds {self._page >> 20} MiB instead of {self._asked >> 20} MiB: a sample did not fit",)
 
     def close(self) -> None:
-        self._flusher.shutdown(wait=True)
+        self._flusher.close()
         os.close(self._handle)
 
     def _place(self, size: int) -> int:

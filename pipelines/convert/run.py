@@ -1,4 +1,4 @@
-"""The conversion itself: samples prepared by threads, written in the source's order, journalled, then published."""
+"""The conversion itself: samples prepared by threads, written in the format's order, journalled, then published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +21,7 @@ from fastvicreg.pipelines.convert.prepare import Sample, Stored, prepare
 from fastvicreg.pipelines.convert.settings import FORMATS, Settings
 from fastvicreg.pipelines.convert.workspace import Workspace, refuse_target
 from fastvicreg.pipelines.convert.writer import Writer
+from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import Manifest, Skipped, to_bytes
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.sources import open_source
@@ -29,6 +29,10 @@ from fastvicreg.registry import resolve
 
 ENCODERS = ("pillow", "simplejpeg")
 """Packages whose version may change re-encoded bytes."""
+
+
+BEFORE_TRAINING = -1
+"""The epoch whose permutation shuffles a dataset as it is written: the same seed's epochs shuffle it otherwise."""
 
 
 class Progress(NamedTuple):
@@ -67,7 +71,7 @@ def convert_dataset(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     commit_seconds: float = 5.0,
 ) -> Summary:
-    """Write the dataset ``source_path`` to ``target`` and its manifest beside it.
+    """Write the dataset ``source_path`` to ``target``, with its manifest beside the file or in the folder.
 
     The bytes depend on source and settings alone. Interrupted, an identical call continues, having lost at most
     ``commit_seconds`` of work; ``target`` appears only when it is complete and on the disk. Memory: a few dozen
@@ -79,10 +83,11 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source = open_source(source_path)
+    order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     try:
         with closing(Workspace(target, _command(source, source_path, settings))) as work:
             with closing(build(work.data, len(source), settings)) as writer, closing(Journal(work.journal)) as journal:
-                conversion = _Conversion(source, settings, writer, journal, commit_seconds)
+                conversion = _Conversion(source, order_N, settings, writer, journal, commit_seconds)
                 conversion.run(workers, on_progress)
                 index_hash = writer.finish(conversion.stored())
             work.publish(to_bytes(conversion.manifest(index_hash)))
@@ -92,12 +97,19 @@ def convert_dataset(
 
 
 class _Conversion:
-    """The entries of one dataset, journalled and pending, and the loop that makes them."""
+    """The entries of one dataset, journalled and pending, and the loop that makes them in the order ``order_N``."""
 
     def __init__(
-        self, source: Source, settings: Settings, writer: Writer, journal: Journal, commit_seconds: float
+        self,
+        source: Source,
+        order_N: np.ndarray,
+        settings: Settings,
+        writer: Writer,
+        journal: Journal,
+        commit_seconds: float,
     ) -> None:
         self._source, self._settings, self._writer, self._journal = source, settings, writer, journal
+        self._order_N = order_N
         self._commit_seconds = commit_seconds
         self._frames = [journal.entries]
         self._reasons = list(journal.reasons)
@@ -113,8 +125,7 @@ class _Conversion:
         total, committed = len(self._source), time.monotonic()
         # Kept bytes take so little work that a thread is given many; of raw pixels few fit into memory.
         large = self._settings.raw or self._settings.proportion is not None
-        work = partial(prepare, self._source, settings=self._settings)
-        samples = in_order(work, range(self._done, total), workers=workers, chunk=1 if large else 16)
+        samples = in_order(self._prepare, range(self._done, total), workers=workers, chunk=1 if large else 16)
         try:
             with closing(samples):
                 for sample in samples:
@@ -126,8 +137,11 @@ class _Conversion:
         finally:
             self._commit()
         if not len(self.stored()):
-            first = self._reasons[0] if self._reasons else ""
-            raise UserError(f"none of the {total} samples can be read (first: {self._source.name(0)}: {first}).")
+            first = self._skipped()[0]
+            raise UserError(f"none of the {total} samples can be read (first: {first.path}: {first.reason}).")
+
+    def _prepare(self, place: int) -> Sample:
+        return prepare(self._source, int(self._order_N[place]), self._settings)
 
     def stored(self) -> np.ndarray:
         """Journalled entries, without the skipped samples."""
@@ -144,7 +158,7 @@ class _Conversion:
             label_N=stored["label"],
             width_N=stored["width"],
             height_N=stored["height"],
-            paths=[names(int(index)) for index in np.flatnonzero(kept)],
+            paths=[names(index) for index in self._order_N[kept].tolist()],
             classes=self._source.classes,
             skipped=self._skipped(),
             settings={**asdict(self._settings), **_versions()},
@@ -190,9 +204,12 @@ class _Conversion:
             self._pending, self._pending_reasons = [], []
 
     def _skipped(self) -> tuple[Skipped, ...]:
-        places = np.flatnonzero(np.concatenate(self._frames)["stored"] == Stored.SKIPPED)
+        """In the source's order, whatever the format's."""
+        skipped = np.concatenate(self._frames)["stored"] == Stored.SKIPPED
+        indices = self._order_N[: len(skipped)][skipped].tolist()
         return tuple(
-            Skipped(self._source.name(int(at)), reason) for at, reason in zip(places, self._reasons, strict=True)
+            Skipped(self._source.name(index), reason)
+            for index, reason in sorted(zip(indices, self._reasons, strict=True))
         )
 
 
@@ -208,6 +225,12 @@ def _command(source: Source, path: Path, settings: Settings) -> dict[str, Any]:
         **asdict(settings),
         **_versions(),
     }
+
+
+def _shuffled(seed: int, samples: int) -> np.ndarray:
+    """index_N: an order of the source that depends on the seed alone."""
+    same_bits = int(np.uint64(seed).astype(np.int64))
+    return permutation(same_bits, BEFORE_TRAINING, samples)
 
 
 def _versions() -> dict[str, str]:

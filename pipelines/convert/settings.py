@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.beton import MAX_PAGE, MIN_PAGE, check_page_size
 
-FORMATS = {"ffcv": "fastvicreg.pipelines.convert.ffcv:FfcvWriter"}
+FORMATS = {
+    "ffcv": "fastvicreg.pipelines.convert.ffcv:FfcvWriter",
+    "dali": "fastvicreg.pipelines.convert.dali:ShardWriter",
+}
 """Writers by format, as ``convert.writer.Writer`` describes them."""
 
 
@@ -30,8 +33,10 @@ class Settings:
     """Decode every image, also one whose bytes are kept."""
     page_size: int = 8 << 20
     """Bytes a page; doubled where a sample does not fit."""
+    shard_size: int = 256 << 20
+    """Most bytes a tar file has; one sample at least is in each."""
     seed: int = 0
-    """Which samples ``proportion`` takes."""
+    """The order in shards; in a ``.beton``, which samples ``proportion`` takes."""
 
     def check(self) -> None:
         """``UserError`` for a value that no conversion can have."""
@@ -49,6 +54,9 @@ class Settings:
             raise UserError("--raw stores no sample as JPEG, --reencode all of them: give one of them.")
         if not 0 <= self.seed < 1 << 64:
             raise UserError(f"--seed {self.seed}: give 0 to 2^64 - 1.")
+        if self.shard_size <= 0:
+            raise UserError(f"--shard-size {self.shard_size / (1 << 20):g}: give the MiB of a shard, 1 or more.")
+        self._check_format()
         try:
             check_page_size(self.page_size)
         except ValueError:
@@ -56,3 +64,20 @@ class Settings:
                 f"--page-size {self.page_size / (1 << 20):g}: give a power of two from {MIN_PAGE >> 20} to "
                 f"{MAX_PAGE >> 20} MiB."
             ) from None
+
+    def _check_format(self) -> None:
+        """``UserError`` for an option that the format does not have."""
+        if self.format == "dali":
+            pixels = {"--raw": self.raw, f"--proportion {self.proportion}": self.proportion is not None}
+            for option in (option for option, given in pixels.items() if given):
+                raise UserError(f"{option}: shards hold JPEGs, never pixels; leave it out, or give --format ffcv.")
+            if self.page_size != Settings.page_size:
+                raise UserError(
+                    f"--page-size {self.page_size / (1 << 20):g}: shards have no pages; give --shard-size, or "
+                    "--format ffcv."
+                )
+        elif self.format == "ffcv" and self.shard_size != Settings.shard_size:
+            raise UserError(
+                f"--shard-size {self.shard_size / (1 << 20):g}: a .beton is one file; leave it out, or give "
+                "--format dali."
+            )

@@ -14,6 +14,9 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.manifest import manifest_path
 
+FILES = (".beton", ".tar", ".idx", ".gz", ".tgz", ".zip")
+"""Endings that show that a file was meant where a folder is written."""
+
 
 class Workspace:
     """A folder beside ``target`` that is kept when the conversion is interrupted and gone when it is complete."""
@@ -48,9 +51,13 @@ class Workspace:
 
     def publish(self, manifest: bytes) -> None:
         """Give manifest and data, which is on the disk already, their final names."""
-        durable(self.folder / "manifest", manifest)
-        # The manifest first: at no time is there data that would be read unchecked.
-        os.replace(self.folder / "manifest", manifest_path(self.target))
+        if self.data.is_dir():
+            durable(manifest_path(self.data), manifest)
+            sync_folder(self.data)
+        else:
+            durable(self.folder / "manifest", manifest)
+            # The manifest first: at no time is there data that would be read unchecked.
+            os.replace(self.folder / "manifest", manifest_path(self.target))
         os.rename(self.data, self.target)
         sync_folder(self.target.parent)
         shutil.rmtree(self.folder)
@@ -78,9 +85,19 @@ class Workspace:
 
 
 def refuse_target(source: Path, target: Path, ending: str) -> None:
-    """``UserError`` where ``target`` cannot be written: it exists, lies in ``source``, has no folder, wrong ending."""
-    if target.suffix != ending:
-        raise UserError(f"{target} does not end in {ending}: name the file {target.stem or 'DATA'}{ending}.")
+    """``UserError`` where ``target`` cannot be written: it exists, lies in ``source``, has no folder, wrong ending.
+
+    An empty ``ending`` stands for a folder, whose name may end in anything but what a file's does.
+    """
+    if ending and target.suffix != ending:
+        raise UserError(
+            f"{target} does not end in {ending}: name the file {target.stem or 'DATA'}{ending}, or give --format dali "
+            "for a folder of shards."
+        )
+    if not ending and target.suffix in FILES:
+        raise UserError(
+            f"{target} ends in {target.suffix}, and shards are written into a folder: name it {target.stem or 'DATA'}."
+        )
     refuse_existing(target)
     if not target.parent.is_dir():
         raise UserError(f"the folder {target.parent} does not exist: make it first.")

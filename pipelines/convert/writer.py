@@ -17,7 +17,8 @@ class Writer(Protocol):
     All methods raise ``OSError`` where the disk refuses. ``entries_N`` are rows of ``journal.ENTRY``, none skipped.
     """
 
-    ending: str  # that the final name must have
+    ending: str  # that the final name must have; "": a folder is written
+    shuffled: bool  # whether samples come in an order drawn from the seed; else in the source's
 
     def __init__(self, data: Path, capacity: int, settings: Settings) -> None:
         """Write to ``data``, which may hold an interrupted conversion, at most ``capacity`` samples."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from fastvicreg.pipelines.beton import RAW, DamagedError, Layout, read_layout, stored_size
+from fastvicreg.errors import DamagedError
+from fastvicreg.pipelines.beton import RAW, Layout, read_layout, stored_size
 from fastvicreg.pipelines.manifest import (
     ChangedError,
     Manifest,
@@ -15,6 +17,8 @@ from fastvicreg.pipelines.manifest import (
     manifest_path,
     read_manifest,
 )
+from fastvicreg.pipelines.mapped import address_of
+from fastvicreg.pipelines.sources.hints import PageHints
 
 
 class BetonSource:
@@ -32,10 +36,11 @@ class BetonSource:
         self._mapped = self.layout.mapped
         self._start = np.ascontiguousarray(image["data_ptr"])
         self._stored = stored_size(self.layout)
+        self._hints = PageHints(address_of(self._mapped) + self._start.astype(np.int64), self._stored)
         self._width, self._height = np.ascontiguousarray(image["width"]), np.ascontiguousarray(image["height"])
         self._raw = image["mode"] == RAW
         self._label = np.ascontiguousarray(self.layout.label_N)
-        self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else _numbered(self._label)
+        self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
 
     def __len__(self) -> int:
         return len(self._start)
@@ -77,6 +82,10 @@ class BetonSource:
         """The path that the manifest recorded, else the sample's number."""
         return f"sample {index}" if self.manifest is None else self.manifest.paths[index]
 
+    def read_ahead(self, index_B: Tensor) -> None:
+        """Have the kernel read these samples while others are decoded."""
+        self._hints(index_B.numpy())
+
 
 def _manifest(layout: Layout) -> Manifest | None:
     where = manifest_path(layout.path)
@@ -92,7 +101,7 @@ def _manifest(layout: Layout) -> Manifest | None:
     return manifest
 
 
-def _numbered(label_N: np.ndarray) -> tuple[str, ...]:
+def numbered(label_N: np.ndarray) -> tuple[str, ...]:
     """Classes named by number, where the labels can be class numbers at all."""
     low, high = int(label_N.min()), int(label_N.max())
     return tuple(map(str, range(high + 1))) if low >= 0 and high < len(label_N) else ()

@@ -71,6 +71,37 @@ def test_verify_exits_by_what_it_found(folder: Path, tmp_path: Path, capsys: pyt
     assert main(["verify", str(tmp_path / "missing")]) == 2
 
 
+def test_shards_are_written_verified_and_named_for_training(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, figures = tmp_path / "x", tmp_path / "figures.json"
+    assert main(["convert", str(folder), f"{target}/", "--format", "dali", "--shard-size", "1", "--seed", "3"]) == 0
+    text = capsys.readouterr().out
+    assert f"skipped 2, listed in {target}/dataset.manifest:" in text
+    assert "2 x image file is truncated (class0/003.jpg)" in text
+    assert "one tar file, the samples shuffled" in text
+    assert text.splitlines()[-1].startswith(f"next: fastvicreg train --pipeline dali --data {target}   or: ")
+    assert len(open_source(target)) == 22
+    assert main(["verify", str(target), "--decode"]) == 0
+    assert "0 faults in 22 samples" in capsys.readouterr().out
+
+    tar = target / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    name = open_source(target).name(0)
+    assert main(["verify", str(target), "--json", str(figures)]) == 1
+    assert f"sample 0, {name}: the bytes differ from the manifest's hash" in capsys.readouterr().out
+    (row,) = json.loads(figures.read_text())["rows"]
+    assert (row["faults"], row["findings"][0]["path"]) == (1, name)
+    tar.write_bytes(b"")
+    assert main(["verify", str(target)]) == 1
+    assert "shard-000000.tar is cut short" in capsys.readouterr().out
+    tar.unlink()
+    assert main(["verify", str(target)]) == 1
+    assert "shard-000000.tar is missing" in capsys.readouterr().out
+
+
 def test_many_faults_are_counted_and_the_first_shown(
     make_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +123,10 @@ def test_many_faults_are_counted_and_the_first_shown(
         (["--proportion", "2"], "--proportion 2"),
         (["--workers", "-1"], "--workers -1"),
         (["--format", "fcv"], "did you mean 'ffcv'"),
+        (["--format", "dalli"], "did you mean 'dali'"),
+        (["--format", "dali"], "ends in .beton, and shards are written into a folder: name it x"),
+        (["--format", "dali", "--raw"], "--raw: shards hold JPEGs"),
+        (["--shard-size", "8"], "--shard-size 8: a .beton is one file"),
         (["--max-sise", "3"], "did you mean --max-size"),
     ],
 )

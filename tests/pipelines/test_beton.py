@@ -12,9 +12,9 @@ import pytest
 from images import encoded, photo
 
 from fastvicreg.contracts import Cursor, Fault
-from fastvicreg.errors import UserError
+from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.beton import ALLOCATION, HEADER, IMAGE, DamagedError, field_descriptors, read_layout
+from fastvicreg.pipelines.beton import ALLOCATION, HEADER, IMAGE, field_descriptors, read_layout
 from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.pipelines.decode import decode_rgb
 from fastvicreg.pipelines.manifest import ChangedError, digest, manifest_path, read_manifest

@@ -1,0 +1,137 @@
+"""Images in tar shards with indices, ours or any WebDataset's: random access through mmap, no DALI needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from fastvicreg.errors import DamagedError, UserError
+from fastvicreg.pipelines import shards
+from fastvicreg.pipelines.decode import DecodeError, image_size
+from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
+from fastvicreg.pipelines.mapped import address_of
+from fastvicreg.pipelines.shard_layout import ShardLayout, read_layout
+from fastvicreg.pipelines.sources.beton import numbered
+from fastvicreg.pipelines.sources.hints import PageHints
+
+
+class ShardSource:
+    """Random access to the members .jpg (or .jpeg) and .cls.i32 (or .cls) of a folder's tar files.
+
+    Samples come in the order of the shards' names, then of their indices. With our manifest in the folder ``encoded``
+    checks each sample's hash; without one labels are read when the folder is opened, a page a sample, classes have
+    numbers for names, and ``encoded`` checks that the member's header is where the index says. Names in shards are
+    shown to people only. The files must not shrink while they are open.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """``UserError`` where ``path`` holds no shards, ``DamagedError`` where they contradict index or manifest."""
+        self.path = Path(path)
+        self.layout: ShardLayout = read_layout(path)
+        self.manifest: Manifest | None = _manifest(self.layout)
+        self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
+        self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
+        self._hints = PageHints(_addresses(self.layout, self._start), self._size)
+        self._label = read_labels(self.layout) if self.manifest is None else self.manifest.label_N
+        self._paths = self.layout.names if self.manifest is None else self.manifest.paths
+        self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def encoded(self, index: int) -> memoryview:
+        """The image's bytes, not copied.
+
+        ``ChangedError`` (an ``OSError``) where they are not those that the manifest recorded, or without a manifest
+        where no member of this size begins where the index says.
+        """
+        stored = self.stored(index)
+        if self.manifest is None:
+            if not shards.meets_header(self._mapped[self._shard[index]], int(self._start[index]), len(stored)):
+                raise ChangedError(
+                    f"no member of {len(stored)} bytes begins at byte {self._start[index]} of its tar file"
+                )
+        elif digest(stored) != int(self.manifest.hash_N[index]):
+            raise ChangedError(f"the bytes differ from the manifest's hash {self.expected_hash(index):016x}")
+        return stored
+
+    def stored(self, index: int) -> memoryview:
+        """The same bytes, unchecked."""
+        start = int(self._start[index])
+        return self._mapped[self._shard[index]][start : start + int(self._size[index])]
+
+    def is_raw(self, index: int) -> bool:
+        """False: shards hold encoded images alone."""
+        return False
+
+    def expected_hash(self, index: int) -> int | None:
+        """XXH3-64 of the stored bytes as the manifest recorded it; None without a manifest."""
+        return None if self.manifest is None else int(self.manifest.hash_N[index])
+
+    def label(self, index: int) -> int:
+        """The class's number, -1 where there is none."""
+        return int(self._label[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) from the manifest, else from the image's header; ``OSError`` where it has none."""
+        if self.manifest is not None:
+            return int(self.manifest.width_N[index]), int(self.manifest.height_N[index])
+        try:
+            return image_size(self.stored(index))
+        except DecodeError as error:
+            raise OSError(str(error)) from error
+
+    def name(self, index: int) -> str:
+        """The path that the manifest recorded, else "shard.tar/member"."""
+        return self._paths[index]
+
+    def read_ahead(self, index_B: Tensor) -> None:
+        """Have the kernel read these samples while others are decoded."""
+        self._hints(index_B.numpy())
+
+
+def read_labels(layout: ShardLayout) -> np.ndarray:
+    """label_N, int64, -1 where a sample has none; ``UserError`` where one is no number."""
+    label_N = np.full(len(layout), -1)
+    start, size, kind = layout.label_N3.T
+    ahead = PageHints(_addresses(layout, start), size)
+    for number, tar in enumerate(layout.mapped):
+        index_S = np.flatnonzero((layout.shard_N == number) & (start >= 0))
+        ahead(index_S)
+        for index in index_S.tolist():
+            member = tar[start[index] : start[index] + size[index]]
+            try:
+                label_N[index] = shards.read_label(member, shards.LABEL[kind[index]])
+            except (ValueError, OverflowError):
+                raise UserError(
+                    f"{layout.names[index]}: its class {bytes(member[:20])!r} is no number; write the tar files with "
+                    "class numbers."
+                ) from None
+    return label_N
+
+
+def _addresses(layout: ShardLayout, start_N: np.ndarray) -> np.ndarray:
+    return np.array([address_of(tar) for tar in layout.mapped], np.int64)[layout.shard_N] + start_N
+
+
+def _manifest(layout: ShardLayout) -> Manifest | None:
+    where = manifest_path(layout.folder)
+    if not where.exists():
+        return None
+    manifest, names = read_manifest(where), {tar.name for tar, _ in layout.files}
+    expected = [shards.shard_names(number)[0] for number in range(len(names) + 1)]
+    missing = [name for name in expected if name not in names]
+    # The last of these is missing from a whole folder too: it would be the next shard.
+    if len(missing) > 1 or len(layout) < len(manifest):
+        raise DamagedError(
+            f"{layout.folder / missing[0]} is missing: the shards hold {len(layout):,} of the manifest's "
+            f"{len(manifest):,} samples; copy it again."
+        )
+    if len(manifest) != len(layout) or manifest.index_hash != layout.index_hash:
+        raise DamagedError(
+            f"the indices in {layout.folder} and its manifest do not belong together: one of them was changed or "
+            f"replaced; convert again, or delete {where} to read the shards unchecked."
+        )
+    return manifest
