@@ -25,11 +25,15 @@ class DataConfig:
     val_data: str | None = None
     """Labelled images for the online kNN, where --data holds no val/ or test/."""
     pipeline: str = "native"
-    """Engine that decodes and crops: native (any data), ffcv (a .beton file, with FFCV installed), synthetic."""
+    """Engine that decodes and crops: native (any data), ffcv (.beton, FFCV), dali (shards, NVIDIA DALI), synthetic."""
     workers: int = 0
     """Decoding threads of this process; 0: one a core."""
     prefetch: int = 3
     """Batches decoded ahead; each takes batch x views x size x size x 3 bytes."""
+    decoder: Literal["auto", "cpu", "mixed"] = "auto"
+    """Where dali decodes: cpu, mixed (on the GPU), or auto (mixed where --device is CUDA)."""
+    hw_decoder_load: float = 0.65
+    """Share of the images that dali's mixed decoder gives to the GPU's JPEG hardware, 0 to 1."""
     shuffle: Literal["full", "blocks"] = "full"
     """full: any order; blocks: reads stay local on slow disks."""
     image_size: int = 224
@@ -226,6 +230,10 @@ def check(config: TrainConfig) -> None:
     for flag, (value, least) in at_least.items():
         if not value >= least:
             raise UserError(f"{flag} {value} is too small: give {least} or more.")
+    if not 0 <= data.hw_decoder_load <= 1:
+        raise UserError(f"--hw-decoder-load {data.hw_decoder_load} is no share: give 0 to 1.")
+    if data.decoder != "auto" and data.pipeline != "dali":
+        raise UserError(f"--decoder {data.decoder} is the dali pipeline's: give --pipeline dali, or leave it out.")
     finite = ("weight_decay", "eta", "warmup_epochs"), ("invariance", "variance", "covariance")
     for section, names in zip((optim, config.objective), finite, strict=True):
         for name in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,11 +40,12 @@ FFCV_REMEDY = (
     "conda-forge: conda install -c conda-forge 'opencv<5' libjpeg-turbo pkg-config cxx-compiler && "
     "pip install ffcv==1.0.2"
 )
+DALI_REMEDY = "pip install nvidia-dali-cuda130"
 
 
 def examine() -> list[Finding]:
     """Try every device, pipeline and kernel once, on data made here."""
-    return [*_machine(), *_devices(), *map(pipeline_finding, ENGINES), *_kernels(), *_packages()]
+    return [*_machine(), *_devices(), *map(pipeline_finding, ENGINES), *_kernels(), *_cuda_kernels(), *_packages()]
 
 
 def show_findings(findings: list[Finding], console: Console | None = None) -> None:
@@ -90,18 +92,31 @@ def _attempt(
 
 def pipeline_finding(name: str) -> Finding:
     """Whether the pipeline ``name`` delivers a batch here, of four images written for it."""
-    optional = {"ffcv": FFCV_REMEDY}
+    optional = {"ffcv": FFCV_REMEDY, "dali": DALI_REMEDY}
+    deliver = deliver_apart if name == "dali" else deliver_batch  # what DALI does not like may end its process
     return _attempt(
-        "pipeline", name, lambda: _deliver(name), remedy=optional.get(name, PIP_REMEDY), needed=name not in optional
+        "pipeline", name, lambda: deliver(name), remedy=optional.get(name, PIP_REMEDY), needed=name not in optional
     )
 
 
-def _deliver(name: str) -> str:
+def deliver_apart(name: str, seconds: float = 300.0) -> str:
+    """``deliver_batch`` in a process of its own; ``RuntimeError`` with what it said where that ends otherwise."""
+    code = f"from fastvicreg.doctor import deliver_batch; print(deliver_batch({name!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
+    said = (done.stderr if done.returncode else done.stdout).strip().splitlines() or ["nothing"]
+    if done.returncode:
+        raise RuntimeError(f"its process ended with {done.returncode} and said: {said[-1]}")
+    return said[-1]
+
+
+def deliver_batch(name: str) -> str:
+    """What the pipeline ``name`` delivers of four images written here; on the GPU where dali has one."""
     from PIL import Image
 
     from fastvicreg.contracts import Cursor
     from fastvicreg.pipelines import build_engine, open_source
     from fastvicreg.pipelines.convert.run import convert_dataset
+    from fastvicreg.pipelines.convert.settings import Settings
     from fastvicreg.pipelines.plan import train_plan
     from fastvicreg.pipelines.recipes import named_recipe
 
@@ -113,14 +128,17 @@ def _deliver(name: str) -> str:
             Image.fromarray(pixels).save(data / f"{number}.jpg")
         if name == "ffcv":
             data = convert_dataset(data, Path(folder) / "images.beton").path
+        elif name == "dali":
+            data = convert_dataset(data, Path(folder) / "shards", Settings(format="dali")).path
         source = open_source(data)
         plan = train_plan(len(source), seed=0, recipe=named_recipe("official"), image_size=32)
-        engine = build_engine(name, source, plan, batch_size=4, workers=1)
+        device = "cuda" if name == "dali" and torch.cuda.is_available() else "cpu"
+        engine = build_engine(name, source, plan, batch_size=4, workers=1, device=device)
         try:
             crops = next(iter(engine.batches(Cursor(0, 0))))
         finally:
             engine.close()
-    return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8"
+    return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8 on {crops.crops_BVHWC.device}"
 
 
 def _kernels() -> list[Finding]:
@@ -165,9 +183,30 @@ def _kernels() -> list[Finding]:
     ]
 
 
+def _cuda_kernels() -> list[Finding]:
+    from fastvicreg.kernels.cuda import ARCHITECTURES, INSTALL, compile_cubin
+    from fastvicreg.optim import LARS
+
+    def compiled() -> str:
+        sizes = [len(compile_cubin("lars/lars.cu", arch).code) for arch in ARCHITECTURES]
+        return f"lars.cu for {', '.join(ARCHITECTURES)}: {sum(sizes) / 2**10:.0f} KiB"
+
+    def ran() -> str:
+        weight = torch.ones(4, 4, device="cuda" if torch.cuda.is_available() else "cpu", requires_grad=True)
+        weight.grad = torch.ones_like(weight)
+        LARS([weight], lr=0.1, impl="cuda").step()
+        return f"one step, weight {float(weight[0, 0].detach()):.4f}"
+
+    device = "an NVIDIA GPU from sm_80 (A100) on"
+    return [
+        _attempt("cuda", "compiler", compiled, remedy=INSTALL, needed=False),
+        _attempt("kernel", "lars=cuda", ran, remedy=device, needed=False),
+    ]
+
+
 def _packages() -> list[Finding]:
     extras = {
-        "nvidia.dali": ("nvidia-dali-cuda130", "decodes on the GPU; the dali pipeline is not part of this version yet"),
+        "nvidia.dali": ("nvidia-dali-cuda130", "decodes on the GPU, for --pipeline dali"),
         "triton": ("triton", "compiles GPU kernels; comes with torch for CUDA"),
         "torch_tb_profiler": ("torch-tb-profiler", "TensorBoard's view of profiler traces"),
         "amp_C": ("apex (NVIDIA's, from its repository)", "PyPI's apex is another program: do not install that one"),

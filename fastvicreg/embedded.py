@@ -41,14 +41,23 @@ def write_once(root: Path | None = None) -> Path:
 
 def write_beton_once(root: Path | None = None) -> Path:
     """The same images as train.beton and test.beton in a folder, pixels unchanged; converted on the first call."""
+    return _converted(root, "ffcv", ".beton", Settings(raw=True))
+
+
+def write_shards_once(root: Path | None = None) -> Path:
+    """The same images as shards in train/ and test/, encoded as JPEG; converted on the first call."""
+    return _converted(root, "dali", "", Settings(format="dali", quality=95))
+
+
+def _converted(root: Path | None, pipeline: str, ending: str, settings: Settings) -> Path:
     images = write_once(root)
 
     def convert(folder: Path) -> None:
         folder.mkdir(parents=True)
         for split in ("train", "test"):
-            convert_dataset(images / split, folder / f"{split}.beton", Settings(raw=True))
+            convert_dataset(images / split, folder / f"{split}{ending}", settings)
 
-    return _once(images.with_name(f"{images.name}-ffcv"), convert)
+    return _once(images.with_name(f"{images.name}-{pipeline}"), convert)
 
 
 def _once(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from fastvicreg.contracts import Engine, Plan, Source
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.registry import resolve
 
+Decoder = Literal["auto", "cpu", "mixed"]
+
 ENGINES = {
+    "dali": "fastvicreg.pipelines.engines.dali:DALIEngine",
     "ffcv": "fastvicreg.pipelines.engines.ffcv:FFCVEngine",
     "native": "fastvicreg.pipelines.engines.native:NativeEngine",
     "synthetic": "fastvicreg.pipelines.engines.synthetic:SyntheticEngine",
@@ -27,15 +32,21 @@ def build_engine(
     device: str = "cpu",
     budget: FaultBudget | None = None,
     resample: str = "auto",
+    decoder: Decoder = "auto",
+    hw_decoder_load: float = 0.65,
 ) -> Engine:
     """The engine called ``name`` over ``source`` and ``plan``.
 
-    ``batch_size`` is the total over all ranks. ``UserError`` for an unknown name, a batch larger than the data, or a
-    batch that does not divide among the ranks.
+    ``batch_size`` is the total over all ranks; ``decoder`` and ``hw_decoder_load`` are the dali engine's.
+    ``UserError`` for an unknown name, a batch larger than the data, or a batch that does not divide among the ranks.
     """
     build = resolve("pipeline", name, ENGINES)
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
     if name == "synthetic":
         return build(source, plan, batching, device=device)
-    pin = device.startswith("cuda")
-    return build(source, plan, batching, workers=workers, prefetch=prefetch, pin=pin, budget=budget, resample=resample)
+    options: dict[str, Any] = {"workers": workers, "prefetch": prefetch, "budget": budget, "resample": resample}
+    if name == "dali":
+        options |= {"device": device, "decoder": decoder, "hw_decoder_load": hw_decoder_load}
+    else:
+        options["pin"] = device.startswith("cuda")
+    return build(source, plan, batching, **options)

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from fastvicreg import stages
 from fastvicreg.contracts import Crops, Cursor, Fault, Plan, ReadAhead, Source
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample import resampler
@@ -108,11 +109,13 @@ class NativeEngine:
         replaced = []
         labels = []
         for at, slot in enumerate(crops.slot_B[first:last].tolist(), first):
-            index, image_HWC, fault, reason = self._decode(slot)
+            with stages.in_worker(stages.DECODE):
+                index, image_HWC, fault, reason = self._decode(slot)
             height, width = image_HWC.shape[:2]
             wh_B2 = torch.from_numpy(np.array([[width, height]]))
             box_BV4, flip_BV = self._plan.boxes(crops.cursor.epoch, crops.slot_B[at : at + 1], wh_B2)
-            self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
+            with stages.in_worker(stages.RESAMPLE):
+                self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
             labels.append(self._source.label(index))
             if fault:
                 crops.index_B[at] = index

@@ -1,4 +1,4 @@
-"""Conversion to ``.beton``: bytes kept or encoded again, beside FFCV's own DatasetWriter on the same images."""
+"""Conversion to ``.beton`` and to tar shards, beside FFCV's own DatasetWriter on the same images and the bare disk."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.profiles.measure import summarize
 
-COLUMNS = ("how", "workers", "images_per_s", "spread", "mb_per_s", "mean_bytes", "vs_datasetwriter", "n")
+COLUMNS = ("how", "workers", "images_per_s", "spread", "mb_per_s", "mean_bytes", "vs_datasetwriter", "vs_disk", "n")
 
 PEER = "FFCV DatasetWriter, 500 px, q90"
 OWN = {
     "bytes kept": Settings(),
+    "tar shards, bytes kept": Settings(format="dali"),
     "500 px, q90, all encoded again": Settings(max_size=500, quality=90, reencode=True),
 }
+DISK = "the disk alone: the same bytes in one file"
+BLOCK = 8 << 20
 TIMEOUT = 600
 
 log = logging.getLogger(__name__)
@@ -56,8 +60,9 @@ print("seconds", time.perf_counter() - start)
 
 
 def run(data: str | Path, *, workers: int = 0, repeats: int = 5) -> list[dict[str, Any]]:
-    """One row a way of writing the image folder ``data``; our rows include the fsync, FFCV's does none.
+    """One row a way of writing the image folder ``data``; our rows and the disk's include the fsync, FFCV's does none.
 
+    ``vs_disk`` compares bytes a second with the disk's in the same round, which is the ceiling where bytes are kept.
     ``UserError`` where ``data`` is no folder or FFCV's writer fails.
     """
     source = FolderSource(data)
@@ -65,22 +70,29 @@ def run(data: str | Path, *, workers: int = 0, repeats: int = 5) -> list[dict[st
     peer = util.find_spec("ffcv") is not None
     if not peer:
         log.warning("no row for FFCV's DatasetWriter: FFCV is not installed; fastvicreg doctor shows how to add it.")
-    seconds: dict[str, list[float]] = {name: [] for name in (*OWN, *([PEER] if peer else []))}
+    seconds: dict[str, list[float]] = {name: [] for name in (*OWN, *([PEER] if peer else []), DISK)}
     size: dict[str, int] = {}
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory() as folder:
             for number, name in enumerate(seconds):
-                target = Path(folder) / f"{number}.beton"
-                taken = _peer(source, target, workers) if name == PEER else _own(data, target, OWN[name], workers)
-                size[name] = target.stat().st_size
+                shards = name in OWN and OWN[name].format == "dali"
+                target = Path(folder) / (str(number) if shards else f"{number}.beton")
+                if name == DISK:
+                    taken = _disk(target, size["bytes kept"])
+                else:
+                    taken = _peer(source, target, workers) if name == PEER else _own(data, target, OWN[name], workers)
+                files = target.iterdir() if shards else [target]
+                size[name] = sum(file.stat().st_size for file in files)
                 if repeat:  # the first round warms the file cache
                     seconds[name].append(taken)
-    return [_row(name, values, seconds.get(PEER), size[name], len(source), workers) for name, values in seconds.items()]
+    return [_row(name, seconds, size, len(source), workers) for name in seconds]
 
 
 def _row(
-    name: str, values: Sequence[float], peer: Sequence[float] | None, size: int, images: int, workers: int
+    name: str, seconds: Mapping[str, Sequence[float]], sizes: Mapping[str, int], images: int, workers: int
 ) -> dict[str, Any]:
+    values, peer, size = seconds[name], seconds.get(PEER), sizes[name]
+    share = size / sizes[DISK]
     timing = summarize(values)
     row: dict[str, Any] = {
         "how": name,
@@ -89,6 +101,7 @@ def _row(
         "spread": timing.spread,
         "mb_per_s": size / timing.ms / 1e6,
         "mean_bytes": round(size / images),
+        "vs_disk": summarize([share * disk / own for own, disk in zip(values, seconds[DISK], strict=True)]).ms,
         "n": timing.n,
     }
     if peer:
@@ -99,6 +112,17 @@ def _row(
 def _own(data: str | Path, target: Path, settings: Settings, workers: int) -> float:
     start = time.perf_counter()
     convert_dataset(data, target, settings, workers=workers)
+    return time.perf_counter() - start
+
+
+def _disk(target: Path, size: int) -> float:
+    """Seconds that ``size`` bytes take from memory to the disk, one write after another and one fsync."""
+    block = memoryview(os.urandom(BLOCK))
+    start = time.perf_counter()
+    with target.open("wb", buffering=0) as file:
+        for at in range(0, size, BLOCK):
+            write_all(file.fileno(), block[: size - at])
+        os.fsync(file.fileno())
     return time.perf_counter() - start
 
 

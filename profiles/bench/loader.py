@@ -1,4 +1,4 @@
-"""Loading and cropping alone: our engines, a torch DataLoader with PIL, FFCV, and the floor no pipeline can beat.
+"""Loading and cropping alone: our engines, a torch DataLoader with PIL, FFCV, DALI, and the floor under them all.
 
 Every row does the same work on the same bytes: decode, RandomResizedCrop and flip, uint8, two views; no photometric
 operation.
@@ -10,7 +10,7 @@ import logging
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ from fastvicreg.pipelines.decode import decode_rgb
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources.beton import BetonSource
+from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.profiles.bench.peers import PILViews
+from fastvicreg.profiles.bench.peers_dali import own_reader_pass
 from fastvicreg.profiles.bench.peers_ffcv import ffcv_as_shipped_pass
 from fastvicreg.profiles.measure import summarize
 
 COLUMNS = (
     "pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "mean_bytes",
-    "vs_dataloader", "vs_ffcv", "vs_floor",
+    "vs_dataloader", "vs_ffcv", "vs_dali", "vs_floor",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -53,14 +55,17 @@ def run(
 ) -> list[dict[str, Any]]:
     """Rows for every pipeline over ``data``; images are source images, each giving two views.
 
-    Over a ``.beton`` every row decodes its bytes. Of a folder FFCV's rows, with our engine and as shipped, read a
-    temporary ``.beton`` (longest side 500, all encoded again at quality 90, as FFCV's users write it), so they compare
-    with each other only. ``workers`` 0 stands for one a core. The pipelines take turns in each of the ``repeats``.
+    Over a ``.beton`` every row decodes its bytes, over shards all but FFCV's. Of a folder FFCV's and DALI's rows, with
+    our engine and their own, read a temporary ``.beton`` and shards (longest side 500, all encoded again at quality 90,
+    as FFCV's users write it), so they compare with each other only. ``workers`` 0 stands for one a core. The pipelines
+    take turns in each of the ``repeats``.
     """
     source = open_source(data)
     with tempfile.TemporaryDirectory() as folder:
-        beton = _beton(source, data, Path(folder)) if _ffcv_installed() else None
-        passes = _passes(source, beton, size, min(batch, len(source)), workers or torch.get_num_threads(), seed)
+        beton = _beton(source, data, Path(folder)) if _installed("ffcv", "FFCV") else None
+        stored = _stored(source, data, Path(folder)) if _installed("nvidia.dali", "DALI") else None
+        workers = workers or torch.get_num_threads()
+        passes = _passes(source, beton, stored, size, min(batch, len(source)), workers, seed)
         figures: Figures = {key: [] for key in passes}
         for repeat in range(repeats + 1):
             for key, one_pass in passes.items():
@@ -69,11 +74,18 @@ def run(
                 wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
                 if repeat:  # the first round warms caches and compiles
                     figures[key].append((images / wall, images / max(cpu, 1e-9)))
-        return _rows(figures, _mean_bytes(source), _mean_bytes(beton) if beton else 0)
+        read = {"ffcv": beton, "dali": stored}
+        return _rows(figures, _mean_bytes(source), {name: _mean_bytes(own) for name, own in read.items() if own})
 
 
 def _passes(
-    source: Source, beton: BetonSource | None, size: int, batch: int, workers: int, seed: int
+    source: Source,
+    beton: BetonSource | None,
+    stored: Source | None,
+    size: int,
+    batch: int,
+    workers: int,
+    seed: int,
 ) -> dict[tuple[str, int], Callable[[], int]]:
     passes: dict[tuple[str, int], Callable[[], int]] = {}
     for count in sorted({1, workers}):
@@ -83,6 +95,10 @@ def _passes(
         assert beton is not None
         passes["ffcv", count] = _engine_pass(beton, "ffcv", size, batch, count, seed)
         passes["ffcv-as-shipped", count] = ffcv_as_shipped_pass(beton.path, size, batch, count)
+    for count in sorted({1, workers}) if stored else ():
+        assert stored is not None
+        passes["dali", count] = _engine_pass(stored, "dali", size, batch, count, seed)
+        passes["dali-own-reader", count] = own_reader_pass(stored, size, batch, count)
     passes["synthetic", 1] = _engine_pass(source, "synthetic", size, batch, 1, seed)
     for impl in ("numba", "torch"):
         passes[f"floor: decode + resample ({impl})", 1] = _floor_pass(source, size, seed, impl)
@@ -96,11 +112,24 @@ def _beton(source: Source, data: str | Path, folder: Path) -> BetonSource:
     return BetonSource(convert_dataset(data, folder / "images.beton", settings).path)
 
 
+def _stored(source: Source, data: str | Path, folder: Path) -> Source:
+    """What DALI's rows read: the source itself where it can, else temporary shards."""
+    if not isinstance(source, FolderSource):
+        return source
+    settings = Settings(format="dali", max_size=500, quality=90, reencode=True)
+    return open_source(convert_dataset(data, folder / "shards", settings).path)
+
+
 def _mean_bytes(source: Source) -> int:
     return round(sum(len(source.encoded(i)) for i in range(len(source))) / len(source))
 
 
-def _rows(figures: Figures, source_bytes: int, beton_bytes: int) -> list[dict[str, Any]]:
+def _rows(figures: Figures, source_bytes: int, own_bytes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """One row a pipeline; ``own_bytes`` are the mean bytes of what the pipelines named after a format read."""
+
+    def bytes_of(pipeline: str) -> int:
+        return own_bytes.get(pipeline.partition("-")[0], source_bytes)
+
     floors = {key: summarize([cpu for _, cpu in values]).ms for key, values in figures.items() if key[0][:5] == "floor"}
     best = max(floors, key=floors.__getitem__)
     rows = []
@@ -108,7 +137,6 @@ def _rows(figures: Figures, source_bytes: int, beton_bytes: int) -> list[dict[st
         if key in floors and key != best:
             continue
         wall, cpu = (summarize(rates) for rates in zip(*values, strict=True))
-        mean_bytes = beton_bytes if key[0].startswith("ffcv") else source_bytes
         row = {
             "pipeline": key[0],
             "workers": key[1],
@@ -116,16 +144,16 @@ def _rows(figures: Figures, source_bytes: int, beton_bytes: int) -> list[dict[st
             "images_per_cpu_s": cpu.ms,
             "spread": cpu.spread,
             "n": cpu.n,
-            "mean_bytes": mean_bytes,
+            "mean_bytes": bytes_of(key[0]),
         }
         # Round by round: a machine whose clock drifts slows both sides of a ratio alike.
         for name, base in (
             ("vs_dataloader", ("torch-dataloader", 1)),
             ("vs_ffcv", ("ffcv-as-shipped", 1)),
+            ("vs_dali", ("dali-own-reader", key[1])),
             ("vs_floor", best),
         ):
-            base_bytes = beton_bytes if name == "vs_ffcv" else source_bytes
-            if base in figures and base_bytes == mean_bytes:
+            if base in figures and bytes_of(base[0]) == bytes_of(key[0]):
                 row[name] = summarize(
                     [own / other for (_, own), (_, other) in zip(values, figures[base], strict=True)]
                 ).ms
@@ -133,11 +161,14 @@ def _rows(figures: Figures, source_bytes: int, beton_bytes: int) -> list[dict[st
     return rows
 
 
-def _ffcv_installed() -> bool:
-    if util.find_spec("ffcv") is None:
-        log.warning("no rows for ffcv: FFCV is not installed; fastvicreg doctor shows how to add it.")
-        return False
-    return True
+def _installed(module: str, name: str) -> bool:
+    try:
+        found = util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        log.warning("no rows for %s, which is not installed; fastvicreg doctor shows how to add it.", name)
+    return found
 
 
 def _engine_pass(source: Source, name: str, size: int, batch: int, workers: int, seed: int) -> Callable[[], int]:

@@ -80,7 +80,7 @@ def test_a_training_run_is_the_same_from_either_engine(beton: Path, tmp_path: Pa
 def test_doctor_really_delivers_a_batch() -> None:
     finding = next(finding for finding in examine() if (finding.kind, finding.name) == ("pipeline", "ffcv"))
     assert finding.works, finding.seen
-    assert finding.seen == "delivered (4, 2, 32, 32, 3) uint8"
+    assert finding.seen == "delivered (4, 2, 32, 32, 3) uint8 on cpu"
 
 
 def test_doctor_names_the_commands_where_ffcv_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,86 @@
+"""An iterator run in a thread of its own, with every wait for it bounded: foreign code that hangs stops nobody."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+STALL = 300.0
+"""Seconds without an item after which the thread is given up."""
+
+
+class _End:
+    """What follows the last item: the error that ended the iterator, if any."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Watched(Generic[Item]):
+    """Iterates over ``items``: ``ahead`` of them wait, one more is being made.
+
+    The thread is a daemon, so that the process always ends.
+    """
+
+    def __init__(self, items: Generator[Item, None, None], name: str, ahead: int = 1) -> None:
+        self._items = items
+        self._name = name
+        self._ready: queue.Queue[Item | _End] = queue.Queue(maxsize=ahead)
+        self._stopped = threading.Event()
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, name=f"fastvicreg-{name}", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Watched[Item]:
+        return self
+
+    def __next__(self) -> Item:
+        """The next item; what the iterator raises, or ``RuntimeError`` after ``STALL`` seconds without one."""
+        if self._stopped.is_set():
+            raise StopIteration
+        try:
+            item = self._ready.get(timeout=STALL)
+        except queue.Empty:
+            self._given_up = True
+            raise RuntimeError(
+                f"the {self._name} pipeline gave nothing for {STALL:.0f} s; --pipeline native reads the same data."
+            ) from None
+        if not isinstance(item, _End):
+            return item
+        self._ready.put(item)  # for whoever asks again
+        if item.error is not None:
+            raise item.error
+        raise StopIteration
+
+    def close(self) -> bool:
+        """Stop after the item that is being made; False where it does not come within ``STALL`` seconds."""
+        self._stopped.set()
+        self._thread.join(timeout=0.1 if self._given_up else STALL)
+        self._given_up = self._thread.is_alive()
+        return not self._given_up
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            try:
+                for item in self._items:
+                    self._put(item)
+                    if self._stopped.is_set():
+                        break
+            finally:
+                self._items.close()
+        except BaseException as caught:  # handed to whoever waits for the next item
+            error = caught
+        self._put(_End(error))
+
+    def _put(self, item: Item | _End) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                pass
+        return None
