@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from fastvicreg.kernels.lars import choose, lars_update
+from fastvicreg.kernels.lars import DEVICE_SCALARS, choose_for, lars_update
 
 
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), step for step as VICReg's main_vicreg.py.
 
     One-dimensional parameters (biases, norms) are neither decayed nor adapted. ``lr`` may be changed in
-    ``param_groups`` before each step. State per parameter: ``momentum_buffer``, shaped as the parameter; the state
+    ``param_groups`` before each step; as an fp32 scalar on the device, for ``impl`` "cuda", it is changed in place and
+    a captured step reads it anew. That ``impl`` also takes the gradients as torch.amp.GradScaler scaled them, and
+    unscales and skips on the device. State per parameter: ``momentum_buffer``, shaped as the parameter; the state
     dict holds tensors and floats alone. ``impl`` names an implementation of ``fastvicreg.kernels.lars``; it is a
     property of this object, not of its state.
 
@@ -27,20 +29,21 @@ class LARS(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float,
+        lr: float | Tensor,
         weight_decay: float = 0.0,
         momentum: float = 0.9,
         eta: float = 0.001,
         impl: str = "auto",
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eta", eta)):
+        rate = 0.0 if isinstance(lr, Tensor) else lr  # a scalar on the device is not read back
+        for name, value in (("lr", rate), ("weight_decay", weight_decay), ("eta", eta)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"LARS: {name} must be a finite number of at least 0, got {value}")
         if not 0 <= momentum < 1:
             raise ValueError(f"LARS: momentum must lie in [0, 1), got {momentum}")
-        choose(impl)
         self.impl = impl
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+        choose_for(impl, self._params())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "impl": self.impl}
@@ -62,9 +65,19 @@ class LARS(Optimizer):
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],
                 eta=group["eta"],
+                grad_scale=getattr(self, "grad_scale", None),
+                found_inf=getattr(self, "found_inf", None),
                 impl=self.impl,
             )
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether torch.amp.GradScaler leaves unscaling to ``step``: it then sets ``grad_scale`` and ``found_inf``."""
+        return choose_for(self.impl, self._params()) in DEVICE_SCALARS
+
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
 
     def _momentum_buffer(self, param: Tensor) -> Tensor:
         state = self.state[param]

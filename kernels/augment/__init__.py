@@ -5,20 +5,22 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, UserError
-from fastvicreg.registry import resolve
+from fastvicreg.registry import resolve, unknown
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "IMPLEMENTATIONS", "augment"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "IMPLEMENTATIONS", "augment", "choose"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMPLEMENTATIONS = {
     "reference": "fastvicreg.kernels.augment.reference:augment",  # torch, any device: the definition
     "numba": "fastvicreg.kernels.augment.parallel:augment",  # CPU
+    "cuda": "fastvicreg.kernels.augment.cuda:augment",
 }
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 RANGES = {
@@ -52,35 +54,54 @@ def augment(
             decided there, so parameters on a device cost one synchronisation.
         mean, std: per channel, in units where white is 1.
         dtype: of the views: float32, bfloat16 or float16. The arithmetic is the same for all.
-        impl: "reference" (torch, any device), "numba" (CPU), or "auto": numba for crops on the host.
+        impl: "reference" (torch, any device), "numba" (CPU), "cuda" (sm_80 or later), or "auto": numba for crops on
+            the host, on a GPU cuda where it can run, else reference.
 
     Returns:
         V views, each (B, C, H, W) in channels_last memory order, on the crops' device.
 
     Raises:
-        UserError: for another shape, dtype or range than the above, or an ``impl`` that cannot run there.
+        UserError: for another shape, dtype or range than the above, or an ``impl`` that cannot run there; by "cuda"
+            also for a blur wider than sigma 2.4.
 
     Every operation gives what Pillow and torchvision give on 8-bit images, intermediate rounding included
     (facebookresearch/vicreg, augmentations.py); a rounding at one half may differ by one level, rarely.
-    "numba" uses ``torch.get_num_threads()`` threads and may be called from any thread.
+    "numba" uses ``torch.get_num_threads()`` threads and may be called from any thread. "cuda" gives the reference's
+    bits, in one launch a batch, and does not wait for the device.
     """
     _check_crops(crops_BVHWC, mean, std, dtype)
     params_BVP = params_BVP.cpu()
     _check_params(params_BVP, tuple(crops_BVHWC.shape[:2]))
-    device = crops_BVHWC.device.type
-    if impl == "auto":
-        impl = _automatic(device)
-    run = resolve("augment kernel", impl, IMPLEMENTATIONS)
-    if impl == "numba" and device != "cpu":
-        raise UserError(f"the augment kernel 'numba' runs on the CPU, the crops are on {device}; use 'reference'")
+    run = resolve("augment kernel", choose(impl, crops_BVHWC.device.type), IMPLEMENTATIONS)
     return run(crops_BVHWC, params_BVP, mean=mean, std=std, dtype=dtype)
 
 
 @functools.cache
-def _automatic(device: str) -> str:
-    impl = "numba" if device == "cpu" else "reference"
-    logger.info("augment kernel on %s: %s", device, impl)
+def choose(impl: str, device: str) -> str:
+    """The name of the implementation for crops on that type of device; what "auto" takes is logged, once.
+
+    Raises ``UserError`` for an unknown name, or for one that cannot run there, which is never replaced by another.
+    """
+    if impl == "auto":
+        why = _obstacle("cuda", device) if device == "cuda" else ""
+        name = "numba" if device == "cpu" else "reference" if why else "cuda"
+        logger.info("augment kernel on %s: %s%s", device, name, f" ({why})" if why else "")
+        return name
+    if impl not in IMPLEMENTATIONS:
+        raise UserError(unknown("augment kernel", impl, IMPLEMENTATIONS))
+    if why := _obstacle(impl, device):
+        raise UserError(f"the augment kernel {impl!r} cannot run here: {why}; use 'reference'")
     return impl
+
+
+def _obstacle(impl: str, device: str) -> str:
+    """Why the implementation cannot take crops on that type of device, or ""."""
+    if impl == "numba" and device != "cpu":
+        return f"it runs on the CPU, the crops are on {device}"
+    if impl != "cuda":
+        return ""
+    module, _, _ = IMPLEMENTATIONS[impl].partition(":")
+    return import_module(module).obstacle(device)
 
 
 def _check_crops(crops_BVHWC: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> None:

@@ -1,7 +1,8 @@
-"""The augment benchmark: official views of one batch by every implementation, beside Pillow image by image."""
+"""The augment benchmark: official views of one batch by every implementation, beside Pillow and batched torch."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,51 +13,88 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, photometric_identity
-from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment, choose
+from fastvicreg.profiles.bench.peers_augment import batched_torch
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = (
-    *("impl", "n", "d", "dtype", "device", "threads", "ms", "spread", "repeats", "ratio", "floor_ms"),
+    *("impl", "n", "d", "dtype", "device", "threads", "ms", "spread", "repeats", "ratio", "floor_ms", "vs_floor"),
     *("mean_error", "max_error"),
 )
 
 P = Photometric
 
 
+BATCH = {"cpu": 64, "cuda": 512}
+DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
+COMPARED = 32
+"""Samples whose views are compared with Pillow's, which takes some 5 ms for each."""
+
+
 def run(
-    batch: int = 64, size: int = 224, repeats: int = 7, device: str = "cpu", seed: int = 0, dtype: str = "float32"
+    batch: int | None = None,
+    size: int = 224,
+    repeats: int = 7,
+    device: str = "cpu",
+    seed: int = 0,
+    dtype: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row per implementation, for two views of ``batch`` (n) samples of ``size`` (d) pixels.
 
-    ``ratio`` is how many times faster than Pillow on one thread, as a DataLoader worker runs it (on the host, whatever
-    the device). ``floor_ms`` reads the bytes and writes their values once, into memory that is already there. Errors
-    are differences from Pillow's views in levels of 255, before normalisation.
+    By default 64 samples in fp32 on the CPU, 512 in bf16 on a GPU. The peer on the CPU is "pil", Pillow on one thread,
+    as a DataLoader worker runs it; on a GPU "batched-torch", as kornia and torchvision v2 do it (``peers_augment``).
+    ``ratio`` is how many times faster than the peer. "cuda-kernel" is the kernel with its recipes on the device, as in
+    a captured graph. ``floor_ms`` reads the bytes and writes their values once, into memory that is already there;
+    ``vs_floor`` is the time over it. Errors are differences from Pillow's views in levels of 255, before
+    normalisation.
     """
-    crops_BVHWC, params_BVP = photo_like(batch, size, seed), official_params(batch, seed)
-    there_BVHWC = crops_BVHWC.to(device)
-    kind = getattr(torch, dtype)
-    buffer = torch.empty(crops_BVHWC.shape, dtype=kind, device=device)
-    calls: dict[str, Callable[[], Any]] = {"pil": lambda: _pillow_batch(crops_BVHWC, params_BVP, kind)}
-    for impl in ("reference", "numba") if device == "cpu" else ("reference",):
-        calls[impl] = _augment_call(there_BVHWC, params_BVP, impl, kind)
-    timings = interleaved({**calls, "floor": lambda: buffer.copy_(there_BVHWC)}, repeats=repeats, device=device)
+    kind = torch.device(device).type
+    batch, dtype = batch or BATCH[kind], dtype or DTYPE[kind]
+    crops_BVHWC, params_BVP = photo_like(batch, size, seed).to(device), official_params(batch, seed)
+    calls = _calls(crops_BVHWC, params_BVP, getattr(torch, dtype))
+    peer, *_ = calls
+    buffer = torch.empty(crops_BVHWC.shape, dtype=getattr(torch, dtype), device=device)
+    timings = interleaved({**calls, "floor": lambda: buffer.copy_(crops_BVHWC)}, repeats=repeats, device=device)
     return [
         {
             "impl": impl,
             "n": batch,
             "d": size,
             "dtype": dtype,
-            "device": "cpu" if impl == "pil" else device,
+            "device": device,
             "threads": 1 if impl == "pil" else torch.get_num_threads(),
             "ms": timings[impl].ms,
             "spread": timings[impl].spread,
             "repeats": timings[impl].n,
-            "ratio": timings["pil"].ms / timings[impl].ms,
+            "ratio": timings[peer].ms / timings[impl].ms,
             "floor_ms": timings["floor"].ms,
-            **({} if impl == "pil" else _errors(crops_BVHWC, there_BVHWC, params_BVP, impl)),
+            "vs_floor": timings[impl].ms / timings["floor"].ms,
+            **({} if impl in ("pil", "cuda-kernel") else _errors(crops_BVHWC, params_BVP, impl)),
         }
         for impl in calls
     ]
+
+
+def _calls(crops_BVHWC: Tensor, params_BVP: Tensor, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    """The peer first."""
+    kind = crops_BVHWC.device.type
+    options = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "dtype": dtype}
+    calls: dict[str, Callable[[], Any]] = {}
+    if kind == "cpu":
+        calls["pil"] = lambda: _pillow_batch(crops_BVHWC, params_BVP, dtype)
+    else:
+        there_BVP = params_BVP.to(crops_BVHWC.device)
+        calls["batched-torch"] = lambda: batched_torch(crops_BVHWC, there_BVP, **options)
+    impls = tuple(dict.fromkeys(("reference", choose("auto", kind))))
+    for impl in impls:
+        calls[impl] = functools.partial(augment, crops_BVHWC, params_BVP, impl=impl, **options)
+    if "cuda" in impls:
+        from fastvicreg.kernels.augment import cuda
+
+        recipes_BVR = cuda.recipes(params_BVP).to(crops_BVHWC.device)
+        levels_CL = cuda.levels(IMAGENET_MEAN, IMAGENET_STD, dtype, crops_BVHWC.device)
+        calls["cuda-kernel"] = lambda: cuda.augment_views(crops_BVHWC, recipes_BVR, levels_CL)
+    return calls
 
 
 def photo_like(batch: int, size: int, seed: int) -> Tensor:
@@ -121,16 +159,18 @@ def _pillow_batch(crops_BVHWC: Tensor, params_BVP: Tensor, dtype: torch.dtype) -
     return views
 
 
-def _augment_call(crops_BVHWC: Tensor, params_BVP: Tensor, impl: str, dtype: torch.dtype) -> Callable[[], Any]:
-    return lambda: augment(crops_BVHWC, params_BVP, impl=impl, dtype=dtype)
-
-
-def _errors(crops_BVHWC: Tensor, there_BVHWC: Tensor, params_BVP: Tensor, impl: str) -> dict[str, float]:
+def _errors(crops_BVHWC: Tensor, params_BVP: Tensor, impl: str) -> dict[str, float]:
+    """Of the first samples."""
+    crops_BVHWC, params_BVP = crops_BVHWC[:COMPARED], params_BVP[:COMPARED]
+    options = {"mean": (0, 0, 0), "std": (1 / 255,) * 3, "dtype": torch.float32}
+    if impl == "batched-torch":
+        views = batched_torch(crops_BVHWC, params_BVP.to(crops_BVHWC.device), **options)
+    else:
+        views = augment(crops_BVHWC, params_BVP, impl=impl, **options)
     total, largest, count = 0.0, 0.0, 0
-    views = augment(there_BVHWC, params_BVP, mean=(0, 0, 0), std=(1 / 255,) * 3, impl=impl)
     for v, view_BCHW in enumerate(views):
         levels_BHWC = view_BCHW.permute(0, 2, 3, 1).round().cpu()
-        for levels, crop, params_P in zip(levels_BHWC, crops_BVHWC[:, v], params_BVP[:, v], strict=True):
+        for levels, crop, params_P in zip(levels_BHWC, crops_BVHWC[:, v].cpu(), params_BVP[:, v], strict=True):
             error = (levels - torch.from_numpy(pillow_view(crop.numpy(), params_P))).abs()
             total, largest, count = total + error.sum().item(), max(largest, error.max().item()), count + error.numel()
     return {"mean_error": total / count, "max_error": largest}

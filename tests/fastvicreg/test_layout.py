@@ -59,7 +59,7 @@ def test_arrows_run_one_way() -> None:
 
 
 def test_backends_are_imported_by_no_core_file() -> None:
-    own = {"ffcv_loader.py", "peers_ffcv.py"}
+    own = {"ffcv_loader.py", "peers_ffcv.py", "dali_graph.py", "peers_dali.py"}
     for path in sources():
         if "tests" not in path.parts and path.name not in own:
             backends = {name for name in imports(path) if name.split(".")[0] in ("ffcv", "nvidia", "apex", "amp_C")}
@@ -73,8 +73,9 @@ def test_a_built_wheel_has_one_top_level_name(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fastvicreg"}
-    packed = {name for name in names if name.endswith(".py")}
-    expected = {str(path.relative_to(ROOT)) for path in sources() if "tests" not in path.parts}
+    packed = {name for name in names if name.endswith((".py", ".cu", ".cuh"))}
+    kernels = [*(ROOT / "kernels").glob("*/*.cu"), *(ROOT / "kernels").glob("*/*.cuh")]
+    expected = {str(path.relative_to(ROOT)) for path in (*sources(), *kernels) if "tests" not in path.parts}
     expected = {name if name.startswith("fastvicreg/") else f"fastvicreg/{name}" for name in expected}
     assert packed == expected
 

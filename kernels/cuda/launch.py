@@ -1,0 +1,160 @@
+"""Kernels ready to run on one device: loaded once, launched on torch's current stream."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastvicreg.errors import UserError
+from fastvicreg.kernels.cuda.compiler import OLDEST, Cubin, Usage, compile_cubin, missing
+
+log = logging.getLogger(__name__)
+
+NO_DEVICE = "the CUDA kernels need a CUDA device and torch finds none: fastvicreg doctor tells more"
+Argument = Tensor | np.number | float | bytes | None
+Extent = int | tuple[int, ...]
+STATIC_SHARED_BYTES = 48 << 10
+"""Shared memory that every kernel may take; above it the limit is raised kernel by kernel."""
+
+
+def kernel(
+    source: str,
+    name: str,
+    *,
+    defines: Mapping[str, str | int] | None = None,
+    device: torch.device | str,
+) -> Launcher:
+    """The ``extern "C"`` kernel ``name`` of ``source`` (as in ``compile_cubin``), compiled and loaded for ``device``.
+
+    Compiled at most once a device and set of ``defines``; ask for it before a CUDA graph is captured.
+
+    Raises ``UserError`` where there is no CUDA device, it is older than sm_80, or the toolchain or driver does not fit.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        raise ValueError(f"CUDA kernels run on CUDA devices, not on {device}")
+    return _load(source, name, tuple(sorted((defines or {}).items())), _index(device))
+
+
+def _index(device: torch.device) -> int:
+    if device.index is not None:
+        return device.index
+    if not torch.cuda.is_available():
+        raise UserError(f"{NO_DEVICE}.")
+    return torch.cuda.current_device()
+
+
+def obstacle() -> str:
+    """Why no CUDA kernel can run on the current device, with the way out, or ""."""
+    if not torch.cuda.is_available():
+        return NO_DEVICE
+    major, minor = torch.cuda.get_device_capability()
+    if major < OLDEST:
+        return f"the CUDA kernels need sm_80 (A100) or later, {torch.cuda.get_device_name()} is sm_{major}{minor}"
+    return missing()
+
+
+class Launcher:
+    """One loaded kernel: ``launcher(grid, block, *arguments, shared_bytes=0)``."""
+
+    def __init__(self, name: str, loaded: Any, usage: Usage, index: int) -> None:
+        self.name = name
+        self.usage = usage
+        self._loaded = loaded
+        self._index = index
+        self._shared_limit = STATIC_SHARED_BYTES - usage.shared_bytes
+        self._sizes = tuple(int(info.size) for info in loaded.arguments_info)
+        self._driver = import_module("cuda.bindings.driver")
+        self._function = self._driver.CUfunction(int(loaded.handle))
+
+    def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
+        """Launch on torch's current stream of the device, and return at once.
+
+        ``grid`` and ``block`` are blocks and threads in x, y, z. ``arguments`` in the kernel's order: tensors on the
+        device (their first element's address; None: a null pointer), numpy scalars for numbers of explicit width
+        (``np.int64(n)``), Python floats for float32, ``bytes`` for a structure by value. ``shared_bytes`` is dynamic
+        shared memory a block.
+
+        Raises ``TypeError`` for other arguments, plain integers among them, ``ValueError`` where a tensor lies on
+        another device, the arguments do not have the sizes that the kernel takes, or a block asks for too much.
+        """
+        values = [self._value(argument) for argument in arguments]
+        if (sizes := tuple(value.nbytes for value in values)) != self._sizes:
+            raise ValueError(f"{self.name} takes arguments of {self._sizes} bytes, got {sizes}")
+        # The driver copies the arguments from these addresses before it returns.
+        addresses = np.array([value.ctypes.data for value in values], np.uint64)
+        with torch.cuda.device(self._index):
+            if shared_bytes > self._shared_limit:
+                self._raise_shared_limit(shared_bytes)
+            stream = self._driver.CUstream(torch.cuda.current_stream(self._index).cuda_stream)
+            (status,) = self._driver.cuLaunchKernel(
+                self._function, *_extent(grid), *_extent(block), shared_bytes, stream, addresses.ctypes.data, 0
+            )
+        if int(status):
+            raise RuntimeError(f"{self.name} was not launched, grid {grid}, block {block}: {status!r}")
+
+    def _value(self, argument: Argument) -> np.ndarray:
+        """The argument's bytes, at an address of their own."""
+        if isinstance(argument, Tensor):
+            if argument.device.type != "cuda" or argument.device.index != self._index:
+                raise ValueError(f"{self.name} runs on cuda:{self._index}, got a tensor on {argument.device}")
+            return np.array(argument.data_ptr(), np.uint64)
+        if argument is None:
+            return np.array(0, np.uint64)
+        if isinstance(argument, np.number):
+            return np.array(argument)
+        if isinstance(argument, float):
+            return np.array(argument, np.float32)
+        if isinstance(argument, bytes):
+            return np.frombuffer(argument, np.uint8)
+        raise TypeError(f"{self.name} takes tensors, numpy scalars and floats, got {argument!r}: write np.int32(n)")
+
+    def _raise_shared_limit(self, shared_bytes: int) -> None:
+        attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        device = self._driver.CUdevice(self._index)
+        (status,) = self._driver.cuKernelSetAttribute(attribute, shared_bytes, self._loaded.handle, device)
+        if int(status):
+            name = torch.cuda.get_device_name(self._index)
+            raise ValueError(f"{self.name} asks for {shared_bytes} bytes of shared memory a block; {name} has less")
+        self._shared_limit = shared_bytes
+
+
+def _extent(extent: Extent) -> tuple[int, int, int]:
+    sides = (extent,) if isinstance(extent, int) else extent
+    x, y, z = (*sides, 1, 1)[:3]
+    return x, y, z
+
+
+@functools.cache
+def _load(source: str, name: str, defines: tuple[tuple[str, str | int], ...], index: int) -> Launcher:
+    cubin = _compiled(source, defines, index)
+    if name not in cubin.usage:
+        raise ValueError(f"{source} has no kernel {name!r}: its kernels are {', '.join(cubin.usage)}")
+    core = import_module("cuda.core")
+    with torch.cuda.device(index):
+        core.Device(index).set_current()
+        try:
+            loaded = core.ObjectCode.from_cubin(cubin.code, name=source).get_kernel(name)
+        except Exception as error:
+            raise UserError(
+                f"the driver does not load {source} for {cubin.arch} ({error}): update the driver, or install the "
+                f"compiler of its own CUDA version, such as pip install 'cuda-core[cu12]'."
+            ) from error
+        return Launcher(name, loaded, cubin.usage[name], index)
+
+
+@functools.cache
+def _compiled(source: str, defines: tuple[tuple[str, str | int], ...], index: int) -> Cubin:
+    if not torch.cuda.is_available():
+        raise UserError(f"{NO_DEVICE}.")
+    major, minor = torch.cuda.get_device_capability(index)
+    cubin = compile_cubin(source, f"sm_{major}{minor}", defines=dict(defines))
+    log.info("CUDA kernels of %s for %s on cuda:%d: %s", source, cubin.arch, index, ", ".join(cubin.usage))
+    return cubin
