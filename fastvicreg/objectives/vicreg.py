@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.config import ObjectiveConfig
 from fastvicreg.contracts import Terms
-from fastvicreg.kernels.loss import choose, expected_covariance, vicreg_loss
+from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
 from fastvicreg.model import expander
 
 
@@ -21,7 +22,7 @@ class VICReg(nn.Module):
     def __init__(self, features: int, widths: tuple[int, ...], config: ObjectiveConfig, *, impl: str = "auto") -> None:
         """``UserError`` where ``impl`` names no implementation of the loss."""
         super().__init__()
-        choose(impl)
+        known(impl)
         self.expander = expander(features, widths)
         self._config = config
         self._impl = impl
@@ -32,7 +33,8 @@ class VICReg(nn.Module):
         Beside the loss's own terms ``parts`` holds what tells a healthy run from a collapsing one:
         ``embedding_std`` and ``representation_std``, the mean over dimensions of the standard deviation over the
         batch, and the covariance term's value for independent embeddings and its true minimum, both at the
-        embeddings' measured variances.
+        embeddings' measured variances. Among several processes the loss's terms are the global batch's; the
+        deviations and variances of the others are of this process's own samples.
         """
         if len(views) != 2:
             raise ValueError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
@@ -50,6 +52,7 @@ class VICReg(nn.Module):
                 covariance=config.covariance,
                 form=config.loss_form,
                 impl=self._impl,
+                group=dist.group.WORLD if _processes() > 1 else None,
             )
         parts = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(loss.total, parts | _health(features[0], za_BD, zb_BD))
@@ -58,10 +61,14 @@ class VICReg(nn.Module):
         """VICReg has no target network to move."""
 
 
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 @torch.no_grad()
 def _health(features_BF: Tensor, za_BD: Tensor, zb_BD: Tensor) -> dict[str, Tensor]:
     var_a_D, var_b_D = za_BD.float().var(0), zb_BD.float().var(0)
-    independent, minimum = expected_covariance(len(za_BD), var_a_D, var_b_D)
+    independent, minimum = expected_covariance(len(za_BD) * _processes(), var_a_D, var_b_D)
     return {
         "covariance_independent": independent,
         "covariance_minimum": minimum,

@@ -5,30 +5,26 @@ Shape suffixes: N samples of the batch, D embedding width.
 
 from __future__ import annotations
 
-import functools
-import logging
-from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from fastvicreg.contracts import UserError
+from fastvicreg.errors import UserError
+from fastvicreg.kernels.loss.choice import IMPLEMENTATIONS, choose, known
 from fastvicreg.kernels.loss.expected import expected_covariance
-from fastvicreg.registry import resolve, unknown
+from fastvicreg.kernels.loss.operators import Weights, vicreg_terms
+from fastvicreg.kernels.loss.ranks import Ranks, group_name
+from fastvicreg.kernels.loss.reference import vicreg_terms as reference_terms
+from fastvicreg.registry import unknown
 
-__all__ = ["IMPLEMENTATIONS", "Form", "LossTerms", "choose", "expected_covariance", "vicreg_loss"]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-log = logging.getLogger(__name__)
+__all__ = ["IMPLEMENTATIONS", "Form", "LossTerms", "choose", "expected_covariance", "known", "vicreg_loss"]
 
 Form = Literal["official", "paper"]
 """Whether the variance hinge of each branch is halved, as in the official code, or not, as in the paper."""
-
-IMPLEMENTATIONS = {
-    "auto": "fastvicreg.kernels.loss.gram:vicreg_terms",
-    "reference": "fastvicreg.kernels.loss.reference:vicreg_terms",
-    "gram": "fastvicreg.kernels.loss.gram:vicreg_terms",
-}
 
 
 class LossTerms(NamedTuple):
@@ -51,6 +47,7 @@ def vicreg_loss(
     impl: str = "auto",
     gamma: float = 1.0,
     eps: float = 1e-4,
+    group: ProcessGroup | None = None,
 ) -> LossTerms:
     """VICReg's loss between the embeddings of two views (Bardes et al., arXiv 2105.04906, Algorithm 1).
 
@@ -59,34 +56,36 @@ def vicreg_loss(
     "official" form, main_vicreg.py, not in "paper"), plus ``covariance`` times the squared off-diagonal
     covariances over D, summed over the branches. Variances and covariances are unbiased.
 
-    fp64, fp32, bf16 or fp16; half types are reduced in fp32. Independent of autocast. Differentiable once by
-    "gram", any number of times by "reference".
+    With ``group`` each of its processes holds its own N rows, equally many, and the loss is that of all their rows;
+    it is the same on every rank but for rounding. The gradient is the number of ranks times the loss's own (the
+    official FullGatherLayer's, main_vicreg.py), so that an average over the ranks, as DistributedDataParallel takes
+    it, is the gradient. All ranks must call alike, and meet a new shape at the same step.
 
-    Raises ``ValueError`` where the embeddings do not fit each other, ``UserError`` for an unknown ``form`` or ``impl``.
+    fp64, fp32, bf16 or fp16 ("cuda" and "triton": not fp64); half types are reduced in fp32. Independent of autocast.
+    Differentiable any number of times by "reference", else once.
+
+    Raises ``ValueError`` where the embeddings do not fit each other, ``UserError`` for an unknown ``form`` or
+    ``impl``, for an ``impl`` that cannot run here, and for ranks of different shapes.
     """
     _check(za_ND, zb_ND)
     if form not in get_args(Form):
         raise UserError(unknown("loss form", form, get_args(Form)))
-    terms = choose(impl)
+    method = _chosen(impl, za_ND.device.type, za_ND.dtype)
+    name = group_name(group)
+    weights = Weights(invariance, variance, covariance, 0.5 if form == "official" else 1.0, gamma, eps)
     with torch.autocast(za_ND.device.type, enabled=False):
-        return LossTerms(
-            *terms(
-                za_ND,
-                zb_ND,
-                weights=(invariance, variance, covariance),
-                branch_share=0.5 if form == "official" else 1.0,
-                gamma=gamma,
-                eps=eps,
-            )
-        )
+        if method == IMPLEMENTATIONS["reference"]:
+            return LossTerms(*reference_terms(za_ND, zb_ND, weights, Ranks.named(name).compared(za_ND)))
+        return LossTerms(*vicreg_terms(za_ND, zb_ND, weights, method, name)[:4])
 
 
-@functools.cache
-def choose(impl: str) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The implementation of that name, logged once; ``UserError`` for an unknown one."""
-    terms = resolve("loss implementation", impl, IMPLEMENTATIONS)
-    log.info("loss implementation: %s (%s)", impl, IMPLEMENTATIONS[impl])
-    return terms
+def _chosen(impl: str, device: str, dtype: torch.dtype) -> str:
+    return choose(impl, device, dtype)
+
+
+# A compiler cannot trace its import and its log line: torch.compiler.assume_constant_result, which does no more, would
+# load the compiler here, in a second or two.
+_chosen._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _check(za_ND: Tensor, zb_ND: Tensor) -> None:

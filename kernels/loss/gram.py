@@ -2,135 +2,138 @@
 
 ||Zc^T Zc||_F = ||Zc Zc^T||_F for centred Zc, so that where N < D nothing of D x D is formed: the covariance term
 is (||G||_F^2 - sum of squared variances) / D with G = Zc Zc^T / (N - 1), its gradient 4 (G Zc - Zc v) / (D (N - 1)).
-Forward keeps that matrix and the column statistics; backward folds the incoming scalar into them, so that a
-loss scale acts before any rounding to a half type. Buffers of N x D are written over rather than allocated anew:
-on a CPU the page faults of fresh memory cost more than the arithmetic.
+Forward keeps that matrix and the column statistics; backward folds the incoming scalar into them. Buffers of N x D
+are written over rather than allocated anew: on a CPU the page faults of fresh memory cost more than the arithmetic.
 
-Shape suffixes: N samples of the batch, D embedding width, S the smaller of the two.
+Among several ranks N is the global batch's. Where N < D each gathers all rows and forms its own rows of G alone, so
+that backward needs no other rank; else each forms its rows' part of the covariance, and the parts are summed.
+
+Shape suffixes: N samples of this rank's batch, M of the global batch, D embedding width, P by Q the matrix that is
+kept: N x M, or D x D.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
+from fastvicreg.kernels.loss.operators import Shape, Weights, wide_dtype
+from fastvicreg.kernels.loss.ranks import Ranks
 
-def vicreg_terms(
+
+def forward(
+    za_ND: Tensor, zb_ND: Tensor, weights: Weights, ranks: Ranks
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], list[Tensor]]:
+    """As ``operators.Method``; kept: a view's gathered rows among several ranks, mean, hinge slope and matrix."""
+    n, d = za_ND.shape
+    m = n * ranks.size
+    wide = wide_dtype(za_ND.dtype)
+    rows = ranks.gathered(za_ND, zb_ND) if m < d else (za_ND, zb_ND)
+    scratch = torch.empty_like(rows[0], dtype=wide)
+    centred = torch.empty_like(scratch)
+    invariance = ranks.add(_squared_distance(*rows, scratch)) if m >= d else _squared_distance(*rows, scratch)
+    invariance = invariance / (m * d)
+
+    means = [z.mean(dim=0, dtype=wide) for z in rows]
+    if m >= d and ranks.size > 1:
+        means = ranks.add(torch.stack(means)).div_(ranks.size).unbind()
+
+    variances, squares, diagonals, kept = [], [], [], []
+    for z, mean_D in zip(rows, means, strict=True):
+        x = _centred(z, mean_D, centred)
+        if m < d:
+            product_PQ = wide_matmul(ranks.own(x), x.T).div_(m - 1)
+            wide_x = x.to(wide)
+            variance_D = torch.mul(wide_x, wide_x, out=scratch).sum(dim=0) / (m - 1)
+            diagonals.append(variance_D.square().sum())
+        else:
+            product_PQ = ranks.add(wide_matmul(x.T, x)).div_(m - 1)
+            variance_D = product_PQ.diagonal().clone()
+            product_PQ.fill_diagonal_(0)
+        squares.append(product_PQ.square().sum())
+        std_D = torch.sqrt(variance_D + weights.eps)
+        hinge_D = torch.relu(weights.gamma - std_D)
+        variances.append(weights.branch_share * hinge_D.mean())
+        slope_D = (hinge_D > 0) / std_D * (-weights.variance * weights.branch_share / (d * (m - 1)))
+        if m < d:
+            slope_D -= variance_D * (4 * weights.covariance / (d * (m - 1)))
+        kept += [mean_D.clone() if ranks.size > 1 else mean_D, slope_D, product_PQ]
+        if m < d and ranks.size > 1:
+            kept.append(z)
+
+    if m < d:
+        if ranks.size > 1:
+            squares = ranks.add(torch.stack(squares)).unbind()
+        squares = [square - diagonal for square, diagonal in zip(squares, diagonals, strict=True)]
+    covariances = [square / d for square in squares]
+    variance, covariance = variances[0] + variances[1], covariances[0] + covariances[1]
+    total = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
+    return (total, invariance, variance, covariance), kept
+
+
+def backward(
+    scale: Tensor,
     za_ND: Tensor,
     zb_ND: Tensor,
-    *,
-    weights: tuple[float, float, float],
-    branch_share: float,
-    gamma: float,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(total, invariance, variance, covariance); ``branch_share`` weighs each branch's hinge: 0.5 official, 1 paper."""
-    return _Loss.apply(za_ND, zb_ND, weights, branch_share, gamma, eps)
+    kept: list[Tensor],
+    weights: Weights,
+    ranks: Ranks,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """As ``operators.Method``."""
+    n, d = za_ND.shape
+    m = n * ranks.size
+    pull = scale * (2 * weights.invariance / (n * d))
+    push = scale * (4 * weights.covariance * ranks.size / (d * (m - 1)))
+    own_buffer = torch.empty_like(za_ND, dtype=scale.dtype)
+    each = len(kept) // 2
+    result: list[Tensor | None] = [None, None]
+    for i, (z_ND, other_ND) in enumerate(((za_ND, zb_ND), (zb_ND, za_ND))):
+        if needs[i]:
+            mean_D, slope_D, product_PQ, *gathered = kept[each * i : each * (i + 1)]
+            z = gathered[0] if gathered else z_ND
+            x = _centred(z, mean_D, torch.empty_like(z, dtype=scale.dtype) if gathered else own_buffer)
+            x_ND = ranks.own(x) if gathered else x
+            grad_ND = _apply(product_PQ * push, x, gram=m < d)
+            grad_ND.addcmul_(x_ND.to(scale.dtype), slope_D * (scale * ranks.size))
+            torch.sub(z_ND.to(scale.dtype), other_ND, out=own_buffer)
+            result[i] = grad_ND.addcmul_(own_buffer, pull).to(z_ND.dtype)
+    return result[0], result[1]
 
 
-class _Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        za_ND: Tensor,
-        zb_ND: Tensor,
-        weights: tuple[float, float, float],
-        branch_share: float,
-        gamma: float,
-        eps: float,
-    ) -> tuple[Tensor, ...]:
-        n, d = za_ND.shape
-        wide = torch.promote_types(za_ND.dtype, torch.float32)
-        scratch_ND = za_ND.to(wide) - zb_ND
-        invariance = scratch_ND.square_().sum() / (n * d)
-        centred_ND = torch.empty_like(scratch_ND)
-
-        variances, covariances, saved = [], [], [za_ND, zb_ND]
-        for z_ND in (za_ND, zb_ND):
-            mean_D, variance_D, product_SS, squares = _statistics(z_ND, centred_ND, scratch_ND)
-            std_D = torch.sqrt(variance_D + eps)
-            hinge_D = torch.relu(gamma - std_D)
-            variances.append(branch_share * hinge_D.mean())
-            covariances.append(squares / d)
-            slope_D = (hinge_D > 0) / std_D * (-weights[1] * branch_share / (d * (n - 1)))
-            if n < d:
-                slope_D -= variance_D * (4 * weights[2] / (d * (n - 1)))
-            saved += [mean_D, slope_D, product_SS]
-
-        variance, covariance = variances[0] + variances[1], covariances[0] + covariances[1]
-        total = weights[0] * invariance + weights[1] * variance + weights[2] * covariance
-        ctx.save_for_backward(*saved)
-        ctx.weights = weights
-        ctx.mark_non_differentiable(invariance, variance, covariance)
-        return total, invariance, variance, covariance
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # `once_differentiable` lets a second derivative pass as zero where the incoming gradient is a constant.
-        if torch.is_grad_enabled():
-            raise RuntimeError("the gram loss is differentiable once; for create_graph=True use impl='reference'")
-        scale = grads[0]
-        za_ND, zb_ND, *kept = ctx.saved_tensors
-        n, d = za_ND.shape
-        pull = scale * (2 * ctx.weights[0] / (n * d))
-        push = scale * (4 * ctx.weights[2] / (d * (n - 1)))
-        buffer_ND = torch.empty_like(za_ND, dtype=scale.dtype)
-        result: list[Tensor | None] = [None, None]
-        with torch.autocast(za_ND.device.type, enabled=False):
-            for i, (z_ND, other_ND) in enumerate(((za_ND, zb_ND), (zb_ND, za_ND))):
-                if ctx.needs_input_grad[i]:
-                    mean_D, slope_D, product_SS = kept[3 * i : 3 * i + 3]
-                    x_ND = _centred(z_ND, mean_D, buffer_ND)
-                    grad_ND = _apply(product_SS * push, x_ND).addcmul_(x_ND.to(scale.dtype), slope_D * scale)
-                    torch.sub(z_ND.to(scale.dtype), other_ND, out=buffer_ND)
-                    result[i] = grad_ND.addcmul_(buffer_ND, pull).to(z_ND.dtype)
-        return *result, None, None, None, None
+def kept_shapes(n: int, d: int, dtype: torch.dtype, ranks: Ranks) -> list[tuple[Shape, torch.dtype]]:
+    """As ``operators.Method``."""
+    m = n * ranks.size
+    wide = wide_dtype(dtype)
+    view = [((d,), wide), ((d,), wide), ((n, m) if m < d else (d, d), wide)]
+    if m < d and ranks.size > 1:
+        view.append(((m, d), dtype))
+    return view * 2
 
 
-class _Statistics(NamedTuple):
-    mean_D: Tensor
-    variance_D: Tensor  # unbiased, of the matrix product's operand as rounded
-    product_SS: Tensor  # G where N < D; else the covariance with its diagonal zeroed
-    squares: Tensor  # sum of the covariance's squared off-diagonal elements
+def _squared_distance(za: Tensor, zb: Tensor, scratch: Tensor) -> Tensor:
+    return torch.sub(za.to(scratch.dtype), zb, out=scratch).square_().sum()
 
 
-def _statistics(z_ND: Tensor, centred_ND: Tensor, scratch_ND: Tensor) -> _Statistics:
-    """Of one view; both buffers, in the wide type, are written over."""
-    n, d = z_ND.shape
-    mean_D = z_ND.mean(dim=0, dtype=centred_ND.dtype)
-    x_ND = _centred(z_ND, mean_D, centred_ND)
-    if n < d:
-        product_SS = _matmul(x_ND, x_ND.T).div_(n - 1)
-        wide_ND = x_ND.to(centred_ND.dtype)
-        variance_D = torch.mul(wide_ND, wide_ND, out=scratch_ND).sum(dim=0) / (n - 1)
-        return _Statistics(mean_D, variance_D, product_SS, product_SS.square().sum() - variance_D.square().sum())
-    product_SS = _matmul(x_ND.T, x_ND).div_(n - 1)
-    variance_D = product_SS.diagonal().clone()
-    return _Statistics(mean_D, variance_D, product_SS, product_SS.fill_diagonal_(0).square().sum())
-
-
-def _centred(z_ND: Tensor, mean_D: Tensor, buffer_ND: Tensor) -> Tensor:
+def _centred(z: Tensor, mean_D: Tensor, buffer: Tensor) -> Tensor:
     """The operand of the matrix products: centred in the wide type, then rounded to the embedding's own."""
-    return torch.sub(z_ND, mean_D, out=buffer_ND).to(z_ND.dtype)
+    return torch.sub(z, mean_D, out=buffer).to(z.dtype)
 
 
-def _apply(product_SS: Tensor, x_ND: Tensor) -> Tensor:
-    """The Gram matrix times the embedding, or the embedding times the covariance, in the wide type."""
-    gram = x_ND.shape[0] < x_ND.shape[1]
-    if x_ND.dtype == product_SS.dtype:
-        return product_SS @ x_ND if gram else x_ND @ product_SS
+def _apply(product_PQ: Tensor, x: Tensor, *, gram: bool) -> Tensor:
+    """Rows of the Gram matrix times all embeddings, or own embeddings times the covariance, in the wide type."""
+    if x.dtype == product_PQ.dtype:
+        return product_PQ @ x if gram else x @ product_PQ
     # Scaled to its largest element, the matrix keeps within a half type's range whatever the loss scale is.
-    top = product_SS.abs().amax().clamp(min=torch.finfo(product_SS.dtype).tiny)
-    half_SS = (product_SS / top).to(x_ND.dtype)
-    return (_matmul(half_SS, x_ND) if gram else _matmul(x_ND, half_SS)).mul_(top)
+    top = product_PQ.abs().amax().clamp(min=torch.finfo(product_PQ.dtype).tiny)
+    half_PQ = (product_PQ / top).to(x.dtype)
+    return (wide_matmul(half_PQ, x) if gram else wide_matmul(x, half_PQ)).mul_(top)
 
 
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
+def wide_matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """The product in the wide type: a half type's products are exact there, and no device rounds their sum back."""
     if left.dtype not in (torch.bfloat16, torch.float16):
-        return left @ right
+        return torch.mm(left, right, out=out)
     if left.device.type == "cuda":
-        return torch.mm(left, right, torch.float32)
-    return left.float() @ right.float()
+        return torch.mm(left, right, torch.float32, out=out)
+    return torch.mm(left.float(), right.float(), out=out)

@@ -1,6 +1,6 @@
 """The definition of the VICReg loss, in plain torch: what the other implementations are held against.
 
-Shape suffixes: N samples of the batch, D embedding width.
+Shape suffixes: N samples of the batch, D embedding width, M samples of the global batch, of which N are this rank's.
 """
 
 from __future__ import annotations
@@ -9,33 +9,51 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastvicreg.kernels.loss.operators import Weights
+from fastvicreg.kernels.loss.ranks import GatherRows, Ranks
+
 
 def vicreg_terms(
     za_ND: Tensor,
     zb_ND: Tensor,
-    *,
-    weights: tuple[float, float, float],
-    branch_share: float,
-    gamma: float,
-    eps: float,
+    weights: Weights,
+    ranks: Ranks,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(total, invariance, variance, covariance); ``branch_share`` weighs each branch's hinge: 0.5 official, 1 paper."""
+    """(total, invariance, variance, covariance), to be differentiated by autograd.
+
+    Among several ranks as the official code: the squared error's gradient is of the rank's own mean, the other terms
+    are the global batch's, gathered with gradients, so that DDP's average over the ranks is the global gradient.
+    """
     if za_ND.dtype in (torch.bfloat16, torch.float16):
         za_ND, zb_ND = za_ND.float(), zb_ND.float()
+    return official_terms(za_ND, zb_ND, weights, ranks)
 
+
+def official_terms(
+    za_ND: Tensor,
+    zb_ND: Tensor,
+    weights: Weights,
+    ranks: Ranks,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same in the types that the embeddings and autocast give it, half ones too: what the official code runs."""
     invariance = functional.mse_loss(za_ND, zb_ND)
-    za_ND = za_ND - za_ND.mean(dim=0)
-    zb_ND = zb_ND - zb_ND.mean(dim=0)
-    variance = branch_share * (_hinge(za_ND, gamma, eps) + _hinge(zb_ND, gamma, eps))
-    covariance = _covariance(za_ND) + _covariance(zb_ND)
+    if ranks.size > 1:
+        # The value is the mean over the ranks, the gradient the rank's own.
+        mean = ranks.add(invariance.detach().clone()) / ranks.size
+        invariance = invariance + (mean - invariance).detach()
+        za_ND, zb_ND = (GatherRows.apply(z_ND, ranks) for z_ND in (za_ND, zb_ND))
+    za_MD = za_ND - za_ND.mean(dim=0)
+    zb_MD = zb_ND - zb_ND.mean(dim=0)
+    variance = weights.branch_share * (_hinge(za_MD, weights) + _hinge(zb_MD, weights))
+    covariance = _covariance(za_MD) + _covariance(zb_MD)
 
-    total = weights[0] * invariance + weights[1] * variance + weights[2] * covariance
+    total = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
     return total, invariance.detach(), variance.detach(), covariance.detach()
 
 
-def _hinge(z_ND: Tensor, gamma: float, eps: float) -> Tensor:
-    std_D = torch.sqrt(z_ND.var(dim=0) + eps)
-    return functional.relu(gamma - std_D).mean()
+def _hinge(z_ND: Tensor, weights: Weights) -> Tensor:
+    std_D = torch.sqrt(z_ND.var(dim=0) + weights.eps)
+    return functional.relu(weights.gamma - std_D).mean()
 
 
 def _covariance(z_ND: Tensor) -> Tensor:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvicreg.kernels.loss import Form, LossTerms, vicreg_loss
+from fastvicreg.contracts import UserError
+from fastvicreg.kernels.loss import Form, LossTerms, choose, gram, vicreg_loss
+from fastvicreg.kernels.loss.operators import Weights
+from fastvicreg.kernels.loss.ranks import Ranks
 
 SIZES = ((2, 1), (2, 7), (5, 5), (7, 3), (33, 65), (64, 512), (128, 64))
 IMPLEMENTATIONS = ("reference", "gram")
@@ -61,7 +64,7 @@ def test_terms_are_those_of_algorithm_1(impl: str, n: int, d: int):
     invariance, variance, covariance = algorithm_1(za_ND.tolist(), zb_ND.tolist(), gamma=1.2, eps=1e-3)
     shares: dict[Form, float] = {"official": 0.5, "paper": 1.0}
     for form, share in shares.items():
-        options = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0, "gamma": 1.2, "eps": 1e-3}
+        options: dict[str, Any] = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0, "gamma": 1.2, "eps": 1e-3}
         terms = vicreg_loss(za_ND, zb_ND, form=form, impl=impl, **options)
         assert terms.invariance.item() == pytest.approx(invariance, rel=1e-12)
         assert terms.variance.item() == pytest.approx(share * variance, rel=1e-12)
@@ -189,9 +192,11 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize(("n", "d"), [(8, 300), (300, 8)])
 def test_gram_forms_nothing_larger_than_the_embeddings(n: int, d: int, dtype: torch.dtype):
     views = embeddings(n, d, dtype)
-    with LargestTensor() as gram:
-        with_gradients(*views, impl="gram")
-    assert gram.elements == n * d
+    weights = Weights(25.0, 25.0, 1.0, 0.5, 1.0, 1e-4)
+    with LargestTensor() as largest:  # of what the operator does, which a mode sees as one
+        (total, *_), kept = gram.forward(*views, weights, Ranks())
+        gram.backward(torch.ones_like(total), *views, kept, weights, Ranks(), (True, True))
+    assert largest.elements == n * d
     if n < d:
         with LargestTensor() as reference:
             with_gradients(*views, impl="reference")
@@ -212,13 +217,44 @@ def test_non_contiguous_embeddings_and_a_single_gradient():
     assert za_ND.grad is None
 
 
+def skip_without(impl: str, dtype: torch.dtype) -> None:
+    try:
+        choose(impl, "cuda", dtype)
+    except UserError as error:
+        pytest.skip(str(error))
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("impl", ["gram", "cuda", "triton"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-@pytest.mark.parametrize(("n", "d"), [(5, 5), (64, 512), (128, 64)])
-def test_cuda_agrees_with_fp64_on_the_cpu(n: int, d: int, dtype: torch.dtype):
+@pytest.mark.parametrize(("n", "d"), [(5, 5), (64, 512), (128, 64), (257, 1000)])
+def test_a_gpu_agrees_with_fp64_on_the_cpu(n: int, d: int, dtype: torch.dtype, impl: str):
+    skip_without(impl, dtype)
     views = embeddings(n, d, dtype)
     truth, *truth_grads = with_gradients(*(z_ND.double() for z_ND in views), impl="reference")
-    terms, *grads = with_gradients(*(z_ND.cuda() for z_ND in views), impl="gram")
+    terms, *grads = with_gradients(*(z_ND.cuda() for z_ND in views), impl=impl)
     assert terms.total.item() == pytest.approx(truth.total.item(), rel=TOLERANCE[dtype][0])
     for grad_ND, truth_ND in zip(grads, truth_grads, strict=True):
         assert relative_error(grad_ND.cpu(), truth_ND) < TOLERANCE[dtype][1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("impl", ["gram", "cuda", "triton"])
+@pytest.mark.parametrize(("n", "d"), [(64, 512), (128, 64)])
+def test_a_cuda_graph_replays_the_loss(n: int, d: int, impl: str):
+    skip_without(impl, torch.bfloat16)
+    views = tuple(z_ND.cuda() for z_ND in embeddings(n, d, torch.bfloat16))
+    static = tuple(torch.zeros_like(z_ND) for z_ND in views)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        with_gradients(*static, impl=impl)  # compiles what a capture must not
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        terms, *grads = with_gradients(*static, impl=impl)
+    for z_ND, value_ND in zip(static, views, strict=True):
+        z_ND.copy_(value_ND)
+    graph.replay()
+    expected, *expected_grads = with_gradients(*views, impl=impl)
+    assert torch.equal(terms.total, expected.total)
+    assert all(torch.equal(*pair) for pair in zip(grads, expected_grads, strict=True))

@@ -10,10 +10,12 @@ import logging
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from fastvicreg.contracts import UserError
 from fastvicreg.kernels import loss as loss_kernel
-from fastvicreg.kernels.loss import vicreg_loss
+from fastvicreg.kernels.loss import cuda, vicreg_loss
+from fastvicreg.kernels.loss.operators import vicreg_terms
 
 IMPLEMENTATIONS = ("reference", "gram")
 
@@ -65,6 +67,44 @@ def test_autocast_changes_nothing(n: int, d: int, impl: str):
     assert all(torch.equal(*pair) for pair in zip(within, plain, strict=True))
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("n", "d"), [(6, 10), (10, 6)])
+def test_compiled_whole_it_gives_the_same(n: int, d: int, impl: str):
+    def total(za_ND: Tensor, zb_ND: Tensor) -> Tensor:
+        return 3 * vicreg_loss(2 * za_ND, zb_ND, impl=impl).total
+
+    views = tuple(z_ND.requires_grad_() for z_ND in embeddings(n, d))
+    torch._dynamo.reset()
+    compiled = torch.compile(total, fullgraph=True, backend="aot_eager")(*views)
+    torch.testing.assert_close(compiled, total(*views), rtol=1e-12, atol=0)
+    for found_ND, truth_ND in zip(
+        torch.autograd.grad(compiled, views), torch.autograd.grad(total(*views), views), strict=True
+    ):
+        torch.testing.assert_close(found_ND, truth_ND, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("n", "d"), [(6, 10), (10, 6)])
+def test_the_operator_is_what_it_declares(n: int, d: int, dtype: torch.dtype):
+    views = tuple(z_ND.requires_grad_() for z_ND in embeddings(n, d, dtype))
+    torch.library.opcheck(
+        vicreg_terms, (*views, [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], loss_kernel.IMPLEMENTATIONS["gram"], "")
+    )
+
+
+@pytest.mark.parametrize("impl", ["cuda", "triton"])
+@pytest.mark.parametrize(("n", "d"), [(6, 10), (10, 6)])
+def test_a_gpu_s_implementation_is_traced_without_a_gpu(n: int, d: int, impl: str):
+    pytest.importorskip(loss_kernel.IMPLEMENTATIONS[impl])
+    with FakeTensorMode():
+        za_ND, zb_ND = (torch.empty(n, d, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+        arguments = ([25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], loss_kernel.IMPLEMENTATIONS[impl], "")
+        total, *_ = vicreg_terms(za_ND, zb_ND, *arguments)
+        grads = torch.autograd.grad(total, (za_ND, zb_ND))
+    assert total.dtype == torch.float32
+    assert [(grad_ND.shape, grad_ND.dtype) for grad_ND in grads] == [((n, d), torch.bfloat16)] * 2
+
+
 @pytest.mark.parametrize(
     ("za_ND", "zb_ND", "message"),
     [
@@ -95,5 +135,39 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture):
         for _ in range(3):
             vicreg_loss(*embeddings(4, 3))
     assert [record.getMessage() for record in caplog.records] == [
-        "loss implementation: auto (fastvicreg.kernels.loss.gram:vicreg_terms)"
+        "loss implementation: auto (fastvicreg.kernels.loss.gram)"
     ]
+
+
+def test_auto_takes_the_best_that_can_run_on_a_gpu(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    triton_impl = pytest.importorskip("fastvicreg.kernels.loss.triton_impl")
+    obstacles = dict.fromkeys((cuda, triton_impl), "")
+    for module in obstacles:
+        monkeypatch.setattr(module, "obstacle", lambda device, dtype, module=module: obstacles[module])
+
+    def chosen(dtype: torch.dtype) -> str:
+        loss_kernel.choose.cache_clear()
+        return loss_kernel.choose("auto", "cuda", dtype).rpartition(".")[2]
+
+    try:
+        assert [chosen(dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64)] == ["cuda", "cuda", "gram"]
+        obstacles[cuda] = "it has no compiler"
+        with caplog.at_level(logging.INFO, logger=loss_kernel.__name__):
+            assert [chosen(dtype) for dtype in (torch.float16, torch.float32)] == ["triton_impl", "gram"]
+        assert caplog.records[0].getMessage() == "loss implementation: not cuda: it has no compiler"
+        obstacles[triton_impl] = "it is older than sm_80"
+        assert chosen(torch.float16) == "gram"
+        with pytest.raises(UserError, match="'cuda' cannot run here: it has no compiler; choose auto or gram"):
+            loss_kernel.choose("cuda", "cuda", torch.float16)
+    finally:
+        loss_kernel.choose.cache_clear()
+
+
+def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(loss_kernel.IMPLEMENTATIONS, "triton", "fastvicreg_absent.kernels")
+    loss_kernel.choose.cache_clear()
+    try:
+        with pytest.raises(UserError, match="'triton' cannot run here: fastvicreg_absent is not installed"):
+            loss_kernel.choose("triton", "cuda", torch.float16)
+    finally:
+        loss_kernel.choose.cache_clear()
