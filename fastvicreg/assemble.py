@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from torch import nn
 from fastvicreg import embedded
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
 from fastvicreg.contracts import Engine, Plan, Source
-from fastvicreg.distributed import world_size
+from fastvicreg.distributed import Processes, device_of, join, launched
 from fastvicreg.errors import UserError
 from fastvicreg.model import ResNet, resnet
+from fastvicreg.norm import synchronise
 from fastvicreg.objectives import build_objective
 from fastvicreg.optim import LARS
 from fastvicreg.pipelines.engines import build_engine
@@ -47,6 +49,7 @@ class Run:
     step: TrainStep
     device: str
     precision: str
+    processes: Processes
 
 
 def resolve_device(asked: str) -> str:
@@ -72,9 +75,9 @@ def open_data(config: TrainConfig) -> Datasets:
     if data.data is None:
         if data.val_data is not None:
             raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
-        beton = data.pipeline == "ffcv"
-        folder = embedded.write_beton_once() if beton else embedded.write_once()
-        names = ("train.beton", "test.beton") if beton else ("train", "test")
+        write = {"ffcv": embedded.write_beton_once, "dali": embedded.write_shards_once}
+        folder = write.get(data.pipeline, embedded.write_once)()
+        names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
         train, validation = (open_source(folder / name) for name in names)
         return Datasets(train, validation, f"the embedded images ({folder})")
     root, below = find_splits(data.data)
@@ -106,9 +109,9 @@ def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto
 
 def assemble(config: TrainConfig) -> Run:
     """Build everything; ``UserError`` for the first thing that cannot be had."""
-    if world_size() > 1:
-        raise UserError("several processes were launched, but training on more than one is not there yet: start one.")
-    device = resolve_device(config.run.device)
+    processes = launched()
+    device = device_of(processes, resolve_device(config.run.device))
+    join(processes, device)
     precision = config.run.precision
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else "off"
@@ -126,20 +129,26 @@ def assemble(config: TrainConfig) -> Run:
     objective = build_objective(config.objective, encoder.features, config.model.expander, impl=kernels["loss"])
     module = nn.ModuleDict({"encoder": encoder, "objective": objective}).to(device)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if processes.world_size > 1:
+        synchronise(module, device)
     optimizer = build_optimizer(config.optim, module, impl=kernels["lars"])
-    step = TrainStep(encoder, objective, optimizer, device=device, precision=precision)
+    step = TrainStep(encoder, objective, optimizer, device=device, precision=precision, world_size=processes.world_size)
     engine = build_engine(
         config.data.pipeline,
         data.train,
         plan,
         batch_size=config.run.batch_size,
-        workers=config.data.workers,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        workers=config.data.workers or max(1, len(os.sched_getaffinity(0)) // processes.local_world_size),
         prefetch=config.data.prefetch,
         device=device,
         budget=FaultBudget(config.data.fault_count, config.data.fault_share),
         resample=kernels["resample"],
+        decoder=config.data.decoder,
+        hw_decoder_load=config.data.hw_decoder_load,
     )
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     feed = Feed(engine, plan, device=device, dtype=dtype, impl=kernels["augment"])
-    return Run(data, plan, engine, feed, encoder, module, step, device, precision)
+    return Run(data, plan, engine, feed, encoder, module, step, device, precision, processes)

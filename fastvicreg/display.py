@@ -13,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fastvicreg.metrics import data_wait_share
+
 SPARKS = "▁▂▃▄▅▆▇█"
 PLAIN_SECONDS = 10.0
 
@@ -62,7 +64,8 @@ class Display:
         """Take the rows of the steps done since the last call."""
         if self._quiet:
             return
-        self._row = rows[-1]
+        # One step's wait alone says little: crops come in bursts.
+        self._row = {**rows[-1], "data_wait": data_wait_share(rows)}
         self._totals.extend(row["total"] for row in rows)
         del self._totals[:-400]
         if self._live:

@@ -1,8 +1,135 @@
-"""How many processes a run has; the one place, with doctor, that reads the environment."""
+"""Several processes as one run: which one this is, how they meet, and the agreements that are not gradients.
+
+The one place, with doctor, that reads the environment: torchrun's variables.
+"""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastvicreg.errors import UserError
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others: longer than writing a checkpoint takes, so that no wait is unbounded."""
+
+Result = TypeVar("Result")
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def world_size() -> int:
-    """Processes that torchrun launched; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+class OtherProcessError(UserError):
+    """A mistake that another process has told of already."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+
+def launched() -> Processes:
+    """As torchrun launched it; one process without it. ``UserError`` where its variables are incomplete."""
+    if "WORLD_SIZE" not in os.environ:
+        return Processes()
+    try:
+        return Processes(*(int(os.environ[name]) for name in VARIABLES[:4]))
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set, but {' '.join(VARIABLES)} are not all ({error}): "
+            "start several processes with torchrun -m fastvicreg train ..., or unset WORLD_SIZE."
+        ) from None
+
+
+def device_of(processes: Processes, device: str) -> str:
+    """Each process's own device: "cuda" as the one of its local rank. ``UserError`` where there are too few."""
+    if processes.world_size == 1 or device == "cpu":
+        return device
+    if device != "cuda":
+        raise UserError(f"--device {device} names one device for {processes.world_size} processes: give cuda or cpu.")
+    if processes.local_world_size > torch.cuda.device_count():
+        raise UserError(
+            f"{processes.local_world_size} processes on this machine, but {torch.cuda.device_count()} CUDA devices: "
+            "start as many processes as devices."
+        )
+    return f"cuda:{processes.local_rank}"
+
+
+def join(processes: Processes, device: str) -> None:
+    """Meet the other processes, by gloo on the host and NCCL on CUDA. ``UserError`` where they do not come."""
+    if processes.world_size == 1 or dist.is_initialized():
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the {processes.world_size} processes do not meet ({reason}): start them by torchrun."
+        ) from error
+
+
+def leave() -> None:
+    """Part from the other processes, where there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def any_process(flag: bool, processes: Processes) -> bool:
+    """Whether ``flag`` holds in one of the processes, which all ask at the same point."""
+    if processes.world_size == 1:
+        return flag
+    flags = torch.tensor(int(flag))
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def together(action: Callable[[], Result], processes: Processes) -> Result:
+    """``action`` in every process; its ``UserError`` in one of them is an error in all."""
+    try:
+        result, error = action(), None
+    except UserError as raised:
+        result, error = None, raised
+    failed = any_process(error is not None, processes)
+    if error is not None:
+        raise error
+    if failed:
+        raise OtherProcessError("another process could not go on.")
+    return result  # type: ignore[return-value]
+
+
+def gather(own: Result, processes: Processes) -> list[Result]:
+    """What every process holds, by rank: for a few plain values."""
+    if processes.world_size == 1:
+        return [own]
+    values: list[Result | None] = [None] * processes.world_size
+    dist.all_gather_object(values, own)
+    return values  # type: ignore[return-value]
+
+
+def gather_rows(own_NX: Tensor, total: int, processes: Processes) -> Tensor:
+    """Rows that the processes hold in turn (rank, rank + world size, ... of ``total``), put together in every one."""
+    world = processes.world_size
+    most = -(-total // world)
+    padded = own_NX.new_zeros((most, *own_NX.shape[1:]))
+    padded[: len(own_NX)] = own_NX
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:total]

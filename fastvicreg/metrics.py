@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +18,40 @@ from fastvicreg.errors import UserError
 
 FILE = "metrics.jsonl"
 
+WINDOW, LIMIT, SETTLING = 50, 0.1, 10
+"""``DataWaitWatch``: steps that are looked at together, the share it bears, and first steps that it overlooks."""
+
+
+class _Pending(NamedTuple):
+    """A step whose terms the device still holds."""
+
+    head: dict[str, Any]
+    rates: dict[str, float]
+    names: tuple[str, ...]
+    values: Tensor
+    seconds: float
+    data_wait: float | Callable[[], float]
+
 
 class Recorder:
     """Keeps a step's scalars on the device until ``flush`` reads them all in one copy.
 
     A row holds epoch, step (1 is the first), total, the objective's parts (unweighted), lr, images_per_s and
-    data_wait (share of the step's wall time spent waiting for crops).
+    data_wait (share of the step's wall time lost to waiting for crops; on CUDA only while the device was idle too).
     """
 
-    def __init__(self, folder: Path, *, resumed_at: int = 0) -> None:
-        """Continue after step ``resumed_at``: later rows of an earlier run are dropped, as they will be made again."""
+    def __init__(self, folder: Path | None, *, resumed_at: int = 0) -> None:
+        """Continue after step ``resumed_at``: later rows of an earlier run are dropped, as they will be made again.
+
+        Without a folder, in all processes but one, rows are read from the device and returned but not written.
+        """
+        self._pending: list[_Pending] = []
+        self._clock = time.perf_counter()
+        self._file, self._board = None, None
+        if folder is None:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._pending: list[tuple[dict[str, Any], tuple[str, ...], Tensor]] = []
         resumes = resumed_at and (folder / FILE).exists()
         kept = [row for row in read(folder) if row["step"] <= resumed_at] if resumes else []
         # Renamed into place, so that a kill at this moment leaves the earlier log whole.
@@ -39,58 +61,110 @@ class Recorder:
             self._write(row)
         draft.rename(folder / FILE)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
-        self._clock = time.perf_counter()
 
     def start_clock(self) -> None:
         """The next step begins now: what came between steps is not charged to it."""
         self._clock = time.perf_counter()
 
-    def step(self, step: int, cursor: Cursor, terms: Terms, *, lr: float, images: int, data_wait: float) -> None:
-        """Take one step's terms without reading them; ``images`` is the total batch, ``data_wait`` in seconds."""
+    def step(
+        self,
+        step: int,
+        cursor: Cursor,
+        terms: Terms,
+        *,
+        lr: float,
+        images: int,
+        data_wait: float | Callable[[], float],
+    ) -> None:
+        """Take one step's terms without reading them; ``images`` is the total batch.
+
+        ``data_wait`` in seconds; a function is asked for them by ``flush``, once the device has done the step.
+        """
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         row = {"epoch": cursor.epoch, "step": step}
-        rates = {"lr": lr, "images_per_s": images / seconds, "data_wait": min(1.0, data_wait / seconds)}
+        rates = {"lr": lr, "images_per_s": images / seconds}
         names = ("total", *terms.parts)
         values = torch.stack([terms.total.float(), *(part.float() for part in terms.parts.values())])
-        self._pending.append((row | rates, names, values))
+        self._pending.append(_Pending(row, rates, names, values, seconds, data_wait))
 
     def flush(self) -> list[dict[str, Any]]:
         """Read, write and return the rows since the last flush."""
         if not self._pending:
             return []
         pending, self._pending = self._pending, []  # before a read that a failed device makes raise
-        columns = torch.stack([values for _, _, values in pending]).tolist()
+        columns = torch.stack([step.values for step in pending]).tolist()
         rows = []
-        for (row, names, _), values in zip(pending, columns, strict=True):
-            head = {"epoch": row["epoch"], "step": row["step"]}
-            rows.append(head | dict(zip(names, values, strict=True)) | {k: v for k, v in row.items() if k not in head})
+        for step, values in zip(pending, columns, strict=True):
+            waited = step.data_wait() if callable(step.data_wait) else step.data_wait
+            share = {"data_wait": min(1.0, waited / step.seconds)}
+            rows.append(step.head | dict(zip(step.names, values, strict=True)) | step.rates | share)
         for row in rows:
-            self._write(row)
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self._board.add_scalar(f"train/{name}", value, row["step"])
+            self._write(row, "train")
         return rows
 
     def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Write one evaluation's row and return it."""
         row = {"epoch": epoch, "step": step, **values}
-        self._write(row)
-        for name, value in values.items():
-            self._board.add_scalar(f"eval/{name}", value, step)
-        self._board.flush()
+        self._write(row, "eval")
+        if self._board is not None:
+            self._board.flush()
         return row
 
     def close(self) -> None:
         """Flush both files."""
         self.flush()
-        self._file.close()
-        self._board.close()
+        if self._file is not None and self._board is not None:
+            self._file.close()
+            self._board.close()
 
-    def _write(self, row: Mapping[str, Any]) -> None:
+    def _write(self, row: Mapping[str, Any], group: str = "") -> None:
+        """Add a row to the log, and to TensorBoard under ``group`` unless it is there already."""
+        if self._file is None:
+            return
         # JSON has no NaN: a reader in another language must be able to parse every line.
         plain = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()}
         self._file.write(json.dumps(plain) + "\n")
+        if group and self._board is not None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._board.add_scalar(f"{group}/{name}", value, row["step"])
+
+
+def data_wait_share(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The share of these steps' time that was lost to waiting for crops."""
+    times = [(1 / row["images_per_s"], row["data_wait"]) for row in rows]  # in units of a batch, the same for all
+    return sum(time * share for time, share in times) / sum(time for time, _ in times)
+
+
+class DataWaitWatch:
+    """Notices, once, that a run waits for its data."""
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline = pipeline
+        self._overlook = SETTLING  # compilers and an empty pipeline hold up the first
+        self._recent: deque[Mapping[str, Any]] | None = deque(maxlen=WINDOW)  # None: has been told
+
+    def see(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """A line to show, the first time that the last ``WINDOW`` steps lost more than ``LIMIT`` of their time."""
+        for row in rows:
+            if self._recent is None:
+                return None
+            if self._overlook:
+                self._overlook -= 1
+                continue
+            self._recent.append(row)
+            if len(self._recent) == WINDOW and (share := data_wait_share(self._recent)) > LIMIT:
+                self._recent = None
+                return self._warning(share)
+        return None
+
+    def _warning(self, share: float) -> str:
+        others = "" if self._pipeline == "ffcv" else " or --pipeline ffcv"
+        return (
+            f"data_wait {share:.0%} of the last {WINDOW} steps: the {self._pipeline} pipeline holds the run back; "
+            f"fastvicreg bench swap shows by how much, --workers{others} may help."
+        )
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:

@@ -7,12 +7,25 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.contracts import Terms
 
 AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Joint(nn.Module):
+    """Encoder and objective as one module, whose gradients DistributedDataParallel averages."""
+
+    def __init__(self, encoder: nn.Module, objective: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+
+    def forward(self, views: tuple[Tensor, ...]) -> Terms:
+        return self.objective(views, self.encoder)
 
 
 class TrainStep:
@@ -31,9 +44,16 @@ class TrainStep:
         *,
         device: str = "cpu",
         precision: str = "off",
+        world_size: int = 1,
     ) -> None:
         self.encoder = encoder
         self.objective = objective
+        self._forward: nn.Module = Joint(encoder, objective)
+        if world_size > 1:
+            # The batch norms are synchronised already: their buffers are the same everywhere.
+            self._forward = DistributedDataParallel(
+                self._forward, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self.optimizer = optimizer
         self._device = torch.device(device).type
         self._dtype = AUTOCAST[precision]
@@ -42,23 +62,30 @@ class TrainStep:
     def __call__(self, views: tuple[Tensor, ...], schedule: Mapping[str, float]) -> Terms:
         """``schedule["lr"]`` is this step's learning rate."""
         for group in self.optimizer.param_groups:
-            group["lr"] = schedule["lr"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(schedule["lr"])  # where a captured step reads it
+            else:
+                group["lr"] = schedule["lr"]
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self._device, self._dtype) if self._dtype else nullcontext():
-            terms: Terms = self.objective(views, self.encoder)
+            terms: Terms = self._forward(views)
         with record_function(stages.BACKWARD):
             self.scaler.scale(terms.total).backward()
+        self.update(terms.total)
+        self.objective.after_step(schedule)  # type: ignore[operator]
+        return Terms(terms.total.detach(), terms.parts)
+
+    def update(self, total: Tensor) -> None:
+        """The finite gate on ``total`` and the gradients, then the optimizer."""
         with record_function(stages.OPTIMIZER):
             if not self.scaler.is_enabled():
                 gradients = [
                     p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
                 ]
                 norm = torch.nn.utils.get_total_norm(gradients)
-                torch._assert_async(torch.isfinite(terms.total + norm), NON_FINITE)  # pyright: ignore[reportPrivateImportUsage]
+                torch._assert_async(torch.isfinite(total + norm), NON_FINITE)  # pyright: ignore[reportPrivateImportUsage]
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        self.objective.after_step(schedule)  # type: ignore[operator]
-        return Terms(terms.total.detach(), terms.parts)
 
 
 NON_FINITE = "the loss or its gradient is not finite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ from fastvicreg.checkpoint import Progress
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor
 from fastvicreg.display import Display
+from fastvicreg.distributed import any_process, gather, together
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.metrics import Recorder
+from fastvicreg.metrics import DataWaitWatch, Recorder
 from fastvicreg.optim import cosine_schedule
+from fastvicreg.run_folder import claim, save_config
 from fastvicreg.step import NON_FINITE
 
 SCALER_PATIENCE = 50
@@ -40,51 +43,6 @@ class Outcome:
     signal: int | None = None
 
 
-def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
-    """Make ``folder`` ready for the run; ``UserError`` where it holds another run or cannot be written."""
-    saved = folder / "config.json"
-    if saved.exists() and not resume:
-        raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
-    if saved.exists():
-        _same_run(configs.load(saved), config, folder)
-    try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
-
-
-def save_config(folder: Path, config: TrainConfig) -> None:
-    """Write ``config.json`` whole or not at all; ``UserError`` where it cannot be written."""
-    draft = folder / ".config.json.tmp"
-    try:
-        draft.write_text(configs.to_json(config) + "\n")
-        draft.rename(folder / "config.json")
-    except OSError as error:
-        raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
-
-
-# What a resumed run may change: where and how fast it computes, not what.
-FREE_TO_CHANGE = {"workers", "prefetch", "device", "log_every", "checkpoint_every", "keep", "eval_every", "steps"}
-FREE_TO_CHANGE |= {"knn_bank", "fault_count", "fault_share", "pipeline", "data", "val_data", "kernel"}
-
-
-def _same_run(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
-    """``UserError`` for the first setting that a resumed run cannot change."""
-    for section in configs.SECTIONS:
-        before, now = vars(getattr(saved, section)), vars(getattr(asked, section))
-        for name, value in before.items():
-            if now[name] != value and name not in FREE_TO_CHANGE:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(
-                    f"{folder} was started with {flag} {_flat(value)}, not {_flat(now[name])}: "
-                    f"resume with the same, or start a new run in another --out."
-                )
-
-
-def _flat(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 class Trainer:
     """One run, from its config to its last checkpoint."""
 
@@ -94,17 +52,21 @@ class Trainer:
         self._folder = folder
         self._display = display
         self._run: Run = assemble(config)
-        claim(folder, config, resume=resume)
+        processes = self._run.processes
+        together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
         self._per_epoch = self._run.engine.batches_per_epoch(0)
         self._steps = config.run.epochs * self._per_epoch
         self._warmup = self._warmup_steps()
         self._samples = len(self._run.data.train)
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
         self._not_finite = 0
+        self._halted = False
+        self._watch = DataWaitWatch(config.data.pipeline)
         if resume:
             self._restore()
-        save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
-        self._recorder = Recorder(folder, resumed_at=self._progress.step)
+        if processes.main:
+            save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
+        self._recorder = Recorder(folder if processes.main else None, resumed_at=self._progress.step)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._outcome = Outcome(folder, self._progress.step)
 
@@ -114,7 +76,7 @@ class Trainer:
         self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
         try:
             with _signals() as stopped:
-                while self._progress.step < last and not stopped:
+                while self._progress.step < last and not self._halted:
                     self._epoch(last, stopped)
             self._outcome.signal = stopped[0] if stopped else None
         except torch.OutOfMemoryError as error:
@@ -156,11 +118,11 @@ class Trainer:
                 terms = run.step(fed.views.views, {"lr": lr})
                 at = fed.views.cursor
                 step += 1
-                self._recorder.step(step, at, terms, lr=lr, images=config.batch_size, data_wait=fed.data_wait)
+                self._recorder.step(step, at, terms, lr=lr, images=config.batch_size, data_wait=fed.data_wait.seconds)
                 ends = at.batch + 1 == self._per_epoch
                 following = Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1)
                 self._progress = Progress(following, step, self._samples)
-                halt = stopped or step == last
+                halt = self._stops(stopped, step) or step == last
                 saves = halt or ends or step % config.checkpoint_every == 0
                 if saves or step % config.log_every == 0:
                     # Before a checkpoint always: a run killed after it resumes with every row up to it on disk.
@@ -171,15 +133,30 @@ class Trainer:
                     self._save()
                     self._recorder.start_clock()
                 if halt:
+                    self._halted = True
                     return
         finally:
             feed.close()
 
+    def _stops(self, stopped: list[int], step: int) -> bool:
+        """Whether a signal ends the run here; several processes agree on it where they read the device anyway."""
+        if self._run.processes.world_size == 1:
+            return bool(stopped)
+        if step % self._config.run.log_every or not any_process(bool(stopped), self._run.processes):
+            return False
+        if not stopped:
+            stopped.append(signal.SIGTERM)
+        return True
+
     def _end_epoch(self, epoch: int) -> None:
-        faults = self._run.engine.faults()
+        log = getattr(self._run.engine, "fault_log", None)
+        own = self._run.engine.faults(), log.named() if log else ()
+        faults, named = Counter[str](), list[str]()
+        for counts, names in gather(own, self._run.processes):
+            faults.update(counts)
+            named += names
         if faults:
-            log = getattr(self._run.engine, "fault_log", None)
-            self._display.faults(epoch, faults, log.named() if log else ())
+            self._display.faults(epoch, faults, named)
         every = self._config.run.eval_every
         final = epoch + 1 == self._config.run.epochs
         if self._evaluate and ((epoch + 1) % every == 0 or final):
@@ -201,8 +178,15 @@ class Trainer:
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)
+            if warning := self._watch.see(rows):
+                self._display.note(warning)
 
     def _save(self) -> None:
+        together(self._write_checkpoint, self._run.processes)
+
+    def _write_checkpoint(self) -> None:
+        if not self._run.processes.main:
+            return
         checkpoints.save(
             self._folder / "checkpoints",
             self._progress,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.profiler import record_function
 
 from fastvicreg import stages
@@ -18,13 +19,35 @@ from fastvicreg.registry import resolve
 AHEAD = 2
 """Steps that the host may be ahead of the device."""
 
+Kernel = Callable[..., tuple[Tensor, ...]]
+"""``kernels.augment.augment``, or what stands in for it in a measurement."""
+
+
+@dataclass(frozen=True)
+class DataWait:
+    """What waiting for a batch's crops cost.
+
+    On CUDA the host runs ahead: its own wait costs nothing while the device still works on an earlier step. There the
+    device tells, between the end of its work and the moment at which the crops were there, how long it stood idle.
+    """
+
+    host: float  # seconds
+    idle: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def seconds(self) -> float:
+        """Lost by the step. On CUDA only once the device has done that step, which this does not wait for."""
+        if self.idle is None:
+            return self.host
+        worked, arrived = self.idle
+        return min(self.host, max(0.0, worked.elapsed_time(arrived) / 1e3))
+
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch ready for the step, and the seconds the host waited for its crops."""
+    """A batch ready for the step, and what waiting for it cost."""
 
     views: Views
-    data_wait: float
+    data_wait: DataWait
 
 
 class Feed:
@@ -42,6 +65,7 @@ class Feed:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         impl: str = "auto",
+        kernel: Kernel = augment,
     ) -> None:
         """``UserError`` where ``impl`` names no implementation of the photometric kernel."""
         if impl != "auto":
@@ -51,16 +75,28 @@ class Feed:
         self._device = torch.device(device)
         self._dtype = dtype
         self._impl = impl
+        self._kernel = kernel
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+
+    def replaced(self, *, engine: Engine | None = None, kernel: Kernel | None = None) -> Feed:
+        """The same feed with another engine or photometric kernel in it."""
+        return Feed(
+            engine or self._engine,
+            self._plan,
+            device=str(self._device),
+            dtype=self._dtype,
+            impl=self._impl,
+            kernel=kernel or self._kernel,
+        )
 
     def epoch(self, start: Cursor) -> Generator[Fed, None, None]:
         """From ``start`` to the end of its epoch."""
         crops = self._engine.batches(start)
-        launched: deque[torch.Event] = deque()
+        launched: deque[torch.cuda.Event] = deque()
         while True:
             if self._stream is not None:
                 # Without a bound the host would queue steps, and their views' memory, as far as its log reaches.
-                launched.append(torch.cuda.current_stream(self._device).record_event())
+                launched.append(_now(torch.cuda.current_stream(self._device)))
                 if len(launched) > AHEAD:
                     launched.popleft().synchronize()
             began = time.perf_counter()
@@ -68,8 +104,10 @@ class Feed:
                 batch = next(crops, None)
             if batch is None:
                 return
-            data_wait = time.perf_counter() - began
-            yield Fed(self._stage(batch), data_wait)
+            waited = time.perf_counter() - began
+            # On the stream of copies, which is idle until the crops are there: it sees their arrival as it happens.
+            idle = (launched[-1], _now(self._stream)) if self._stream is not None else None
+            yield Fed(self._stage(batch), DataWait(waited, idle))
 
     def _stage(self, crops: Crops) -> Views:
         params_BVP = self._plan.photometric(crops.cursor.epoch, crops.slot_B)
@@ -86,7 +124,13 @@ class Feed:
             view.record_stream(current)
         return views
 
-    def _augment(self, crops: Crops, crops_BVHWC: torch.Tensor, params_BVP: torch.Tensor) -> Views:
+    def _augment(self, crops: Crops, crops_BVHWC: Tensor, params_BVP: Tensor) -> Views:
         with record_function(stages.AUGMENT):
-            views = augment(crops_BVHWC, params_BVP, dtype=self._dtype, impl=self._impl)
+            views = self._kernel(crops_BVHWC, params_BVP, dtype=self._dtype, impl=self._impl)
         return Views(views, crops.index_B, crops.label_B, crops.cursor)
+
+
+def _now(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(stream)
+    return event

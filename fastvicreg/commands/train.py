@@ -34,7 +34,7 @@ class TrainOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, show or train; returns the exit code."""
-    options = _options(list(arguments))
+    options = options_of(list(arguments))
     configs.check(options.settings)
     if options.print_config:
         print(configs.to_json(options.settings))
@@ -44,16 +44,25 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(options.out or f"runs/{options.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
 
     # torch is imported only here: help and mistakes in the options answer at once.
+    from rich.console import Console
+
     from fastvicreg.display import Display
+    from fastvicreg.distributed import launched, leave
     from fastvicreg.trainer import Trainer
 
-    display = Display()
+    processes = launched()
+    display = Display(Console(quiet=not processes.main))
     if options.settings.data.data is None:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
         for divergence in preset(options.preset).divergences:
             display.note(f"{options.preset}: {divergence}")
-    outcome = Trainer(options.settings, out, resume=options.resume, display=display).train()
+    try:
+        outcome = Trainer(options.settings, out, resume=options.resume, display=display).train()
+    except UserError as error:
+        raise error if processes.main else UserError(f"process {processes.rank}: {error}") from error
+    finally:
+        leave()
     if outcome.signal:
         display.note(f"stopped at step {outcome.step}; continue with: fastvicreg train --resume --out {out}")
         return 128 + outcome.signal
@@ -62,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _options(arguments: list[str]) -> TrainOptions:
+def options_of(arguments: list[str]) -> TrainOptions:
     """Fill the defaults from preset or saved config, then parse."""
     name, saved, out = (flag_value(arguments, flag) for flag in ("--preset", "--config", "--out"))
     if name and saved:

@@ -9,11 +9,12 @@ from torch import nn
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
+from fastvicreg.distributed import Processes, gather, gather_rows, together
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.metrics import rank_me
 from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.sources.subset import spread
+from fastvicreg.pipelines.sources.subset import SubsetSource, spread
 
 if TYPE_CHECKING:
     from fastvicreg.assemble import Run
@@ -33,6 +34,7 @@ class OnlineEvaluation:
     device: str
     workers: int
     budget: FaultBudget
+    processes: Processes
 
     @classmethod
     def build(cls, run: Run, config: TrainConfig) -> OnlineEvaluation:
@@ -42,7 +44,7 @@ class OnlineEvaluation:
         bank = spread(run.data.train, config.run.knn_bank) if labelled else None
         queries = validation if validation is not None else spread(run.data.train, RANK_SAMPLES)
         budget = FaultBudget(config.data.fault_count, config.data.fault_share)
-        return cls(bank, queries, config.data.image_size, run.device, config.data.workers, budget)
+        return cls(bank, queries, config.data.image_size, run.device, config.data.workers, budget, run.processes)
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).
@@ -63,6 +65,21 @@ class OnlineEvaluation:
         return values | ({"replaced": float(replaced)} if replaced else {})
 
     def _features(self, encoder: nn.Module, source: Source) -> Features:
-        return extract(
-            encoder, source, image_size=self.image_size, device=self.device, workers=self.workers, budget=self.budget
+        """Of every sample, in the source's order; each process computes its share of them."""
+        own, total, processes = source, len(source), self.processes
+        shared = total >= processes.world_size > 1
+        if shared:
+            own = SubsetSource(source, range(processes.rank, total, processes.world_size))
+        found = together(
+            lambda: extract(
+                encoder, own, image_size=self.image_size, device=self.device, workers=self.workers, budget=self.budget
+            ),
+            processes,
+        )
+        if not shared:
+            return found
+        return Features(
+            gather_rows(found.features_NF, total, processes),
+            gather_rows(found.labels_N, total, processes),
+            sum(gather(found.faults, processes)),
         )

@@ -16,6 +16,7 @@ from fastvicreg.contracts import Crops, Cursor, Fault, Plan, ReadAhead, Source
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample import resampler
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb
+from fastvicreg.pipelines.engines.annotate import in_worker
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.engines.memory import PixelMemory
 from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
@@ -109,12 +110,12 @@ class NativeEngine:
         replaced = []
         labels = []
         for at, slot in enumerate(crops.slot_B[first:last].tolist(), first):
-            with stages.in_worker(stages.DECODE):
+            with in_worker(stages.DECODE):
                 index, image_HWC, fault, reason = self._decode(slot)
             height, width = image_HWC.shape[:2]
             wh_B2 = torch.from_numpy(np.array([[width, height]]))
             box_BV4, flip_BV = self._plan.boxes(crops.cursor.epoch, crops.slot_B[at : at + 1], wh_B2)
-            with stages.in_worker(stages.RESAMPLE):
+            with in_worker(stages.RESAMPLE):
                 self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
             labels.append(self._source.label(index))
             if fault:

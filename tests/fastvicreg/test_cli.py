@@ -173,11 +173,11 @@ def test_an_output_that_cannot_be_written_is_one_line(
     assert blocked.read_text() == "kept"
 
 
-def test_several_processes_are_refused_rather_than_trained_apart(
+def test_half_of_a_launch_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "several processes" in refused(capsys, ["train", "--out", str(tmp_path / "run")])
+    assert "torchrun" in refused(capsys, ["train", "--out", str(tmp_path / "run")])
 
 
 def test_classes_that_differ_between_splits_are_refused(

@@ -1,0 +1,54 @@
+"""The folder of a run: who may write into it, and the settings that it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastvicreg import config as configs
+from fastvicreg.config import TrainConfig
+from fastvicreg.errors import UserError
+
+
+def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
+    """Make ``folder`` ready for the run; ``UserError`` where it holds another run or cannot be written."""
+    saved = folder / "config.json"
+    if saved.exists() and not resume:
+        raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
+    if saved.exists():
+        _same_run(configs.load(saved), config, folder)
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
+
+
+def save_config(folder: Path, config: TrainConfig) -> None:
+    """Write ``config.json`` whole or not at all; ``UserError`` where it cannot be written."""
+    draft = folder / ".config.json.tmp"
+    try:
+        draft.write_text(configs.to_json(config) + "\n")
+        draft.rename(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
+
+
+# What a resumed run may change: where and how fast it computes, not what.
+FREE_TO_CHANGE = {"workers", "prefetch", "device", "log_every", "checkpoint_every", "keep", "eval_every", "steps"}
+FREE_TO_CHANGE |= {"knn_bank", "fault_count", "fault_share", "pipeline", "data", "val_data", "kernel"}
+
+
+def _same_run(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
+    """``UserError`` for the first setting that a resumed run cannot change."""
+    for section in configs.SECTIONS:
+        before, now = vars(getattr(saved, section)), vars(getattr(asked, section))
+        for name, value in before.items():
+            if now[name] != value and name not in FREE_TO_CHANGE:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{folder} was started with {flag} {_flat(value)}, not {_flat(now[name])}: "
+                    f"resume with the same, or start a new run in another --out."
+                )
+
+
+def _flat(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,132 @@
+"""Several processes train what one would: same batches, same loss, same weights, whatever their number."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from images import encoded, photo
+from safetensors.torch import load_file
+
+from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_json
+from fastvicreg.metrics import read
+
+SECONDS = 120
+
+
+def config_file(folder: Path, **run: object) -> Path:
+    """8 batches of 8 over 32 training images; 7 validation images, which no two processes share evenly."""
+    for split, count in (("train", 32), ("val", 7)):
+        for number in range(count):
+            path = folder / "data" / split / f"class{number % 3}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(photo(number, 30 + number, 40)))
+    settings = {"epochs": 2, "batch_size": 8, "device": "cpu", "log_every": 1, "eval_every": 1} | run
+    config = TrainConfig(
+        data=DataConfig(data=str(folder / "data"), image_size=16, recipe="small", workers=1, prefetch=1),
+        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 24)),
+        optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
+        run=RunConfig(**settings),  # type: ignore[arg-type]
+    )
+    (folder / "config.json").write_text(to_json(config))
+    return folder / "config.json"
+
+
+def launch(processes: int, *arguments: str) -> subprocess.Popen[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "fastvicreg", "train", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    try:
+        return process.communicate(timeout=SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"still running after {SECONDS} s: {process.communicate()[0]}")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(config, run) of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    config = config_file(folder)
+    process = launch(1, "--config", str(config), "--out", str(folder / "run"))
+    output = finish(process)
+    assert process.returncode == 0, output
+    return config, folder / "run"
+
+
+def assert_same(found: Path, wanted: Path) -> None:
+    """The same rows and weights but for rounding, which training amplifies; ``*_std`` is each process's own."""
+    rows, expected = read(found), read(wanted)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        for name in {"total", "invariance", "variance", "covariance", "lr", "knn", "rankme"} & set(other):
+            assert row[name] == pytest.approx(other[name], rel=1e-3), (name, row["step"])
+    weights, reference = (
+        load_file(sorted((run / "checkpoints").iterdir())[-1] / "model.safetensors") for run in (found, wanted)
+    )
+    for name, value in reference.items():
+        difference = (weights[name].double() - value.double()).norm()
+        assert difference <= 1e-3 * value.double().norm(), name
+
+
+@pytest.mark.parametrize("processes", [2])
+def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) -> None:
+    config, reference = one
+    process = launch(processes, "--config", str(config), "--out", str(tmp_path / "run"))
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("done: 8 steps") == 1, "one process speaks"
+    assert_same(tmp_path / "run", reference)
+
+
+def test_stopped_as_two_and_resumed_as_one(one: tuple[Path, Path], tmp_path: Path) -> None:
+    config, reference = one
+    run = tmp_path / "run"
+    settings = json.loads(config.read_text())
+    process = launch(2, "--config", str(config), "--out", str(run), "--steps", "3")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert len([row for row in read(run) if "total" in row]) == 3
+    process = launch(1, "--resume", "--out", str(run), "--steps", "0")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert_same(run, reference)
+    assert settings["run"]["batch_size"] == 8
+
+
+def test_a_signal_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    config = config_file(tmp_path, epochs=500, eval_every=0)
+    run = tmp_path / "run"
+    process = launch(2, "--config", str(config), "--out", str(run))
+    deadline = time.monotonic() + SECONDS
+    while not (run / "metrics.jsonl").exists() or not read(run):
+        assert time.monotonic() < deadline, "no step was made"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    steps = read(run)[-1]["step"]
+    assert steps < 2000
+    assert f"stopped at step {steps}" in output
+    assert sorted((run / "checkpoints").iterdir())[-1].name == f"step-{steps:08d}"
+
+
+def test_a_mistake_in_all_is_a_line_and_no_traceback(tmp_path: Path) -> None:
+    config = config_file(tmp_path, batch_size=9)
+    process = launch(2, "--config", str(config), "--out", str(tmp_path / "run"))
+    output = finish(process)
+    assert process.returncode != 0
+    assert "fastvicreg: --batch-size 9, the total batch, does not divide among 2 processes." in output
+    assert "fastvicreg/trainer.py" not in output
