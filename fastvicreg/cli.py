@@ -11,12 +11,14 @@ from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
 COMMANDS = {
-    "convert": "write a folder of images as one file that is read fast (FFCV's .beton)",
+    "convert": "write images in a form that is read fast: FFCV's .beton, or tar shards for DALI",
     "verify": "check a dataset: structure, checksums, and with --decode every image",
     "train": "train VICReg on a folder of images, or on the embedded ones",
     "eval": "kNN and linear accuracy of a trained run",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
-    "bench": "measure plan, convert, loader, loss, lars, augment or resample against references and peers",
+    "bench": "measure plan, convert, loader, loss, lars, augment, resample or step; swap tells what holds a run back",
+    "profile": "a trace of a run, or of one of its parts alone, where TensorBoard finds it",
+    "trace": "what a profiler trace says held a run back, and what changed between two",
     "doctor": "what works here, what does not, and how to get it",
 }
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 
@@ -184,24 +185,43 @@ def _kernels() -> list[Finding]:
 
 
 def _cuda_kernels() -> list[Finding]:
+    from fastvicreg.contracts import photometric_identity
+    from fastvicreg.kernels.augment import augment
     from fastvicreg.kernels.cuda import ARCHITECTURES, INSTALL, compile_cubin
+    from fastvicreg.kernels.loss import vicreg_loss
     from fastvicreg.optim import LARS
 
     def compiled() -> str:
         sizes = [len(compile_cubin("lars/lars.cu", arch).code) for arch in ARCHITECTURES]
         return f"lars.cu for {', '.join(ARCHITECTURES)}: {sum(sizes) / 2**10:.0f} KiB"
 
-    def ran() -> str:
-        weight = torch.ones(4, 4, device="cuda" if torch.cuda.is_available() else "cpu", requires_grad=True)
+    def loss(impl: str) -> str:
+        z = torch.eye(8, 16, device="cuda", dtype=torch.bfloat16)
+        return f"total {float(vicreg_loss(z, z + 0.1, impl=impl).total):.2f}"
+
+    def lars(impl: str) -> str:
+        weight = torch.ones(4, 4, device="cuda", requires_grad=True)
         weight.grad = torch.ones_like(weight)
-        LARS([weight], lr=0.1, impl="cuda").step()
+        LARS([weight], lr=0.1, impl=impl).step()
         return f"one step, weight {float(weight[0, 0].detach()):.4f}"
 
-    device = "an NVIDIA GPU from sm_80 (A100) on"
-    return [
-        _attempt("cuda", "compiler", compiled, remedy=INSTALL, needed=False),
-        _attempt("kernel", "lars=cuda", ran, remedy=device, needed=False),
-    ]
+    def augmented(impl: str) -> str:
+        crops = torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8, device="cuda")
+        views = augment(crops, photometric_identity(2, 2), impl=impl)
+        return f"{len(views)} views {tuple(views[0].shape)}, first value {float(views[0][0, 0, 0, 0]):.2f}"
+
+    findings = [_attempt("cuda", "compiler", compiled, remedy=INSTALL, needed=False)]
+    if torch.cuda.is_available():  # else "device cuda" above has said so
+        findings += [
+            _attempt("kernel", f"{part}={impl}", partial(action, impl), remedy="a GPU from sm_80 on", needed=False)
+            for part, action, impl in (
+                ("loss", loss, "cuda"),
+                ("loss", loss, "triton"),
+                ("lars", lars, "cuda"),
+                ("augment", augmented, "cuda"),
+            )
+        ]
+    return findings
 
 
 def _packages() -> list[Finding]:

@@ -21,7 +21,10 @@ from rich.table import Table
 
 from fastvicreg.contracts import UserError
 
-PACKAGES = ("fastvicreg", "torch", "numpy", "numba", "pillow", "simplejpeg", "triton", "ffcv", "nvidia-dali-cuda130")
+PACKAGES = (
+    *("fastvicreg", "torch", "numpy", "numba", "pillow", "simplejpeg", "ffcv", "nvidia-dali-cuda130"),
+    *("triton", "cuda-core", "nvidia-cuda-nvrtc", "msgspec"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,30 @@ def interleaved(
         for name, call in candidates.items():
             samples[name].append(once(call, calls[name]))
     return {name: summarize(values) for name, values in samples.items()}
+
+
+Instant = Any
+"""A moment of the host (seconds) or, on CUDA, an event of the current stream."""
+
+
+def now(device: str) -> Instant:
+    """This moment, on CUDA that at which the device reaches it: nothing here waits for the device."""
+    if not device.startswith("cuda"):
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def milliseconds(began: Instant, ended: Instant) -> float:
+    """Between two instants of one device, which has to have reached both."""
+    return (ended - began) * 1e3 if isinstance(began, float) else began.elapsed_time(ended)
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device, where there is one to wait for."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def cpu_name() -> str:

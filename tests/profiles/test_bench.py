@@ -24,6 +24,8 @@ def test_the_loader_rows_do_the_same_work(make_folder, tmp_path: Path) -> None:
     expected = {"native", "torch-dataloader", "synthetic", "floor"}
     if find_spec("ffcv"):
         expected |= {"ffcv", "ffcv-as-shipped"}
+    if find_spec("nvidia.dali"):
+        expected |= {"dali", "dali-own-reader"}
     assert {row["pipeline"].split(":")[0] for row in rows} == expected
     assert all(row["images_per_s"] > 0 and row["images_per_cpu_s"] > 0 and row["mean_bytes"] > 100 for row in rows)
     base = next(row for row in rows if row["pipeline"] == "torch-dataloader" and row["workers"] == 1)
@@ -44,8 +46,15 @@ def test_conversions_are_measured_on_the_same_images(make_folder, tmp_path: Path
     data, out = make_folder(train=6, val=0), tmp_path / "convert.json"
     assert main(["bench", "convert", "--data", str(data), "--repeats", "1", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 2 + bool(find_spec("ffcv"))
-    assert all(row["images_per_s"] > 0 and row["mean_bytes"] > 500 for row in rows)
+    assert [row["how"].split(",")[0].split(":")[0] for row in rows] == [
+        "bytes kept",
+        "tar shards",
+        "500 px",
+        *(["FFCV DatasetWriter"] if find_spec("ffcv") else []),
+        "the disk alone",
+    ]
+    assert all(row["images_per_s"] > 0 and row["mean_bytes"] > 500 and row["vs_disk"] > 0 for row in rows)
+    assert rows[-1]["vs_disk"] == 1.0
 
 
 def test_the_plan_bench_has_a_row_a_part(tmp_path: Path) -> None:

@@ -36,4 +36,4 @@ def test_without_ffcv_its_rows_are_left_out_and_a_line_says_so(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     rows = run(data, size=16, repeats=1, workers=1)
     assert {row["pipeline"].split(":")[0] for row in rows} == {"native", "torch-dataloader", "synthetic", "floor"}
-    assert "FFCV is not installed" in caplog.text
+    assert "FFCV, which is not installed" in caplog.text

@@ -1,0 +1,209 @@
+"""``fastvicreg trace {summary,diff,html,open}``: what held a run back, by its trace, and what changed between two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from fastvicreg.commandline import parse
+from fastvicreg.errors import UserError
+from fastvicreg.registry import unknown
+
+if TYPE_CHECKING:
+    from fastvicreg.profiles.trace.summary import Summary
+
+ALL_SHOWN = 3
+"""Of more traces than these only the slowest is shown whole."""
+
+
+@dataclass(frozen=True)
+class SummaryOptions:
+    """Step time, stages, what the device did and why it was idle, kernels, operators, memory, and a verdict."""
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Traces of torch.profiler (.json, .json.gz), or folders of them: one a rank."""
+    json: str | None = None
+    """Write the figures to this file."""
+    plot: str | None = None
+    """Draw the breakdown into this file (.png or .svg); of more than three traces the slowest one's."""
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """What changed from trace A to trace B, by step, stage, operator and kernel, beyond the noise over their steps."""
+
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
+    """The trace before."""
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    """The trace after."""
+    fail_above: str | None = None
+    """Exit with 1 where a step of B takes longer by more than this, such as 5%, and beyond the noise."""
+    json: str | None = None
+    """Write the figures to this file."""
+
+
+@dataclass(frozen=True)
+class HtmlOptions:
+    """One page that needs nothing else: the verdict, a timeline that zooms, the breakdown, tables that sort."""
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Traces of torch.profiler (.json, .json.gz), or folders of them: one a rank. Each has a tab of its own."""
+    out: str = "trace.html"
+    """The page's file."""
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """A trace in Perfetto's UI, served from this machine without a network, or a run's folder in TensorBoard."""
+
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE|RUN")]
+    """A trace of torch.profiler, or a run's folder that holds one."""
+    viewer: Annotated[str, tyro.conf.arg(name="with")] = "perfetto"
+    """perfetto or tensorboard."""
+    port: int | None = None
+    """Where to serve; 0: any free one. Default: 9010 for perfetto, 6006 for tensorboard."""
+    browser: bool = True
+    """Open a browser window."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one subcommand; returns its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        if arguments:
+            raise SystemExit(0)
+        return 2
+    name, *rest = arguments
+    if name not in SUBCOMMANDS:
+        raise UserError(unknown("trace command", name, SUBCOMMANDS))
+    return SUBCOMMANDS[name][0](rest)
+
+
+def summary(arguments: Sequence[str]) -> int:
+    """Print, write and draw the summaries of one or more traces."""
+    options = parse(SummaryOptions, arguments, "trace summary")
+    if not options.files:
+        raise UserError("no trace given: fastvicreg trace summary FILE...")
+
+    from fastvicreg.profiles.trace import text
+    from fastvicreg.profiles.trace.files import trace_files
+
+    if options.plot:
+        from fastvicreg.profiles.charts import require_picture
+
+        require_picture(options.plot)
+    paths = trace_files(options.files)
+    summaries = [_read(path) for path in paths]
+    shown = summaries if len(summaries) <= ALL_SHOWN else [max(summaries, key=lambda s: s.step_ms["p50"])]
+    if options.json:
+        from fastvicreg.profiles.measure import document, write_json
+
+        steps = min(len(one.steps.names) for one in summaries)
+        write_json(options.json, document("trace summary", [one.row() for one in summaries], steps))
+    if options.plot:
+        from fastvicreg.profiles.trace.bars import write_bars
+
+        write_bars(shown, options.plot)
+    console = text.console()
+    if len(summaries) > 1:
+        text.show_overview(summaries, console)
+    for one in shown:
+        text.show_summary(one, console)
+    return 0
+
+
+def diff(arguments: Sequence[str]) -> int:
+    """Print and write what changed; 1 where B is slower than ``--fail-above`` allows."""
+    options = parse(DiffOptions, arguments, "trace diff")
+    limit = None if options.fail_above is None else _share(options.fail_above)
+
+    from fastvicreg.profiles.measure import document, write_json
+    from fastvicreg.profiles.trace import text
+    from fastvicreg.profiles.trace.diff import compare
+    from fastvicreg.profiles.trace.files import trace_files
+
+    pair = []
+    for given in (options.a, options.b):
+        paths = trace_files([given])
+        if len(paths) > 1:
+            raise UserError(f"{given} holds {len(paths)} traces: name one of them, such as {paths[0]}.")
+        pair.append(_read(paths[0]))
+    difference = compare(*pair)
+    if options.json:
+        steps = min(len(one.steps.names) for one in pair)
+        write_json(options.json, document("trace diff", difference.rows(), steps))
+    text.show_difference(difference, text.console())
+    if limit is not None and difference.slower_by() > limit:
+        print(f"B is slower by {difference.slower_by():.1%}, more than the {limit:.1%} allowed.")
+        return 1
+    return 0
+
+
+def html(arguments: Sequence[str]) -> int:
+    """Write the page of one or more traces."""
+    options = parse(HtmlOptions, arguments, "trace html")
+    if not options.files:
+        raise UserError("no trace given: fastvicreg trace html FILE... [--out PAGE.html]")
+    if not options.out.lower().endswith((".html", ".htm")):
+        raise UserError(f"--out {options.out}: give a file that ends in .html.")
+
+    from fastvicreg.profiles.trace.files import trace_files
+    from fastvicreg.profiles.trace.page import write_page
+
+    summaries = [_read(path) for path in trace_files(options.files)]
+    path = write_page(summaries, options.out)
+    for one in summaries:
+        print(one.verdict.text)
+    print(f"page: {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")
+    return 0
+
+
+def open_(arguments: Sequence[str]) -> int:
+    """Serve a trace to a viewer until Ctrl-C, which is how it ends: exit code 0."""
+    options = parse(OpenOptions, arguments, "trace open")
+    if options.port is not None and not 0 <= options.port < 1 << 16:
+        raise UserError(f"--port {options.port}: give a number from 0 to 65535.")
+
+    from fastvicreg.profiles.trace.viewer import VIEWERS
+
+    if options.viewer not in VIEWERS:
+        raise UserError(unknown("viewer", options.viewer, tuple(VIEWERS)))
+    VIEWERS[options.viewer](options.target, options.port, options.browser, partial(print, flush=True))
+    return 0
+
+
+def usage() -> str:
+    """The text of ``fastvicreg trace --help``."""
+    lines = [f"  {name:<8}  {line}" for name, (_, line) in SUBCOMMANDS.items()]
+    head = "usage: fastvicreg trace COMMAND [OPTIONS]"
+    return "\n".join([head, "", *lines, "", "fastvicreg trace COMMAND --help shows a command's options."])
+
+
+SUBCOMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "summary": (summary, "what a step's time went into, what held it back, and what to change next"),
+    "diff": (diff, "what changed from one trace to another; --fail-above 5% for a gate"),
+    "html": (html, "one page that needs nothing else: verdict, timeline, breakdown, tables"),
+    "open": (open_, "a trace in Perfetto's UI without a network, or a run in TensorBoard"),
+}
+
+
+def _read(path: Path) -> Summary:
+    from fastvicreg.profiles.trace.events import read_trace
+    from fastvicreg.profiles.trace.summary import summarize
+
+    return summarize(read_trace(path))
+
+
+def _share(given: str) -> float:
+    try:
+        value = float(given.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"--fail-above {given}: give a percentage, such as 5%.")
+    return value

@@ -1,0 +1,221 @@
+"""Streams a profiler's JSON: bounded memory, gzip or not, whatever stands before and after the list of events."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from fastvicreg.errors import UserError
+
+BLOCK = 1 << 20
+"""Bytes decoded at a time: some 4,000 events."""
+HEADER_LIMIT = 64 << 20
+"""Bytes before the list of events, at most."""
+
+_EVENTS = re.compile(rb'"traceEvents"\s*:\s*\[')
+_BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
+_TOKENS = re.compile(rb'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+_C_NUMBERS = re.compile(rb"(?<=[:\[,\s])-?(?:nan|inf)(?=\s*[,}\]])")
+_NEAR_END = 1 << 16
+
+
+_NOTHING = msgspec.Raw(b"")
+
+
+class Args(msgspec.Struct, gc=False):
+    """What is kept of an event's ``args``; shapes stay as text, which repeats and is read once each."""
+
+    external: int = msgspec.field(default=-1, name="External id")
+    old_external: int = msgspec.field(default=-1, name="external id")
+    dims: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input Dims")
+    types: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input type")
+    concrete: msgspec.Raw = msgspec.field(default=_NOTHING, name="Concrete Inputs")
+    stream: int | str = -1
+    device: int | str = -1
+    correlation: int = -1
+    bytes: int = 0
+    device_type: int = msgspec.field(default=0, name="Device Type")
+    device_id: int = msgspec.field(default=-1, name="Device Id")
+    size: int = msgspec.field(default=0, name="Bytes")
+    allocated: int = msgspec.field(default=-1, name="Total Allocated")
+    name: str | int | None = None
+
+
+class Event(msgspec.Struct, gc=False):
+    """One entry of ``traceEvents``; ``ts`` and ``dur`` are microseconds, whatever ``displayTimeUnit`` says."""
+
+    ph: str = ""
+    cat: str | None = None
+    name: str = ""
+    pid: int | str = -1
+    tid: int | str = -1
+    ts: float | None = None
+    dur: float = 0.0
+    args: Args | None = None
+
+
+_decoder = msgspec.json.Decoder(list[Event])
+_lenient_decoder = msgspec.json.Decoder(Event, strict=False)
+
+
+class Stream:
+    """The events of one file, chunk by chunk; ``header`` is complete once they are all read.
+
+    ``malformed`` counts entries that are no events and were left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header: dict[str, Any] = {}
+        self.malformed = 0
+        self._read = 0
+
+    def chunks(self) -> Iterator[list[Event]]:
+        """Lists of events in the file's order.
+
+        ``UserError`` where the file cannot be read, is no trace, or ends too early.
+        """
+        blocks = _blocks(self.path)
+        try:
+            buffer, bare = self._open(blocks)
+            for block in blocks:
+                cut = _last_cut(buffer)
+                events = self._decode(buffer[:cut] + b"]") if cut else None
+                if events is None:
+                    cut, closed = _scan(buffer)
+                    if closed is not None:
+                        buffer += block
+                        break
+                    if cut == 1 and len(buffer) > HEADER_LIMIT:
+                        raise UserError(f"{self.path}: one event of more than {len(buffer):,} bytes; this is no trace.")
+                    events = self._decode(buffer[:cut] + b"]", final=True) or []
+                yield events
+                self._read += len(events)
+                # What was cut off begins with the comma between two events.
+                buffer = b"[" + buffer[cut:].lstrip(b", \r\n\t") + block
+            yield self._finish(b"".join([buffer, *blocks]), bare)
+        finally:
+            blocks.close()
+
+    def _open(self, blocks: Generator[bytes, None, None]) -> tuple[bytes, bool]:
+        """The buffer from the events' "[" on, and whether the file is a bare list."""
+        buffer = next(blocks, b"").removeprefix(b"\xef\xbb\xbf").lstrip()
+        if buffer[:1] == b"[":
+            return buffer, True
+        if buffer[:1] != b"{":
+            raise UserError(f"{self.path} is no trace: give the JSON that torch.profiler exports (.json or .json.gz).")
+        while not (found := _EVENTS.search(buffer)):
+            block = next(blocks, b"")
+            if not block or len(buffer) > HEADER_LIMIT:
+                raise UserError(
+                    f'{self.path} is no trace: it has no list "traceEvents"; give what torch.profiler exports.'
+                )
+            buffer += block
+        self._add_header(buffer[: found.start()].rstrip().rstrip(b",") + b"}")
+        return buffer[found.end() - 1 :], False
+
+    def _finish(self, rest: bytes, bare: bool) -> list[Event]:
+        end, closed = _scan(rest)
+        if closed is None:
+            complete = rest[end:].strip(b", \r\n\t") == b"" and end > 1
+            if not (bare and complete):  # the format lets a bare list end without its "]"
+                raise UserError(
+                    f"{self.path} ends in the middle, after {self._read:,} events: it was cut off; export it again."
+                )
+            return self._decode(rest[:end] + b"]", final=True) or []
+        if not bare:
+            self._add_header(b"{" + rest[closed:].lstrip(b", \r\n\t"))
+        return self._decode(rest[:closed], final=True) or []
+
+    def _add_header(self, text: bytes) -> None:
+        try:
+            content = json.loads(text.decode("utf-8", "replace"), strict=False)
+        except ValueError:
+            return  # the events are what counts
+        self.header.update({k: v for k, v in content.items() if k != "traceEvents"})
+
+    def _decode(self, text: bytes, *, final: bool = False) -> list[Event] | None:
+        """The events of a JSON list; None where it is cut wrongly and ``final`` is not set."""
+        try:
+            return _decoder.decode(text)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._decode_leniently(text, final)
+
+    def _decode_leniently(self, text: bytes, final: bool) -> list[Event] | None:
+        """As above, where numbers may be NaN, text may hold raw control characters, and fields have odd types."""
+        try:
+            values = json.loads(_C_NUMBERS.sub(b"null", text).decode("utf-8", "replace"), strict=False)
+        except (ValueError, RecursionError):
+            if not final:
+                return None
+            where = f"after {self._read:,} events or more"
+            raise UserError(f"{self.path} is damaged: {where} it is no longer JSON; export it again.") from None
+        events = []
+        for value in values:
+            try:
+                events.append(_lenient_decoder.decode(msgspec.json.encode(_mended(value))))
+            except msgspec.ValidationError:
+                self.malformed += 1
+        return events
+
+
+def _mended(value: object) -> object:
+    """An entry whose args' absent and non-finite fields take their defaults."""
+    if isinstance(value, dict) and isinstance(args := value.get("args"), dict):
+        return {**value, "args": {k: v for k, v in args.items() if v is not None and v == v}}
+    return value
+
+
+def _last_cut(buffer: bytes) -> int:
+    """Where the last event that another follows ends, by its look: what is cut there must still decode; 0 if none."""
+    offset = max(0, len(buffer) - _NEAR_END)
+    cut = 0
+    for found in _BETWEEN.finditer(buffer, offset):
+        cut = found.start() + 1
+    return cut
+
+
+def _scan(buffer: bytes) -> tuple[int, int | None]:
+    """Of a buffer that begins with "[": where its last whole event ends, and just after its closing "]" if there."""
+    depth, end = 0, 1
+    for token in _TOKENS.finditer(buffer):
+        kind = buffer[token.start()]
+        if kind in b"{[":
+            depth += 1
+        elif kind in b"}]":
+            depth -= 1
+            if depth == 1:
+                end = token.end()
+            elif depth == 0:
+                return end, token.end()
+    return end, None
+
+
+def _blocks(path: Path) -> Generator[bytes, None, None]:
+    """The file's text in blocks, the next one unpacked by a thread of its own while one is worked on."""
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            file: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+            with ThreadPoolExecutor(1) as ahead:
+                coming = ahead.submit(file.read, BLOCK)
+                while block := coming.result():
+                    coming = ahead.submit(file.read, BLOCK)
+                    yield block
+    except EOFError:
+        raise UserError(
+            f"{path} is a gzip file that ends too early: it was cut off; export or copy it again."
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is a damaged gzip file: {error}; export or copy it again.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from None

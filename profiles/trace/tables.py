@@ -1,0 +1,203 @@
+"""Tables of a trace: kernels with their share of the device's peak, operators with host and device time, memory."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastvicreg.profiles.trace.device import Device
+from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
+from fastvicreg.profiles.trace.intervals import Ids, parents
+from fastvicreg.profiles.trace.roofline import device_peak, kernel_flops
+from fastvicreg.profiles.trace.steps import Steps
+
+_HEX = re.compile(r"0x[0-9a-fA-F]+|(?<=_)[0-9a-f]{8,}(?=_|$)")
+_NUMBER = re.compile(r"\d+")
+_OWN = re.compile(r"^fv\.")
+_GENERIC = re.compile(
+    r"elementwise_kernel|reduce_kernel|multi_tensor_apply_kernel|(?:^|::)[Kk]ernel\d?$|device_kernel$"
+)
+_WORD = re.compile(r"[A-Za-z_]\w*(?:::\w+)*")
+_TYPE = re.compile(
+    r"float|double|int|long|bool|char|unsigned|signed|void|const|true|false|half|Half|BFloat16|TensorIterator"
+    r"|\w*[Oo]ffset\w*|ReduceOp|TensorListMetadata|GemmUniversal|c10|at|std"
+)
+
+
+class KernelRow(NamedTuple):
+    """One kernel, by its short name; ``share`` is of all kernels' time, ``roofline`` of the device's peak."""
+
+    name: str
+    calls: int
+    ms: float
+    share: float
+    mean_us: float
+    roofline: float | None
+
+
+class OperatorRow(NamedTuple):
+    """One operator: time of its own on the host, without what it called, and of the kernels it launched itself."""
+
+    name: str
+    calls: int
+    host_ms: float
+    host_share: float
+    device_ms: float
+
+
+class WorkerRow(NamedTuple):
+    """What the engines' threads did beside the step, by our own annotation."""
+
+    name: str
+    calls: int
+    threads: int
+    ms: float
+
+
+def short_name(name: str) -> str:
+    """A kernel's name without return type, arguments and template, but with the functor that a generic one runs."""
+    text = name.removeprefix("void ").replace("(anonymous namespace)::", "")
+    kept: list[str] = []
+    template: list[str] = []
+    depth = 0
+    for character in text:
+        if character == "(" and depth == 0 and kept and kept[-1] != " ":
+            break
+        if character in "<(":
+            depth += 1
+        elif character in ">)" and depth:
+            depth -= 1
+        else:
+            (template if depth else kept).append(character)
+            continue
+        template.append(" ")
+    # What stands before a space at the outermost level is the type that it returns.
+    base = "".join(kept).strip().rsplit(" ", 1)[-1]
+    if base and _GENERIC.search(base):
+        functors = (word.rsplit("::", 1)[-1] for word in _WORD.findall("".join(template)))
+        functor = next((word for word in functors if not _TYPE.fullmatch(word)), None)
+        return f"{base}<{functor}>" if functor else base
+    return base or name
+
+
+def normalised(name: str) -> str:
+    """The name under which a kernel is compared between traces: no template arguments, addresses or numbers."""
+    return _NUMBER.sub("#", _HEX.sub("#", short_name(name)))
+
+
+def in_steps(trace: Trace, steps: Steps, indices: Ids) -> tuple[Ids, Ids]:
+    """Those of the events that start inside a step, and the step of each."""
+    step = np.searchsorted(steps.windows.start_M, trace.start_N[indices], side="right") - 1
+    inside = step >= 0
+    inside[inside] = trace.start_N[indices[inside]] < steps.windows.end_M[step[inside]]
+    return indices[inside], step[inside]
+
+
+def kernel_table(trace: Trace, steps: Steps, device: Device) -> list[KernelRow]:
+    """The kernels that start inside a step, by time."""
+    kernels = device.events_N[trace.kind_N[device.events_N] == Kind.KERNEL]
+    kernels, _ = in_steps(trace, steps, kernels)
+    length = trace.end_N[kernels] - trace.start_N[kernels]
+    flops, peak = kernel_flops(trace, kernels, device_peak(device.name))
+    possible = length * 1e-6 * peak
+    # A rate above the peak shows that the shapes or the precision were misread.
+    known = np.isfinite(flops) & np.isfinite(possible) & (possible > 0)
+    known[known] = flops[known] <= 1.05 * possible[known]
+    # Instances that differ in template arguments only are one kernel to a reader.
+    short = {name: short_name(trace.names[name]) for name in np.unique(trace.name_N[kernels]).tolist()}
+    names = list(dict.fromkeys(short.values()))
+    number = {name: place for place, name in enumerate(names)}
+    inverse = np.array([number[short[name]] for name in trace.name_N[kernels].tolist()], np.int64)
+    count = np.bincount(inverse, minlength=len(names))
+    total = np.bincount(inverse, length, len(names))
+    done = np.bincount(inverse[known], flops[known], len(names))
+    could = np.bincount(inverse[known], possible[known], len(names))
+    rows = [
+        KernelRow(
+            name=name,
+            calls=int(count[i]),
+            ms=float(total[i] / 1e3),
+            share=float(total[i] / max(total.sum(), 1e-12)),
+            mean_us=float(total[i] / count[i]),
+            roofline=float(done[i] / could[i]) if could[i] else None,
+        )
+        for i, name in enumerate(names)
+    ]
+    return sorted(rows, key=lambda row: -row.ms)
+
+
+def self_times(trace: Trace, ops: Ids) -> NDArray[np.float64]:
+    """Microseconds that each operator spent itself, without the operators it called on the same thread."""
+    length = trace.end_N[ops] - trace.start_N[ops]
+    own = length.copy()
+    for lane in np.unique(trace.lane_N[ops]).tolist():
+        at = np.flatnonzero(trace.lane_N[ops] == lane)
+        parent = parents(trace.start_N[ops[at]], trace.end_N[ops[at]])
+        held = parent >= 0
+        own[at] -= np.bincount(parent[held], length[at][held], len(at))
+    return np.maximum(own, 0.0)
+
+
+def device_times(trace: Trace, ops: Ids) -> NDArray[np.float64]:
+    """Microseconds of the kernels and copies that each operator launched itself."""
+    external, first = np.unique(trace.external_N[ops], return_index=True)
+    work = trace.where(*ON_DEVICE)
+    time = np.zeros(len(ops))
+    if not len(external) or not len(work):
+        return time
+    place = np.minimum(np.searchsorted(external, trace.external_N[work]), len(external) - 1)
+    known = (external[place] == trace.external_N[work]) & (trace.external_N[work] > 0)
+    length = trace.end_N[work] - trace.start_N[work]
+    time[first] = np.bincount(place[known], length[known], len(external))
+    return time
+
+
+def operator_table(trace: Trace, steps: Steps) -> list[OperatorRow]:
+    """The operators that start inside a step, by host and device time together."""
+    ops, _ = in_steps(trace, steps, trace.where(Kind.OP))
+    if not len(ops):
+        return []
+    names, inverse, count = np.unique(trace.name_N[ops], return_inverse=True, return_counts=True)
+    host = np.bincount(inverse, self_times(trace, ops)) / 1e3
+    on_device = np.bincount(inverse, device_times(trace, ops)) / 1e3
+    rows = [
+        OperatorRow(
+            trace.names[name],
+            int(count[i]),
+            float(host[i]),
+            float(host[i] / max(host.sum(), 1e-12)),
+            float(on_device[i]),
+        )
+        for i, name in enumerate(names.tolist())
+    ]
+    return sorted(rows, key=lambda row: -(row.host_ms + row.device_ms))
+
+
+def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
+    """Our annotations on other threads than the step's, by time; they start inside a step."""
+    marks = trace.where(Kind.ANNOTATION)
+    marks = marks[(trace.lane_N[marks] != steps.lane) & trace.named(marks, _OWN)]
+    marks, _ = in_steps(trace, steps, marks)
+    rows = []
+    for name in np.unique(trace.name_N[marks]).tolist():
+        own = marks[trace.name_N[marks] == name]
+        ms = float((trace.end_N[own] - trace.start_N[own]).sum() / 1e3)
+        rows.append(WorkerRow(trace.names[name], len(own), len(np.unique(trace.lane_N[own])), ms))
+    return sorted(rows, key=lambda row: -row.ms)
+
+
+def memory_peaks(trace: Trace) -> dict[str, int]:
+    """Bytes at the peak by device ("host", "device 0"); what was allocated before the trace counts where written."""
+    memory, found = trace.memory, {}
+    for device in np.unique(memory.device_N).tolist():
+        own = np.flatnonzero(memory.device_N == device)
+        own = own[np.argsort(memory.at_N[own], kind="stable")]
+        totals = memory.allocated_N[own]
+        # Without totals the log's sum tells how far the use rose above where it began or fell to.
+        sums = np.concatenate(([0], np.cumsum(memory.bytes_N[own])))
+        peak = int(totals.max()) if (totals > 0).any() else int(sums.max() - sums.min())
+        found["host" if device < 0 else f"device {device}"] = peak
+    return found

@@ -1,0 +1,227 @@
+"""Summaries and differences as a person reads them: tables for a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fastvicreg.profiles.trace.gaps import CAUSES
+from fastvicreg.profiles.trace.summary import Summary
+
+if TYPE_CHECKING:
+    from fastvicreg.profiles.trace.diff import Change, Difference
+
+TOP = 10
+"""Kernels and operators shown; ``--json`` has twenty."""
+_NAME_WIDTH = 70
+
+
+def console() -> Console:
+    """As wide as the terminal; a pipe has no width: wide enough that no figure is cut."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def show_summary(summary: Summary, out: Console) -> None:
+    """Head line, verdict, then the tables that the trace has content for."""
+    _line(out, "")
+    _line(out, head(summary), "bold")
+    _line(out, summary.verdict.text, "bold yellow")
+    for note in notes(summary):
+        _line(out, note, "dim")
+    out.print(_stages(summary))
+    if summary.device_shares and summary.idle_by:
+        out.print(_device(summary))
+    if summary.kernels:
+        out.print(_kernels(summary))
+    if summary.operators:
+        out.print(_operators(summary))
+    if summary.workers:
+        out.print(_workers(summary))
+    if summary.memory:
+        peaks = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in summary.memory.items())
+        _line(out, f"memory at the peak: {peaks}")
+
+
+def head(summary: Summary) -> str:
+    """File, device and step time in one line."""
+    trace, ms = summary.trace, summary.step_ms
+    where = summary.device.name or "a device without a name" if summary.device else "host only"
+    rank = "" if trace.rank is None else f", rank {trace.rank}"
+    count = len(summary.steps.names)
+    steps = f"{count} step{'s' * (count != 1)}: p50 {ms['p50']:,.2f} ms, p95 {ms['p95']:,.2f} ms"
+    if summary.steps.source == "trace":
+        steps = f"the whole trace as one span of {ms['p50']:,.2f} ms"
+    return f"{trace.path.name} ({where}{rank}): {steps}"
+
+
+def notes(summary: Summary) -> list[str]:
+    """What the reader must know about how the figures came about."""
+    found = []
+    if summary.steps.source == "trace":
+        found.append(
+            "no step is marked in this trace (neither ProfilerStep nor fv.data_wait): shares are of the whole."
+        )
+    if summary.stages.derived:
+        found.append(f"derived from operators, not annotated: {', '.join(sorted(summary.stages.derived))}.")
+    if summary.device and summary.device.others:
+        others = ", ".join(map(str, summary.device.others))
+        found.append(f"device {summary.device.number} is shown, the busiest; work ran on {others} too.")
+    if summary.trace.dropped:
+        found.append(f"{summary.trace.dropped:,} events left out: malformed, of negative length or without a time.")
+    return found
+
+
+def show_overview(summaries: Sequence[Summary], out: Console) -> None:
+    """One line a file, and which rank the others wait for."""
+    table = Table(title="traces", title_justify="left")
+    for column in ("file", "rank", "steps", "p50 ms", "p95 ms", "compute", "comm", "copy", "idle", "bound"):
+        table.add_column(column, justify="left" if column == "file" else "right", overflow="fold")
+    for summary in summaries:
+        shares = summary.device_shares or {}
+        parts = [f"{shares[part]:.0%}" if shares else "-" for part in ("compute", "comm", "copy", "idle")]
+        rank = "-" if summary.trace.rank is None else str(summary.trace.rank)
+        ms = summary.step_ms
+        table.add_row(
+            Text(summary.trace.path.name),
+            rank,
+            str(len(summary.steps.names)),
+            f"{ms['p50']:,.2f}",
+            f"{ms['p95']:,.2f}",
+            *parts,
+            summary.verdict.bound,
+        )
+    out.print(table)
+    if line := straggler(summaries):
+        _line(out, line, "bold yellow")
+
+
+def straggler(summaries: Sequence[Summary]) -> str | None:
+    """The rank that communicates least while others wait: they wait for it."""
+    comm = {s.trace.rank: s.device_shares["comm"] for s in summaries if s.device_shares and s.trace.rank is not None}
+    if len(comm) < 2 or max(comm.values()) - min(comm.values()) < 0.05:
+        return None
+    rank = min(comm, key=comm.__getitem__)
+    return (
+        f"rank {rank} waits least in communication ({comm[rank]:.0%}, others up to {max(comm.values()):.0%}): "
+        "the others wait for it."
+    )
+
+
+def show_difference(difference: Difference, out: Console) -> None:
+    """The sentence, then what differs, largest first."""
+    _line(out, difference.text, "bold yellow")
+    for note in difference.notes:
+        _line(out, note, "dim")
+    for title, kinds in (
+        ("step and stages", ("step", "stage")),
+        ("the device's time", ("device", "idle")),
+        ("operators with their shapes, own host time", ("op host",)),
+        ("operators with their shapes, device time", ("op device",)),
+        ("kernels", ("kernel",)),
+    ):
+        always = kinds[0] in ("step", "device")
+        rows = [c for c in difference.changes if c.kind in kinds and (always or c.differs)]
+        if rows:
+            out.print(_changes(title, rows[: None if always else TOP]))
+
+
+def _changes(title: str, rows: Sequence[Change]) -> Table:
+    table = Table(title=f"{title} (ms a step: median, ± half the interquartile range)", title_justify="left")
+    for column in ("", "A", "B", "B - A", ""):
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
+    for row in rows:
+        a, b = (f"{t.ms:,.3f} ± {t.ms * t.spread / 2:,.3f}" for t in (row.a, row.b))
+        name = f"idle: {row.name}" if row.kind == "idle" else row.name
+        table.add_row(Text(_cut(name)), a, b, f"{row.b.ms - row.a.ms:+,.3f}", "" if row.differs else "no difference")
+    return table
+
+
+def _stages(summary: Summary) -> Table:
+    table = Table(title="stages of a step", title_justify="left")
+    for column in ("stage", "host ms", "share", "", *(("device ms launched",) if summary.device else ())):
+        table.add_column(column, justify="left" if column in ("stage", "") else "right")
+    mean = float(summary.steps.ms.mean())
+    for name, share in summary.stage_shares.items():
+        launched = [f"{summary.stage_device_ms.get(name, 0.0):,.2f}"] if summary.device else []
+        table.add_row(Text(_cut(name)), f"{share * mean:,.2f}", f"{share:.1%}", "█" * round(share * 30), *launched)
+    return table
+
+
+def _device(summary: Summary) -> Table:
+    assert summary.device_shares is not None
+    assert summary.idle_by is not None
+    assert summary.gaps is not None
+    table = Table(title="the device in a step", title_justify="left")
+    for column in ("", "share", "", "most of it in"):
+        table.add_column(column, justify="right" if column == "share" else "left")
+    for name, share in summary.device_shares.items():
+        table.add_row(name if name != "comm" else "comm, exposed", f"{share:.1%}", "█" * round(share * 30), "")
+    for cause in CAUSES:
+        share, (blamed, part) = summary.idle_by[cause], summary.gaps.blamed.get(cause, ("", 0.0))
+        what = f"{_cut(blamed)} ({part:.0%})" if blamed and share else ""
+        table.add_row(f"  idle: {cause.replace('_', ' ')}", f"{share:.1%}", "▒" * round(share * 30), Text(what))
+    for stream in summary.device.streams if summary.device else ():
+        share = stream.busy_us / summary.steps.windows.total
+        table.add_row(f"  {stream.name}", f"{share:.1%}", "", f"{stream.events:,} events")
+    return table
+
+
+def _kernels(summary: Summary) -> Table:
+    table = Table(title=f"kernels: {min(TOP, len(summary.kernels))} of {len(summary.kernels)}", title_justify="left")
+    for column in ("kernel", "share", "count", "mean us", "ms a step", "of peak"):
+        table.add_column(column, justify="left" if column == "kernel" else "right", overflow="fold")
+    for row in summary.kernels[:TOP]:
+        roofline = "-" if row.roofline is None else f"{row.roofline:.0%}"
+        per_step = row.ms / len(summary.steps.names)
+        table.add_row(
+            Text(_cut(row.name)),
+            f"{row.share:.1%}",
+            f"{row.calls:,}",
+            f"{row.mean_us:,.1f}",
+            f"{per_step:,.3f}",
+            roofline,
+        )
+    return table
+
+
+def _workers(summary: Summary) -> Table:
+    table = Table(title="the engine's threads, beside the step", title_justify="left")
+    for column in ("work", "threads", "calls", "ms a call", "ms a step, all threads"):
+        table.add_column(column, justify="left" if column == "work" else "right")
+    for row in summary.workers:
+        per_step = row.ms / len(summary.steps.names)
+        table.add_row(row.name, str(row.threads), f"{row.calls:,}", f"{row.ms / row.calls:,.3f}", f"{per_step:,.2f}")
+    return table
+
+
+def _operators(summary: Summary) -> Table:
+    shown = summary.operators[:TOP]
+    table = Table(title=f"operators: {len(shown)} of {len(summary.operators)}", title_justify="left")
+    for column in (
+        "operator",
+        "calls",
+        "own host ms a step",
+        "share",
+        *(("device ms a step",) if summary.device else ()),
+    ):
+        table.add_column(column, justify="left" if column == "operator" else "right", overflow="fold")
+    count = len(summary.steps.names)
+    for row in shown:
+        device = [f"{row.device_ms / count:,.3f}"] if summary.device else []
+        table.add_row(
+            Text(_cut(row.name)), f"{row.calls:,}", f"{row.host_ms / count:,.3f}", f"{row.host_share:.1%}", *device
+        )
+    return table
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 3] + "..."
+
+
+def _line(out: Console, text: str, style: str = "") -> None:
+    out.print(Text(text, style), soft_wrap=True)

@@ -1,0 +1,265 @@
+"""The swap test leaves out what it says, goes on through the data, and names the part that holds a run back."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastvicreg import stages
+from fastvicreg.cli import main
+from fastvicreg.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from fastvicreg.contracts import Cursor
+from fastvicreg.errors import UserError
+from fastvicreg.profiles.bench import step as bench_step
+from fastvicreg.profiles.bench import swap
+from fastvicreg.profiles.charts import bars
+from fastvicreg.profiles.parts import Loop, first_views, opened
+
+TINY = ("--preset", "demo", "--batch-size", "8", "--image-size", "16", "--width", "16", "--expander", "16", "16")
+ROWS = [swap.FULL, *swap.WITHOUT.values(), swap.LOADER, swap.FED, swap.MODEL]
+
+
+def tiny(data: Path, pipeline: str = "native") -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig(data=str(data), pipeline=pipeline, image_size=16, recipe="small", workers=2, prefetch=1),
+        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        run=RunConfig(epochs=20, batch_size=8, device="cpu", eval_every=0),
+    )
+
+
+def test_the_command_has_a_row_a_part_a_verdict_and_a_picture(
+    make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = str(make_folder(val=0))
+    short = ["--repeats", "1", "--window", "1", "--prefetch", "1"]
+    arguments = [*short, "--json", "swap.json", "--plot", "swap.svg", "--out", "figures"]
+    assert main(["bench", "swap", "--data", data, *TINY, *arguments]) == 0
+    written = json.loads(Path("swap.json").read_text())
+    assert {"command", "commit", "versions", "hardware", "n", "rows", "verdict", "config"} == written.keys()
+    rows = {row["swap"]: row for row in written["rows"]}
+    assert sorted(rows) == sorted(ROWS)
+    assert all(row["images_per_s"] > 0 and row["n"] == 1 for row in rows.values())
+    assert rows[swap.FULL]["ratio"] == 1.0
+    for row in rows.values():
+        assert ("saves" in row) == (row["swap"] in swap.WITHOUT.values())
+        assert 0 <= row.get("saves", 0) < 1
+    assert written["verdict"]["text"] in capsys.readouterr().out.replace("\n", " ")
+    picture = Path("swap.svg").read_text()
+    assert all(name in picture for name in ROWS)
+    assert json.loads(Path("figures/swap.json").read_text())["rows"] == written["rows"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "swap.json", "swap.svg", "figures"}
+
+
+def stages_of(loop: Loop, steps: int = 1) -> set[str]:
+    """The project's own annotations in ``steps`` steps."""
+    next(loop)  # the first makes what the others use
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        assert len(list(islice(loop, steps))) == steps
+    loop.close()
+    return {event.name for event in profiler.events() or () if event.name.startswith("fv.")}
+
+
+def test_each_row_leaves_out_its_part_and_nothing_else(make_folder) -> None:
+    data = {stages.DATA_WAIT, stages.AUGMENT}
+    model = {stages.FORWARD, stages.BACKWARD}
+    everything = data | model | {stages.LOSS, stages.OPTIMIZER}
+    expected = {
+        swap.FULL: everything,
+        swap.WITHOUT["data"]: everything,
+        swap.WITHOUT["augment"]: everything,
+        swap.WITHOUT["loss"]: everything - {stages.LOSS},
+        swap.WITHOUT["optimizer"]: everything - {stages.OPTIMIZER},
+        swap.LOADER: {stages.DATA_WAIT},
+        swap.FED: data,
+        swap.MODEL: model,
+    }
+    config = tiny(make_folder(val=0))
+    with opened(config) as run:
+        loops = swap._loops(config, run)
+        assert {name: stages_of(loop(Cursor(0, 0))) for name, loop in loops.items()} == expected
+
+
+def test_synthetic_data_decodes_nothing_and_no_augmentation_computes_nothing(
+    make_folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(make_folder(val=0))
+    decoded, augmented = [], []
+    with opened(config) as run:
+        first = first_views(run)
+        count(monkeypatch, "fastvicreg.pipelines.engines.native.NativeEngine._decode", decoded)
+        count(monkeypatch, "fastvicreg.kernels.augment.parallel.augment", augmented)
+        loops = swap._loops(config, run)
+        for calls, name in ((decoded, swap.WITHOUT["data"]), (augmented, swap.WITHOUT["augment"])):
+            for counted, calls_there in ((swap.FULL, True), (name, False)):
+                calls.clear()
+                loop = loops[counted](Cursor(0, 0))
+                next(loop)
+                loop.close()
+                assert bool(calls) == calls_there, (counted, name)
+    assert torch.isfinite(first.views[0]).all()
+
+
+def count(monkeypatch: pytest.MonkeyPatch, target: str, calls: list[int]) -> None:
+    """Let ``target`` note each of its calls."""
+    from importlib import import_module
+
+    holder, _, name = target.rpartition(".")
+    try:
+        place: Any = import_module(holder)
+    except ModuleNotFoundError:
+        module, _, kind = holder.rpartition(".")
+        place = getattr(import_module(module), kind)
+    original = getattr(place, name)
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(place, name, counting)
+
+
+def test_without_update_the_weights_stay(make_folder) -> None:
+    config = tiny(make_folder(val=0))
+    with opened(config) as run:
+        views = first_views(run).views
+        before = [p.detach().clone() for p in run.module.parameters()]
+        swap._without_update(run.step, run)(views, {"lr": 1.0})
+        assert all(torch.equal(a, b) for a, b in zip(before, run.module.parameters(), strict=True))
+        assert all(p.grad is not None for p in run.module.parameters())
+        run.step(views, {"lr": 1.0})  # negative control
+        assert not all(torch.equal(a, b) for a, b in zip(before, run.module.parameters(), strict=True))
+
+
+def test_without_a_loss_every_weight_still_gets_a_gradient(make_folder) -> None:
+    config = tiny(make_folder(val=0))
+    with opened(config) as run:
+        views = first_views(run).views
+        total = swap.MeanSquare(run.module.get_submodule("objective").expander)(views, run.encoder).total  # type: ignore[arg-type]
+        total.backward()
+        # zero_init_residual: what lies behind a scale of 0 has no gradient yet, under any loss.
+        own = {name for name, p in run.module.named_parameters() if p.grad is not None and p.grad.any()}
+        run.step(views, {"lr": 0.0})
+        assert own == {name for name, p in run.module.named_parameters() if p.grad is not None and p.grad.any()}
+
+
+def test_turns_go_on_through_the_epochs() -> None:
+    seen: list[Cursor] = []
+
+    def loop(start: Cursor) -> Loop:
+        batch = start.batch
+        while True:
+            seen.append(Cursor(start.epoch, batch))
+            yield seen[-1]
+            batch += 1
+
+    turn = swap._Turn(loop, "cpu", filling=2, window=3)
+    seconds, cursor = turn.take(Cursor(0, 0))
+    assert seconds > 0
+    assert turn.take(cursor)[1] == Cursor(0, 10)
+    assert seen == [Cursor(0, batch) for batch in range(10)]
+
+
+def figures(**rates: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows as ``swap.run`` makes them, from (images a second, spread of the ratio) by part."""
+    names = swap.WITHOUT | {"full": swap.FULL, "loader": swap.LOADER, "model": swap.MODEL}
+    full = rates["full"][0]
+    return [
+        {
+            "swap": names[part],
+            "images_per_s": rate,
+            "ratio": rate / full,
+            "ratio_spread": spread,
+            "saves": max(0.0, 1 - full / rate),
+        }
+        for part, (rate, spread) in rates.items()
+    ]
+
+
+BALANCED = {"augment": (105.0, 0.01), "loss": (103.0, 0.01), "optimizer": (108.0, 0.01), "model": (125.0, 0.01)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "bottleneck", "margin", "separated"),
+    [
+        ({"loader": (102.0, 0.01), "data": (170.0, 0.01)}, "data", 170 / 102, True),
+        ({"loader": (102.0, 0.3), "data": (110.0, 0.3)}, "data", 110 / 102, False),
+        ({"loader": (900.0, 0.1), "data": (101.0, 0.01)}, "model", (100 / 125) / (1 - 100 / 108), True),
+        ({"loader": (900.0, 0.1), "data": (101.0, 0.01), "optimizer": (900.0, 0.01)}, "optimizer", 800 / 720, True),
+        ({"loader": (900.0, 0.1), "data": (101.0, 0.01), "loss": (600.0, 0.2)}, "loss", (5 / 6) / 0.8, False),
+        ({"loader": (9000.0, 0.1)}, "model", (100 / 125) / (1 - 100 / 108), True),  # --pipeline synthetic
+    ],
+)
+def test_the_verdict_names_the_dearest_part_and_says_when_it_cannot_tell(
+    changed: dict[str, tuple[float, float]], bottleneck: str, margin: float, separated: bool
+) -> None:
+    verdict = swap.verdict(figures(full=(100.0, 0.0), **(BALANCED | changed)), "native")
+    assert (verdict.bottleneck, verdict.separated) == (bottleneck, separated)
+    assert verdict.margin == pytest.approx(margin)
+    assert ("not proven" in verdict.text) != separated
+
+
+def test_synthetic_data_is_not_left_out_twice(make_folder) -> None:
+    config = tiny(make_folder(val=0), pipeline="synthetic")
+    with opened(config) as run:
+        assert swap.WITHOUT["data"] not in swap._loops(config, run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bench", "swap", *TINY, "--repeats", "0"], "--repeats 0"),
+        (["bench", "swap", *TINY, "--plot", "swap.txt"], "--plot swap.txt"),
+        (["bench", "swap", *TINY, "--pipeline", "nativ"], "did you mean 'native'"),
+        (["bench", "swap", "--window", "x"], "--window"),
+        (["bench", "--repeats", "2", "swap"], "write swap first"),
+        (["bench", "lars", "--plot", "lars.png"], "--plot draws"),
+        (["bench", "step", "--preset", "demon"], "did you mean 'demo'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the picture"):
+        bars(tmp_path / "file" / "x.png", [{"a": "b", "v": 1.0}], label=("a",), value="v", title="")
+
+
+def test_the_step_bench_has_a_row_a_precision_and_memory_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_step, "PRECISIONS", {"cpu": ("off",)})
+    with torch.random.fork_rng():
+        rows = bench_step.run(batch=4, size=16, repeats=2)
+    assert [(row["memory_format"], row["precision"]) for row in rows] == [
+        ("contiguous", "off"),
+        ("channels_last", "off"),
+    ]
+    for row in rows:
+        assert row["images_per_s"] == pytest.approx(4e3 / row["ms"])
+        assert all(row[f"{stage}_ms"] > 0 for stage in bench_step.STAGES)
+        assert row["peak_bytes"] is None
+    assert rows[0]["ratio"] == 1.0
+
+
+def test_the_step_bench_computes_what_it_names() -> None:
+    config = tiny(Path("unused"))
+    for form, order in bench_step.FORMATS.items():
+        subject = bench_step._build(config, form, "bf16", "cpu", 4, 0)
+        assert all(view.is_contiguous(memory_format=order) and view.dtype == torch.bfloat16 for view in subject.views)
+        weight = subject.step.encoder.get_parameter("conv1.weight")
+        assert weight.is_contiguous(memory_format=order)
+        stages_ms = bench_step._stages(subject, 1)
+        assert list(stages_ms) == [f"{stage}_ms" for stage in bench_step.STAGES]

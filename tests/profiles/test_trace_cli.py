@@ -1,0 +1,145 @@
+"""``fastvicreg trace`` as a user types it: what it prints, writes and draws, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from traces import TraceWriter, device_trace
+
+from fastvicreg.cli import main
+
+PROMISED = {"command", "commit", "versions", "hardware", "n", "rows"}
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return device_trace().write(tmp_path / "trace.json.gz")
+
+
+def test_a_summary_is_printed_written_and_drawn(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, png, svg = tmp_path / "out.json", tmp_path / "bars.png", tmp_path / "bars.svg"
+    assert main(["trace", "summary", str(trace), "--json", str(out), "--plot", str(png)]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "Data-bound",
+        "3 steps",
+        "enumerate(DataLoader)",
+        "ampere_sgemm_128x64_tn",
+        "aten::mm",
+        "comm, exposed",
+    ):
+        assert part in text
+    written = json.loads(out.read_text())
+    assert written.keys() == PROMISED
+    assert written["command"] == "trace summary"
+    (row,) = written["rows"]
+    assert row["steps"] == 3
+    assert row["step_ms"] == pytest.approx({"p50": 1.0, "p95": 1.0})
+    assert row["device"].keys() == {"compute", "comm", "copy", "idle"}
+    assert row["idle_by"].keys() == {"data", "sync", "launch", "host_op", "python"}
+    assert row["verdict"].keys() == {"bound", "text"}
+    with Image.open(png) as picture:
+        assert picture.width > 800
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
+    assert main(["trace", "summary", str(trace), "--plot", str(svg)]) == 0
+    drawn = svg.read_text()
+    assert "compute 30.0%" in drawn
+    assert "DataLoader" in drawn
+
+
+def test_a_host_trace_has_no_word_of_a_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = TraceWriter()
+    writer.step(1, 0, 1000)
+    writer.op("aten::mm", 0, 900)
+    path = writer.write(tmp_path / "host.json")
+    assert main(["trace", "summary", str(path), "--plot", str(tmp_path / "a.svg")]) == 0
+    text = capsys.readouterr().out
+    assert "host only" in text
+    assert "GPU" not in text
+    assert "idle" not in text
+    assert "device ms" not in text
+    assert "kernels:" not in text
+
+
+def test_ranks_are_set_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rank in range(5):
+        device_trace(rank=rank, data_us=300 + 100 * (rank == 3)).write(tmp_path / f"rank{rank}.json")
+    out = tmp_path / "rows" / "out.json"
+    assert main(["trace", "summary", str(tmp_path), "--json", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert all(f"rank{rank}.json" in text for rank in range(5))
+    assert text.count("stages of a step") == 1  # the slowest rank's alone
+    assert "rank 3): 3 steps: p50 1.10 ms" in text
+    assert [row["rank"] for row in json.loads(out.read_text())["rows"]] == list(range(5))
+
+
+def test_a_diff_is_printed_and_written(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slower = device_trace(gemm_us=450).write(tmp_path / "slower.json")
+    out = tmp_path / "out.json"
+    assert main(["trace", "diff", str(trace), str(slower), "--json", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "B is 15% slower" in text
+    assert "most of it is compute" in text
+    written = json.loads(out.read_text())
+    assert written.keys() == PROMISED
+    assert written["rows"][0] | {"kind": "step", "differs": True} == written["rows"][0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("5%", 1), ("14.9", 1), ("15.1%", 0), ("100 %", 0)], ids=["5", "14.9", "15.1", "100"]
+)
+def test_the_gate_fails_where_the_step_is_slower_than_allowed(
+    limit: str, code: int, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slower = str(device_trace(gemm_us=450).write(tmp_path / "slower.json"))
+    assert main(["trace", "diff", str(trace), slower, "--fail-above", limit]) == code
+    assert main(["trace", "diff", slower, str(trace), "--fail-above", limit]) == 0
+    assert main(["trace", "diff", str(trace), str(trace), "--fail-above", "0%"]) == 0
+    assert ("more than" in capsys.readouterr().out) is bool(code)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("sumary {trace}", "did you mean 'summary'"),
+        ("summary", "no trace given"),
+        ("summary {folder}/absent.json", "absent.json"),
+        ("summary {trace} --plot x.pdf", ".png or .svg"),
+        ("summary {cut}", "cut off"),
+        ("summary {trace} --jsn x", "did you mean --json"),
+        ("diff {trace}", "See fastvicreg trace diff --help"),
+        ("diff {trace} {trace} --fail-above much", "5%"),
+        ("diff {trace} {trace} --fail-above -1%", "5%"),
+        ("diff {trace} {folder}", "name one of them"),
+        ("summary {trace} --json {trace}/x.json", "cannot write"),
+        ("summary {trace} --plot {trace}/x.png", "cannot write"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: str, named: str, trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device_trace().write(tmp_path / "second.json")
+    cut = tmp_path / "folder_of_its_own"
+    cut.mkdir()
+    (cut / "cut.json.gz").write_bytes(trace.read_bytes()[:-200])
+    words = arguments.format(trace=trace, folder=tmp_path, cut=cut / "cut.json.gz").split()
+    assert main(["trace", *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert named in lines[0]
+
+
+def test_help_names_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["summary", "--help"], ["diff", "--help"]):
+        with pytest.raises(SystemExit) as left:
+            main(["trace", *arguments])
+        assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "--fail-above" in text
+    assert "--plot" in text
+    assert main(["trace"]) == 2

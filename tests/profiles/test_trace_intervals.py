@@ -1,0 +1,82 @@
+"""Interval sets against the same answers found point by point."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastvicreg.profiles.trace.intervals import Spans, cut, divide, innermost, parents, per_window, union
+
+RANGE = 60
+CELLS = np.arange(RANGE, dtype=np.float64) + 0.5
+
+
+def drawn(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals with whole edges, some empty, many that touch or overlap."""
+    generator = np.random.default_rng(seed)
+    start = generator.integers(0, RANGE, count).astype(float)
+    return start, np.minimum(start + generator.integers(0, 9, count), RANGE)
+
+
+def covered(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Which of the unit cells 0..RANGE lie in any interval."""
+    return np.any((start[:, None] <= CELLS) & (end[:, None] > CELLS), axis=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_union_covers_what_its_intervals_cover(seed: int) -> None:
+    start, end = drawn(seed, seed)
+    spans = union(start, end)
+    assert (covered(*spans) == covered(start, end)).all()
+    assert (spans.start_M[1:] > spans.end_M[:-1]).all()
+    assert spans.total == covered(start, end).sum()
+    assert (spans.covers(CELLS) == covered(start, end)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_time_goes_to_the_first_layer_that_covers_it(seed: int) -> None:
+    layers = [union(*drawn(seed * 10 + i, 4)) for i in range(3)]
+    windows = Spans(np.array([3.0, 20.0, 41.0]), np.array([20.0, 35.0, 58.0]))
+    segments = divide(layers, windows)
+    expected = np.full(RANGE, 3)
+    for number in (2, 1, 0):
+        expected[covered(*layers[number])] = number
+    inside = windows.covers(CELLS)
+    assert (segments.at(CELLS)[inside] == expected[inside]).all()
+    assert (segments.at(CELLS)[~inside] == -1).all()
+    table = per_window(segments, windows, 4)
+    for window, (low, high) in enumerate(zip(*windows, strict=True)):
+        here = windows.covers(CELLS) & (np.abs(CELLS - (low + high) / 2) < (high - low) / 2)
+        assert table[window].tolist() == np.bincount(expected[here], minlength=4).tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_interval_that_began_last_owns_the_time(seed: int) -> None:
+    start, end = drawn(seed, 8)
+    segments = innermost(start, end)
+    for cell in CELLS:
+        holding = np.flatnonzero((start <= cell) & (cell < end))
+        (found,) = segments.at(np.array([cell]))
+        if len(holding):
+            assert start[found] == start[holding].max()
+            assert found in holding
+        else:
+            assert found == -1
+    windows = union(np.array([5.0, 30.0]), np.array([17.0, 44.0]))
+    pieces = cut(segments, windows)
+    inside = windows.covers(CELLS)
+    assert (pieces.at(CELLS)[inside] == segments.at(CELLS)[inside]).all()
+
+
+def test_parents_are_the_innermost_holders_in_any_order() -> None:
+    start = np.array([4.0, 0.0, 5.0, 12.0, 0.0, 20.0])
+    end = np.array([9.0, 10.0, 6.0, 14.0, 15.0, 21.0])
+    assert parents(start, end).tolist() == [1, 4, 0, 4, -1, -1]
+
+
+def test_nothing_has_no_parts() -> None:
+    none = np.empty(0)
+    assert union(none, none).total == 0
+    assert len(parents(none, none)) == len(innermost(none, none).id_S) == 0
+    window = Spans(np.array([1.0]), np.array([3.0]))
+    assert per_window(divide([union(none, none)], window), window, 2).tolist() == [[0.0, 2.0]]
