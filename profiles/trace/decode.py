@@ -162,7 +162,7 @@ class Stream:
         for value in values:
             try:
                 events.append(_lenient_decoder.decode(msgspec.json.encode(_mended(value))))
-            except msgspec.ValidationError:
+            except (msgspec.ValidationError, UnicodeEncodeError):  # the latter of half a surrogate pair
                 self.malformed += 1
         return events
 

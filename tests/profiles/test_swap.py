@@ -21,7 +21,7 @@ from fastvicreg.profiles.charts import bars
 from fastvicreg.profiles.parts import Loop, first_views, opened
 
 TINY = ("--preset", "demo", "--batch-size", "8", "--image-size", "16", "--width", "16", "--expander", "16", "16")
-ROWS = [swap.FULL, *swap.WITHOUT.values(), swap.LOADER, swap.FED, swap.MODEL]
+ROWS = [swap.FULL, *(name for part, name in swap.WITHOUT.items() if part != "comm"), swap.LOADER, swap.FED, swap.MODEL]
 
 
 def tiny(data: Path, pipeline: str = "native") -> TrainConfig:

@@ -1,0 +1,241 @@
+"""A step's events as the page's timeline takes them: lanes of columns, small enough to embed.
+
+Shape suffixes: N events, S segments.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastvicreg.profiles.trace.device import COMMUNICATION, IDLE, PARTS
+from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
+from fastvicreg.profiles.trace.gaps import CAUSES
+from fastvicreg.profiles.trace.intervals import Ids, Segments
+from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
+from fastvicreg.profiles.trace.summary import Summary
+
+STEPS = 8
+"""Steps of a trace that a page holds, at most."""
+EVENTS = 60_000
+"""Events of a page, shared by its traces: some 40 bytes each."""
+LEAST_EVENTS = 1_500
+"""A trace's events, however many share the page."""
+_NAME, _SHAPES = 300, 200
+_COMM = len(Kind)
+"""The page's kind of a kernel that communicates, beside those of ``Kind``."""
+_NS = 1e3
+
+
+class Timeline(NamedTuple):
+    """``content`` is what the page's script reads; steps that are not ``kept`` have none of their events in it."""
+
+    content: dict[str, Any]
+    kept: tuple[int, ...]
+    left_out: int
+    """Events of the kept steps that are not in it, the shortest."""
+
+
+def timeline(summary: Summary, events: int) -> Timeline:
+    """The median step, the slowest, the fastest, then the others in order, within ``events`` events."""
+    trace, windows = summary.trace, summary.steps.windows
+    shown = _Shown(summary)
+    steps: dict[int, dict[str, Any]] = {}
+    left_out = 0
+    for number in _in_order_of_interest(summary.steps.ms)[:STEPS]:
+        start, end = float(windows.start_M[number]), float(windows.end_M[number])
+        inside = np.flatnonzero((trace.start_N < end) & (trace.end_N > start) & shown.lanes_N)
+        if steps and len(inside) > events:
+            break
+        chosen = _longest(trace, inside, events)
+        steps[number] = shown.step(start, end, chosen)
+        events -= len(chosen)
+        left_out += len(inside) - len(chosen)
+    return Timeline(
+        {
+            "first": next(iter(steps)),
+            "stages": list(zip(summary.stages.names, stage_colours(summary.stages.names), strict=True)),
+            "parts": [*PART_COLOURS.items(), *((f"idle: {name}", colour) for name, colour in CAUSE_COLOURS.items())],
+            "lanes": shown.lanes(),
+            "names": shown.names.values,
+            "shapes": shown.shapes.values,
+            "steps": steps,
+        },
+        tuple(sorted(steps)),
+        left_out,
+    )
+
+
+def _in_order_of_interest(ms: NDArray[np.float64]) -> list[int]:
+    by_length = np.argsort(ms, kind="stable").tolist()
+    return list(dict.fromkeys([by_length[(len(ms) - 1) // 2], by_length[-1], by_length[0], *range(len(ms))]))
+
+
+def _longest(trace: Trace, events: Ids, count: int) -> Ids:
+    """The ``count`` longest, Python's functions after all others, in order of start."""
+    if len(events) <= count:
+        return events
+    length = trace.end_N[events] - trace.start_N[events]
+    order = np.lexsort((-length, trace.kind_N[events] == Kind.PYTHON))
+    return np.sort(events[order[:count]])
+
+
+class _Numbered:
+    """Texts in the order in which they were first asked for, each once."""
+
+    def __init__(self) -> None:
+        self.values: list[str] = []
+        self._places: dict[str, int] = {}
+
+    def __getitem__(self, text: str) -> int:
+        place = self._places.setdefault(text, len(self.values))
+        if place == len(self.values):
+            self.values.append(text)
+        return place
+
+
+class _Shown:
+    """What the steps of one trace have in common."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary, self.trace = summary, summary.trace
+        self.names, self.shapes = _Numbered(), _Numbered()
+        trace = self.trace
+        self._order = _lane_order(summary)
+        self.lanes_N = np.isin(trace.lane_N, self._order)
+        self._kind_N = trace.kind_N.astype(np.int64)
+        kernels = trace.where(Kind.KERNEL)
+        self._kind_N[kernels[trace.named(kernels, COMMUNICATION)]] = _COMM
+        self._shape_N = _shapes_of_kernels(trace)
+
+    def lanes(self) -> list[dict[str, Any]]:
+        """Labels; the step's own thread is first among the threads."""
+        found = []
+        named = {stream.lane: stream.name for stream in self.summary.device.streams} if self.summary.device else {}
+        on_device = set(self.trace.lane_N[self.trace.where(*ON_DEVICE)].tolist())
+        for number in self._order:
+            lane = self.trace.lanes[number]
+            label = named.get(number) or self.trace.lane_names.get(lane, "").strip()
+            kind = "stream" if number in on_device else "thread"
+            label = label or (str(lane.tid) if str(lane.tid).startswith(kind) else f"{kind} {lane.tid}")
+            found.append({"label": label, "kind": kind, "own": number == self.summary.steps.lane})
+        return found
+
+    def step(self, start: float, end: float, chosen: Ids) -> dict[str, Any]:
+        """One step's columns, times in ns since its start."""
+        trace = self.trace
+        place = {lane: [] for lane in self._order}
+        lane_N = trace.lane_N[chosen]
+        # Outer before inner where both start at once: the page nests them in this order.
+        order = np.lexsort((trace.start_N[chosen] - trace.end_N[chosen], trace.start_N[chosen]))
+        for lane in self._order:
+            place[lane] = chosen[order[lane_N[order] == lane]].tolist()
+        return {
+            "ns": round((end - start) * _NS),
+            "stages": _blocks(self.summary.stages.segments, start, end),
+            "device": _device_blocks(self.summary, start, end),
+            "lanes": [self._columns(np.array(place[lane], np.int64), start) for lane in self._order],
+        }
+
+    def _columns(self, events: Ids, origin: float) -> dict[str, list[int]]:
+        trace = self.trace
+        start = np.round((trace.start_N[events] - origin) * _NS).astype(np.int64)
+        length = np.round((trace.end_N[events] - trace.start_N[events]) * _NS).astype(np.int64)
+        texts = trace.names
+        return {
+            "s": np.diff(start, prepend=0).tolist(),
+            "d": length.tolist(),
+            "n": [self.names[texts[i][:_NAME]] for i in trace.name_N[events].tolist()],
+            "k": self._kind_N[events].tolist(),
+            "h": [self._shape(i) for i in self._shape_N[events].tolist()],
+            "c": self._links(events),
+        }
+
+    def _shape(self, number: int) -> int:
+        text = shape_text(self.trace.shapes[number]) if number >= 0 else ""
+        return self.shapes[text] if text else -1
+
+    def _links(self, events: Ids) -> list[int]:
+        """Correlations, which tie a launch to what it launched."""
+        kinds = (Kind.RUNTIME, *ON_DEVICE)
+        tied = np.isin(self.trace.kind_N[events], kinds)
+        return np.where(tied, self.trace.correlation_N[events], -1).tolist() if tied.any() else []
+
+
+def _lane_order(summary: Summary) -> list[int]:
+    """Streams by their work, the step's thread, then the other threads by the time that their events take."""
+    trace = summary.trace
+    start, end = summary.steps.windows.start_M[0], summary.steps.windows.end_M[-1]
+    inside = np.flatnonzero((trace.start_N < end) & (trace.end_N > start))
+    work = np.bincount(trace.lane_N[inside], (trace.end_N - trace.start_N)[inside], len(trace.lanes))
+    present = np.unique(trace.lane_N[inside]).tolist()
+    on_device = set(trace.lane_N[trace.where(*ON_DEVICE)].tolist())
+    # The profiler repeats annotations as the device saw them on lanes that are neither stream nor thread.
+    host = set(trace.lane_N[trace.where(Kind.OP, Kind.ANNOTATION, Kind.RUNTIME, Kind.PYTHON)].tolist())
+    kept = [lane for lane in present if lane in on_device or lane in host]
+    return sorted(kept, key=lambda lane: (lane not in on_device, lane != summary.steps.lane, -work[lane]))
+
+
+def _shapes_of_kernels(trace: Trace) -> NDArray[np.int32]:
+    """Shapes of each event; a kernel has those of the operator that launched it."""
+    shape_N = trace.shape_N.copy()
+    ops, work = trace.where(Kind.OP), trace.where(Kind.KERNEL)
+    ops = ops[(shape_N[ops] >= 0) & (trace.external_N[ops] > 0)]
+    if not len(ops) or not len(work):
+        return shape_N
+    external, first = np.unique(trace.external_N[ops], return_index=True)
+    place = np.minimum(np.searchsorted(external, trace.external_N[work]), len(external) - 1)
+    known = external[place] == trace.external_N[work]
+    shape_N[work[known]] = shape_N[ops[first[place[known]]]]
+    return shape_N
+
+
+def shape_text(shape: tuple[bytes, bytes, bytes]) -> str:
+    """``512×1024 float, 1024×256 float`` of a trace's JSON texts; what has no dims (scalars, None) is left out."""
+    try:
+        dims, types = (json.loads(text) if text else [] for text in shape[:2])
+        pairs = zip(dims, types if len(types) == len(dims) else [""] * len(dims), strict=True)
+        text = ", ".join(f"{_dims(dim)} {kind}".strip() for dim, kind in pairs if dim)
+    except (ValueError, TypeError):
+        return ""
+    text = re.sub(r"c10::|\s*\(\w+\)", "", text)
+    return text if len(text) <= _SHAPES else text[: _SHAPES - 3] + "..."
+
+
+def _dims(dim: Sequence[Any]) -> str:
+    nested = any(isinstance(one, list) for one in dim)
+    return "[" + ", ".join(_dims(one) for one in dim) + "]" if nested else "×".join(map(str, dim))  # noqa: RUF001
+
+
+def _blocks(segments: Segments, start: float, end: float) -> list[list[int]]:
+    """[starts, ends, ids] of the segments in a window, neighbours of one id joined; ns since its start."""
+    kept = (segments.start_S < end) & (segments.end_S > start)
+    start_S, end_S, id_S = (column[kept] for column in segments)
+    if not len(id_S):
+        return [[], [], []]
+    opens = np.append(True, (id_S[1:] != id_S[:-1]) | (start_S[1:] > end_S[:-1]))
+    closes = np.append(opens[1:], True)
+    edges = [np.round((at - start) * _NS).astype(np.int64).tolist() for at in (start_S[opens], end_S[closes])]
+    return [*edges, id_S[opens].tolist()]
+
+
+def _device_blocks(summary: Summary, start: float, end: float) -> list[list[int]] | None:
+    """The device's parts, its idle time by cause; ids index the parts but idle, then the causes."""
+    if summary.device is None or summary.gaps is None:
+        return None
+    assert PARTS[IDLE:] == ("idle",)
+    assert tuple(CAUSE_COLOURS) == CAUSES
+    busy, gaps = summary.device.segments, summary.gaps.segments
+    working = busy.id_S != IDLE
+    columns = [
+        np.concatenate((busy.start_S[working], gaps.start_S)),
+        np.concatenate((busy.end_S[working], gaps.end_S)),
+        np.concatenate((busy.id_S[working], gaps.id_S + IDLE)),
+    ]
+    order = np.argsort(columns[0], kind="stable")
+    return _blocks(Segments(*(column[order] for column in columns)), start, end)
