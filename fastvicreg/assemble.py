@@ -85,12 +85,17 @@ def open_data(config: TrainConfig) -> Datasets:
     require_readable(train, str(root))
     val_path = Path(data.val_data) if data.val_data else below
     validation = open_source(val_path) if val_path else None
-    if validation is not None and train.classes and validation.classes and validation.classes != train.classes:
+    if validation is not None and not _alike(train.classes, validation.classes):
         raise UserError(
             f"the classes of {val_path} are not those of {root}: {len(validation.classes)} there, "
-            f"{len(train.classes)} here; both need the same class folders."
+            f"{len(train.classes)} here, and the same number means another class; both need the same."
         )
     return Datasets(train, validation, str(root))
+
+
+def _alike(train: tuple[str, ...], validation: tuple[str, ...]) -> bool:
+    """Whether a number means the same class in both; one may lack the last classes of the other, or all names."""
+    return all(one == other for one, other in zip(train, validation, strict=False))
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto") -> torch.optim.Optimizer:
@@ -143,7 +148,8 @@ def assemble(config: TrainConfig) -> Run:
         workers=config.data.workers or max(1, len(os.sched_getaffinity(0)) // processes.local_world_size),
         prefetch=config.data.prefetch,
         device=device,
-        budget=FaultBudget(config.data.fault_count, config.data.fault_share),
+        # Each process counts its own share of the run's faults.
+        budget=FaultBudget(-(-config.data.fault_count // processes.world_size), config.data.fault_share),
         resample=kernels["resample"],
         decoder=config.data.decoder,
         hw_decoder_load=config.data.hw_decoder_load,

@@ -21,7 +21,8 @@ class DataConfig:
     """Where images come from and how they become crops."""
 
     data: str | None = None
-    """Folder of images (class folders or flat); may hold train/ and val/ or test/. Without it: the embedded images."""
+    """Folder of images (class folders or flat) or of tar shards, or a .beton; a folder may hold train/ and val/ (or
+    test/) of these. Without it: the embedded images."""
     val_data: str | None = None
     """Labelled images for the online kNN, where --data holds no val/ or test/."""
     pipeline: str = "native"

@@ -101,6 +101,33 @@ def any_process(flag: bool, processes: Processes) -> bool:
     return bool(flags)
 
 
+class Agreement:
+    """Whether a flag was raised in any process, asked at every step and answered at the next: nobody waits for it."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._asked: tuple[Tensor, dist.Work] | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        """The processes' answer to the call before; one process's own, at once."""
+        if self._processes.world_size == 1:
+            return flag
+        answer = self.settle()
+        flags = torch.tensor(int(flag))
+        work = dist.all_reduce(flags, op=dist.ReduceOp.MAX, async_op=True)
+        assert work is not None
+        self._asked = flags, work
+        return answer
+
+    def settle(self) -> bool:
+        """The last call's answer, waited for: before the processes part, or talk of something else."""
+        if self._asked is None:
+            return False
+        (flags, work), self._asked = self._asked, None
+        work.wait()
+        return bool(flags)
+
+
 def together(action: Callable[[], Result], processes: Processes) -> Result:
     """``action`` in every process; its ``UserError`` in one of them is an error in all."""
     try:

@@ -35,6 +35,7 @@ def save_config(folder: Path, config: TrainConfig) -> None:
 # What a resumed run may change: where and how fast it computes, not what.
 FREE_TO_CHANGE = {"workers", "prefetch", "device", "log_every", "checkpoint_every", "keep", "eval_every", "steps"}
 FREE_TO_CHANGE |= {"knn_bank", "fault_count", "fault_share", "pipeline", "data", "val_data", "kernel"}
+FREE_TO_CHANGE |= {"decoder", "hw_decoder_load"}
 
 
 def _same_run(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:

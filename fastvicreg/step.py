@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +53,8 @@ class TrainStep:
         self._forward: nn.Module = Joint(encoder, objective)
         if world_size > 1:
             # The batch norms are synchronised already: their buffers are the same everywhere.
-            self._forward = DistributedDataParallel(
-                self._forward, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            options: dict[str, Any] = {_buffers_option(): False, "gradient_as_bucket_view": True}
+            self._forward = DistributedDataParallel(self._forward, **options)
         self.optimizer = optimizer
         self._device = torch.device(device).type
         self._dtype = AUTOCAST[precision]
@@ -89,3 +90,9 @@ class TrainStep:
 
 
 NON_FINITE = "the loss or its gradient is not finite"
+
+
+def _buffers_option() -> str:
+    """DistributedDataParallel's, which torch 2.13 renamed."""
+    known = signature(DistributedDataParallel).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from fastvicreg.checkpoint import Progress
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor
 from fastvicreg.display import Display
-from fastvicreg.distributed import any_process, gather, together
+from fastvicreg.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.metrics import DataWaitWatch, Recorder
@@ -28,6 +29,7 @@ from fastvicreg.optim import cosine_schedule
 from fastvicreg.run_folder import claim, save_config
 from fastvicreg.step import NON_FINITE
 
+PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
 SCALER_PATIENCE = 50
 """Steps in a row with a non-finite loss that fp16's gradient scaler is given to find a scale."""
 
@@ -61,6 +63,7 @@ class Trainer:
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
         self._not_finite = 0
         self._halted = False
+        self._agreed = Agreement(processes)
         self._watch = DataWaitWatch(config.data.pipeline)
         if resume:
             self._restore()
@@ -78,6 +81,7 @@ class Trainer:
             with _signals() as stopped:
                 while self._progress.step < last and not self._halted:
                     self._epoch(last, stopped)
+            self._agreed.settle()
             self._outcome.signal = stopped[0] if stopped else None
         except torch.OutOfMemoryError as error:
             size = self._config.run.batch_size
@@ -85,6 +89,8 @@ class Trainer:
                 f"the device's memory does not hold this run: give less than --batch-size {size}."
             ) from error
         except RuntimeError as error:
+            if self._run.processes.world_size > 1 and PEER_GONE.search(str(error)):
+                raise OtherProcessError("another process has ended, which tells why; this one cannot go on.") from error
             if NON_FINITE not in str(error) and "device-side assert" not in str(error):
                 raise
             raise UserError(self._diverged()) from error
@@ -122,7 +128,7 @@ class Trainer:
                 ends = at.batch + 1 == self._per_epoch
                 following = Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1)
                 self._progress = Progress(following, step, self._samples)
-                halt = self._stops(stopped, step) or step == last
+                halt = self._stops(stopped) or step == last
                 saves = halt or ends or step % config.checkpoint_every == 0
                 if saves or step % config.log_every == 0:
                     # Before a checkpoint always: a run killed after it resumes with every row up to it on disk.
@@ -138,11 +144,9 @@ class Trainer:
         finally:
             feed.close()
 
-    def _stops(self, stopped: list[int], step: int) -> bool:
-        """Whether a signal ends the run here; several processes agree on it where they read the device anyway."""
-        if self._run.processes.world_size == 1:
-            return bool(stopped)
-        if step % self._config.run.log_every or not any_process(bool(stopped), self._run.processes):
+    def _stops(self, stopped: list[int]) -> bool:
+        """Whether a signal ends the run here, in whichever process it came."""
+        if not self._agreed(bool(stopped)):
             return False
         if not stopped:
             stopped.append(signal.SIGTERM)

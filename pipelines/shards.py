@@ -131,7 +131,10 @@ def read_index(path: Path, text: bytes) -> list[Table]:
         raise DamagedError(f"{path} is cut short or damaged: it announces {count} samples; {_anew(path)}.")
     for number, line in enumerate(lines, 2):
         if not _LINE.fullmatch(line):
-            raise DamagedError(f"{path} is damaged in line {number} ({line[:40]!r}); {_anew(path)}.")
+            raise DamagedError(
+                f"{path} is damaged in line {number} ({line[:40]!r}), or a member's name has a blank in it, which an "
+                f"index cannot tell: rename that; else {_anew(path)}."
+            )
     rows = [line.split(" ") for line in lines]
     keys = [key_of(row[3]) for row in rows]
     if len(set(keys)) < len(keys):

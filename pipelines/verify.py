@@ -17,7 +17,7 @@ from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb, image_size
 from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.sources import open_source
+from fastvicreg.pipelines.sources import open_source, refuse_splits
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.shards import ShardSource
 
@@ -58,6 +58,7 @@ def verify_dataset(
     ``UserError`` where ``path`` is no dataset.
     """
     started = time.monotonic()
+    refuse_splits(path, "verify")
     try:
         source = open_source(path)
     except DamagedError as error:

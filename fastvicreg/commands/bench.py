@@ -31,7 +31,8 @@ class BenchOptions:
     """plan, convert, loader, loss, lars, augment, resample, step, swap (see bench swap --help), trace, ceilings,
     correctness; or all: checks first, then every part that DEVICE concerns, each in a process of its own."""
     data: str | None = None
-    """loader, convert: folder of images (loader: or a .beton); default: the embedded ones. trace: a trace file."""
+    """loader, convert: folder of images (loader: or of shards, or a .beton); default: the embedded ones. trace: a
+    trace file."""
     size: int = 224
     """loader, augment, resample: side of a view in pixels."""
     workers: int = 0

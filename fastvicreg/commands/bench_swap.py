@@ -37,13 +37,19 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"--{flag} {value}: give {least} or more.")
 
     from fastvicreg.display import Display
+    from fastvicreg.distributed import launched, leave
     from fastvicreg.profiles.bench import swap
     from fastvicreg.profiles.charts import bars, require_picture
     from fastvicreg.profiles.measure import document, show, write_json
 
     if options.plot:
         require_picture(options.plot)
-    rows = swap.run(train.settings, repeats=options.repeats, window=options.window)
+    try:
+        rows = swap.run(train.settings, repeats=options.repeats, window=options.window)
+    finally:
+        leave()
+    if not launched().main:
+        return 0
     title = f"bench swap (median of {options.repeats} rounds, spread: interquartile range / median)"
     show(title, rows, swap.COLUMNS)
     verdict = swap.verdict(rows, train.settings.data.pipeline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         page_size=options.page_size << 20,
         shard_size=options.shard_size << 20,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
     try:
         with WalkProgress("converting", "skipped") as progress:
             summary = convert_dataset(

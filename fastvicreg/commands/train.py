@@ -64,7 +64,8 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         leave()
     if outcome.signal:
-        display.note(f"stopped at step {outcome.step}; continue with: fastvicreg train --resume --out {out}")
+        again = "fastvicreg train" if processes.world_size == 1 else "torchrun ... -m fastvicreg train"
+        display.note(f"stopped at step {outcome.step}; continue with: {again} --resume --out {out}")
         return 128 + outcome.signal
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
     display.note(f"next: fastvicreg eval knn {out}   or: tensorboard --logdir {out}")

@@ -61,6 +61,8 @@ def lines(report: Report) -> list[str]:
     ]
     if len(report.findings) > SHOWN:
         text.append(f"and {len(report.findings) - SHOWN:,} more")
+    if not report.samples:
+        return [*text, f"{report.path}: damaged as a whole, so no sample was checked; {report.seconds:,.1f} s"]
     hashed = "hashes checked" if report.hashed else "no manifest, so no hashes"
     how = "decoded" if report.decoded else "not decoded (--decode does)"
     text.append(

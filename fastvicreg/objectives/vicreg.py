@@ -26,6 +26,8 @@ class VICReg(nn.Module):
         self.expander = expander(features, widths)
         self._config = config
         self._impl = impl
+        self.process_group: dist.ProcessGroup | None = None
+        """Processes whose rows make the batch; None: all of the run's."""
 
     def forward(self, views: tuple[Tensor, ...], encoder: nn.Module) -> Terms:
         """Two views, each (B, C, H, W), to the terms.
@@ -52,7 +54,7 @@ class VICReg(nn.Module):
                 covariance=config.covariance,
                 form=config.loss_form,
                 impl=self._impl,
-                group=dist.group.WORLD if _processes() > 1 else None,
+                group=self.process_group or (dist.group.WORLD if _processes() > 1 else None),
             )
         parts = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(loss.total, parts | _health(features[0], za_BD, zb_BD))

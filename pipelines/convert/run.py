@@ -24,7 +24,7 @@ from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import Manifest, Skipped, to_bytes
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.sources import open_source
+from fastvicreg.pipelines.sources import open_source, refuse_splits
 from fastvicreg.registry import resolve
 
 ENCODERS = ("pillow", "simplejpeg")
@@ -82,6 +82,7 @@ def convert_dataset(
     source_path, target = Path(source_path), Path(target)
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
+    refuse_splits(source_path, "convert")
     source = open_source(source_path)
     order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     try:

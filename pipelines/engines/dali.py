@@ -1,7 +1,8 @@
 """The dali engine: DALI decodes each stored image once, on the CPU or the GPU, and cuts all its views at our boxes.
 
-Order, boxes, flips and replacements are the native engine's; pixels differ by DALI's resize and decoder. A sample that
-is not plainly good is left to native's path: in DALI it could end the pipeline, or the process.
+Order, boxes and flips are the native engine's; pixels differ by DALI's resize and decoder. A sample that is not plainly
+good is left to native's path: in DALI it could end the pipeline, or the process. DALI takes a JPEG that is damaged in
+the middle as it is, where native replaces it: only a manifest's hash tells.
 """
 
 from __future__ import annotations
@@ -82,6 +83,11 @@ class DALIEngine:
         self._stream = None if self._device is None else torch.cuda.Stream(self._device)
         self._native = NativeEngine(source, plan, batching, workers=1, prefetch=1)
         self._samples = Samples(self._source, plan)
+        if self._source.expected_hash(0) is None:
+            log.warning(
+                "the data has no manifest: dali trains on JPEGs damaged in the middle as they are; fastvicreg verify "
+                "--decode finds them, fastvicreg convert adds a manifest."
+            )
         self._graph: Graph | None = None
         self._side = 0
         self._running: Watched[Delivery] | None = None

@@ -28,6 +28,7 @@ from fastvicreg.pipelines.faults import FaultBudget, FaultLog
 from fastvicreg.pipelines.manifest import digest
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.folder import FolderSource
+from fastvicreg.pipelines.sources.shards import ShardSource
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.engines.ffcv_loader import FFCVLoader, Worker
@@ -166,6 +167,12 @@ def _beton(source: Source) -> BetonSource:
         raise UserError(
             f"--pipeline ffcv reads a .beton file, and {source.root} is a folder: convert it once with "
             f"fastvicreg convert {folder} {target} --format ffcv"
+        )
+    if isinstance(source, ShardSource):
+        folder, target = shlex.quote(str(source.path)), shlex.quote(f"{source.path.absolute()}.beton")
+        raise UserError(
+            f"--pipeline ffcv reads a .beton file, and {source.path} holds tar shards: give --pipeline dali or native, "
+            f"or convert it once with fastvicreg convert {folder} {target} --format ffcv"
         )
     raise UserError(f"--pipeline ffcv reads a .beton file, not a {type(source).__name__}: give --pipeline native.")
 

@@ -30,6 +30,16 @@ def open_source(path: str | Path) -> Source:
     return ShardSource(path) if _holds_shards(path) else FolderSource(path)
 
 
+def refuse_splits(path: str | Path, command: str) -> None:
+    """``UserError`` where ``path`` holds train/ beside val/ or test/: as one dataset their images would be mixed."""
+    train, validation = find_splits(path)
+    if validation is not None:
+        raise UserError(
+            f"{path} holds {train.name}/ and {validation.name}/, two datasets: {command} each by itself, "
+            f"such as {train}."
+        )
+
+
 def find_splits(path: str | Path) -> tuple[Path, Path | None]:
     """(training data, validation data) below ``path``: its train/ and val/ (or test/), or itself."""
     root = Path(path)

@@ -124,6 +124,11 @@ def _manifest(layout: ShardLayout) -> Manifest | None:
     expected = [shards.shard_names(number)[0] for number in range(len(names) + 1)]
     missing = [name for name in expected if name not in names]
     # The last of these is missing from a whole folder too: it would be the next shard.
+    if surplus := sorted(names - set(expected)):
+        raise DamagedError(
+            f"{layout.folder / surplus[0]} is none of the manifest's shards: move it away, or delete {where} to read "
+            "all shards unchecked."
+        )
     if len(missing) > 1 or len(layout) < len(manifest):
         raise DamagedError(
             f"{layout.folder / missing[0]} is missing: the shards hold {len(layout):,} of the manifest's "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +10,15 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from fastvicreg import stages
-from fastvicreg.assemble import Run
-from fastvicreg.config import TrainConfig
+from fastvicreg.assemble import Run, build_optimizer
+from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Terms
+from fastvicreg.distributed import gather
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.measure import summarize, synchronize
@@ -33,6 +36,7 @@ WITHOUT = {
     "augment": "no augmentation",
     "loss": "no loss",
     "optimizer": "no optimizer",
+    "comm": "no communication",
 }
 """Part to the row that goes without it."""
 
@@ -49,17 +53,19 @@ def run(config: TrainConfig, *, repeats: int = 5, window: int = 0) -> list[dict[
     some that fill the pipeline. ``ratio`` is the rate over the full run's, round by round; ``saves`` the share of a
     step of the full run that goes with the part. With --pipeline synthetic there is no data to leave out.
 
-    ``UserError`` where the run cannot be built, has several processes, or an objective without an expander.
+    Among several processes one row more leaves out their communication: each trains on its own share alone. The rates
+    are of all together, timed by the process that asks.
+
+    ``UserError`` where the run cannot be built, or has an objective without an expander.
     """
     with opened(config) as built:
-        if built.processes.world_size > 1:
-            raise UserError("bench swap measures one process: start it without torchrun.")
         loops = _loops(config, built)
         turns = {name: _Turn(loop, built.device, _filling(config, name)) for name, loop in loops.items()}
         cursor = START
         for turn in turns.values():  # compiles, and tells how long a step takes
             seconds, cursor = turn.take(cursor)
-            turn.window = window or max(LEAST_WINDOW, round(TURN / seconds))
+            enough = max(LEAST_WINDOW, round(TURN / seconds))
+            turn.window = window or max(gather(enough, built.processes))
         rates: dict[str, list[float]] = {name: [] for name in turns}
         for _ in range(repeats):
             for name, turn in turns.items():
@@ -115,10 +121,9 @@ def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]
     expander = getattr(run.step.objective, "expander", None)
     if expander is None:
         raise UserError(f"bench swap replaces the loss behind an expander; {config.objective.objective} has none.")
-    loss_free = TrainStep(
-        run.encoder, MeanSquare(expander), run.step.optimizer, device=run.device, precision=run.precision
-    )
-    model = _without_update(loss_free, run)
+    processes = run.processes.world_size
+    alone = run if processes == 1 else _copied(config, run, _alone())
+    model = _without_update(_loss_free(alone, 1), run)
     views = first_views(run).views
 
     def same_views(*_: Any, **__: Any) -> tuple[Tensor, ...]:
@@ -127,12 +132,16 @@ def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]
     runs = {
         FULL: run,
         WITHOUT["augment"]: replace(run, feed=run.feed.replaced(kernel=same_views)),
-        WITHOUT["loss"]: replace(run, step=loss_free),
+        WITHOUT["loss"]: replace(run, step=_loss_free(run if processes == 1 else _copied(config, run), processes)),
         WITHOUT["optimizer"]: replace(run, step=_without_update(run.step, run)),
     }
+    if processes > 1:
+        runs[WITHOUT["comm"]] = alone
     if config.data.pipeline != "synthetic":
-        size = config.run.batch_size
-        noise = build_engine("synthetic", run.data.train, run.plan, batch_size=size, device=run.device)
+        size, rank = config.run.batch_size, run.processes.rank
+        noise = build_engine(
+            "synthetic", run.data.train, run.plan, batch_size=size, rank=rank, world_size=processes, device=run.device
+        )
         runs[WITHOUT["data"]] = with_engine(run, noise)
     loops = {name: partial(whole, config, built) for name, built in runs.items()}
     return loops | {
@@ -140,6 +149,38 @@ def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]
         FED: partial(fed, config, run),
         MODEL: partial(step, config, replace(run, step=model)),
     }
+
+
+def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = None) -> Run:
+    """The run with modules of its own, whose batch is that of ``group`` (None: of all); gradients are not averaged."""
+    module = copy.deepcopy(nn.ModuleDict({"encoder": run.encoder, "objective": run.step.objective}))
+    for part in module.modules():
+        if hasattr(part, "process_group"):  # batch norms and the objective
+            part.process_group = group  # type: ignore[assignment]
+    encoder, objective = module["encoder"], module["objective"]
+    optimizer = build_optimizer(config.optim, module, impl=kernel_choices(config)["lars"])
+    return replace(
+        run, encoder=encoder, step=TrainStep(encoder, objective, optimizer, device=run.device, precision=run.precision)
+    )
+
+
+def _alone() -> dist.ProcessGroup:
+    """A group of this process only; all processes ask for theirs at once."""
+    own, _ = dist.new_subgroups(1)
+    assert isinstance(own, dist.ProcessGroup)
+    return own
+
+
+def _loss_free(run: Run, processes: int) -> TrainStep:
+    objective = MeanSquare(run.step.objective.expander)  # type: ignore[arg-type]
+    return TrainStep(
+        run.encoder,
+        objective,
+        run.step.optimizer,
+        device=run.device,
+        precision=run.precision,
+        world_size=processes,
+    )
 
 
 def _without_update(one: TrainStep, run: Run) -> TrainStep:
@@ -172,7 +213,7 @@ class MeanSquare(nn.Module):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What holds the run back: "data", "augment", "loss", "optimizer" or "model" (forward and backward).
+    """What holds the run back: "data", "augment", "loss", "optimizer", "comm" or "model" (forward and backward).
 
     ``margin`` is how many times the runner-up's cost its own is; ``separated`` whether the rounds' spread allows to
     tell the two apart.
@@ -185,12 +226,13 @@ class Verdict:
 
 
 MODEL_PART = "model"
-SPELLED = {"augment": "augmentation", MODEL_PART: "forward and backward"}
+SPELLED = {"augment": "augmentation", "comm": "communication", MODEL_PART: "forward and backward"}
 REMEDIES = {
     "data": "--workers, --pipeline ffcv or dali (fastvicreg bench loader compares them)",
     "augment": "--kernel augment=... (fastvicreg bench augment compares them)",
     "loss": "--kernel loss=... (fastvicreg bench loss compares them)",
     "optimizer": "--kernel lars=... (fastvicreg bench lars compares them)",
+    "comm": "a larger --batch-size, which spreads a step's communication over more images",
     MODEL_PART: "--precision, --device (fastvicreg bench step compares them)",
 }
 LEAST_SHARE = 0.01
@@ -211,7 +253,7 @@ def verdict(rows: Sequence[Mapping[str, Any]], pipeline: str) -> Verdict:
         if demand["images_per_s"] > full["images_per_s"]:
             text += f"; with data for free the run's {_rate(full)} become {_rate(demand)}"
         return _spoken("data", 1 / times, told, text)
-    shares = {part: by_name[name]["saves"] for part, name in WITHOUT.items() if part != "data"}
+    shares = {part: by_name[name]["saves"] for part, name in WITHOUT.items() if part != "data" and name in by_name}
     shares[MODEL_PART] = min(1.0, 1 / by_name[MODEL]["ratio"])
     names = WITHOUT | {MODEL_PART: MODEL}
     spreads = {part: by_name[names[part]]["ratio_spread"] for part in shares}

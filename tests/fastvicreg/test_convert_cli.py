@@ -189,3 +189,16 @@ def test_progress_shows_rate_and_time_left(tmp_path: Path, terminal: bool, monke
         assert len(text.splitlines()) == 5
         assert text.splitlines()[-1].startswith("converting 150 of 1,000")
         assert "425 s left" in text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["convert", "verify"])
+def test_splits_are_not_mixed_into_one_dataset(
+    command: str, make_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder()
+    target = [str(tmp_path / "all.beton")] if command == "convert" else []
+    assert main([command, str(data), *target]) == 2
+    line = capsys.readouterr().err
+    assert "train/ and val/" in line
+    assert line.count("\n") == 1
+    assert not (tmp_path / "all.beton").exists()

@@ -38,12 +38,12 @@ def config_file(folder: Path, **run: object) -> Path:
     return folder / "config.json"
 
 
-def launch(processes: int, *arguments: str) -> subprocess.Popen[str]:
+def launch(processes: int, *arguments: str, command: tuple[str, ...] = ("train",)) -> subprocess.Popen[str]:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "fastvicreg", "train", *arguments]
+    line = [sys.executable, *(torchrun if processes > 1 else []), "-m", "fastvicreg", *command, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
@@ -121,6 +121,17 @@ def test_a_signal_stops_all_at_the_same_step(tmp_path: Path) -> None:
     assert steps < 2000
     assert f"stopped at step {steps}" in output
     assert sorted((run / "checkpoints").iterdir())[-1].name == f"step-{steps:08d}"
+
+
+def test_the_swap_test_leaves_out_communication(one: tuple[Path, Path], tmp_path: Path) -> None:
+    config, _ = one
+    figures = ("--repeats", "1", "--window", "3", "--json", str(tmp_path / "swap.json"))
+    process = launch(2, "--config", str(config), *figures, command=("bench", "swap"))
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("bottleneck:") == 1, "one process speaks"
+    rows = {row["swap"]: row for row in json.loads((tmp_path / "swap.json").read_text())["rows"]}
+    assert rows["no communication"]["saves"] > 0
 
 
 def test_a_mistake_in_all_is_a_line_and_no_traceback(tmp_path: Path) -> None:
