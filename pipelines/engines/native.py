@@ -109,14 +109,17 @@ class NativeEngine:
         """Decode and crop the samples ``first`` to ``last`` of a batch into their places; returns the faulty ones."""
         replaced = []
         labels = []
-        for at, slot in enumerate(crops.slot_B[first:last].tolist(), first):
+        epoch, support = crops.cursor.epoch, self._plan.support
+        wh_12 = torch.empty((1, 2), dtype=torch.int64)
+        shape_12 = wh_12.numpy()
+        slots_B1 = crops.slot_B[first:last].split(1)
+        for at, slot, slot_1 in zip(range(first, last), crops.slot_B[first:last].tolist(), slots_B1, strict=True):
             with in_worker(stages.DECODE):
                 index, image_HWC, fault, reason = self._decode(slot)
-            height, width = image_HWC.shape[:2]
-            wh_B2 = torch.from_numpy(np.array([[width, height]]))
-            box_BV4, flip_BV = self._plan.boxes(crops.cursor.epoch, crops.slot_B[at : at + 1], wh_B2)
+            shape_12[0] = image_HWC.shape[1::-1]
+            box_1V4, flip_1V = self._plan.boxes(epoch, slot_1, wh_12)
             with in_worker(stages.RESAMPLE):
-                self._resample(image_HWC, box_BV4[0].numpy(), flip_BV[0].numpy(), out_BVHWC[at], self._plan.support)
+                self._resample(image_HWC, box_1V4.numpy()[0], flip_1V.numpy()[0], out_BVHWC[at], support)
             labels.append(self._source.label(index))
             if fault:
                 crops.index_B[at] = index
@@ -129,7 +132,8 @@ class NativeEngine:
         """(index, pixels) of the sample or of the next one that can be decoded, and why it is not the sample itself."""
         first, first_reason = Fault.NONE, ""
         total = len(self._source)
-        for index in (at % total for at in range(slot, slot + min(NEIGHBOURS, total))):
+        for place in range(slot, slot + min(NEIGHBOURS, total)):
+            index = place % total
             try:
                 return index, decode_rgb(self._source.encoded(index)), first, first_reason
             except ChangedError as error:
