@@ -17,7 +17,7 @@ from fastvicreg.registry import unknown
 
 PARTS = (
     *("plan", "convert", "loader", "loss", "lars", "augment", "resample", "step", "swap", "trace"),
-    *("ceilings", "correctness"),
+    *("ceilings", "correctness", "decoders"),
 )
 PICTURES = {"loader": ("pipeline", "workers"), "step": ("precision", "memory_format"), "swap": ("swap",)}
 """Parts whose images/s --plot draws, and the columns that name a bar."""
@@ -29,7 +29,7 @@ class BenchOptions:
 
     part: Annotated[str, tyro.conf.Positional]
     """plan, convert, loader, loss, lars, augment, resample, step, swap (see bench swap --help), trace, ceilings,
-    correctness; or all: checks first, then every part that DEVICE concerns, each in a process of its own."""
+    correctness, decoders; or all: checks first, then every part that DEVICE concerns, each in a process of its own."""
     data: str | None = None
     """loader, convert: folder of images (loader: or of shards, or a .beton); default: the embedded ones. trace: a
     trace file."""
@@ -111,10 +111,12 @@ def _all(device: str, out: Path, repeats: int) -> int:
 
 def _arguments(part: str, options: BenchOptions, device: str) -> dict[str, Any]:
     """What the part's ``run`` takes of the options."""
-    if part in ("loader", "convert"):
+    if part in ("loader", "convert", "decoders"):
         from fastvicreg import embedded
 
         data = options.data or embedded.write_once() / "train"
+        if part == "decoders":
+            return {"data": data, "size": options.size, "repeats": options.repeats}
         taken: dict[str, Any] = {"data": data, "workers": options.workers, "repeats": options.repeats}
         return taken | ({"size": options.size} if part == "loader" else {})
     if part == "plan":

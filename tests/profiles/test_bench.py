@@ -82,3 +82,9 @@ def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pyt
         main(["bench", "resample", "--size", "8", "--repeats", "1", "--json", str(tmp_path / "file" / "x.json")]) == 2
     )
     assert "cannot write the figures" in capsys.readouterr().err
+
+
+def test_decoders_need_a_gpu_and_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["bench", "decoders"]) == 2
+    assert "finds no CUDA device" in capsys.readouterr().err
