@@ -52,7 +52,7 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
             checks.append(
                 Job(small.name, small.arguments, 60, small.file, (sanitizer, "--tool", tool, "--error-exitcode", "9"))
             )
-    times = [bench("loss", 60), bench("lars", 30), bench("augment", 40), bench("step", 60)]
+    times = [bench("loss", 60 if gpu else 300), bench("lars", 30), bench("augment", 40), bench("step", 60)]
     run = (
         ("--preset", "imagenet-100ep", "--pipeline", "synthetic", "--batch-size", "512")
         if gpu
@@ -62,7 +62,7 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
         Job("swap", ("bench", "swap", *run, "--device", device, "--repeats", "3"), 60 if gpu else 180, "swap.json"),
         Job("profile", ("profile", *run, "--device", device, "--out", str(out)), 60, "profile.json"),
     ]
-    host = [] if gpu else [bench("plan", 20), bench("resample", 60), bench("loader", 120)]
+    host = [] if gpu else [bench("plan", 20), bench("resample", 60), bench("loader", 300)]
     return [*checks, *times, *host]
 
 
