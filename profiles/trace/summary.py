@@ -27,6 +27,7 @@ from fastvicreg.profiles.trace.tables import (
 from fastvicreg.profiles.trace.verdict import Verdict, judge_device, judge_host
 
 _HOST_COMM = re.compile(r"^(gloo|nccl|mpi|ucc):|^fv\.comm$")
+_OWN_COMM = re.compile(r"^fv\.comm$")
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,19 @@ def _stage_device_ms(trace: Trace, steps: Steps, stages: Stages) -> dict[str, fl
 
 
 def _host_comm(trace: Trace, steps: Steps) -> float:
-    """Share of the steps in which some thread communicates and the step's own runs no operator."""
+    """Share of the steps that the host waits in communication.
+
+    Where its own thread is in our annotation of a collective, or where some thread communicates while it runs no
+    operator.
+    """
     marks = trace.where(Kind.ANNOTATION)
     comm = marks[trace.named(marks, _HOST_COMM)]
+    own = comm[(trace.lane_N[comm] == steps.lane) & trace.named(comm, _OWN_COMM)]
     ops = trace.where(Kind.OP)
     ops = ops[trace.lane_N[ops] == steps.lane]
-    layers = [union(trace.start_N[i], trace.end_N[i]) for i in (ops, comm)]
-    return float(per_window(divide(layers, steps.windows), steps.windows, 3)[:, 1].sum() / steps.windows.total)
+    layers = [union(trace.start_N[i], trace.end_N[i]) for i in (own, ops, comm)]
+    us_W4 = per_window(divide(layers, steps.windows), steps.windows, 4)
+    return float(us_W4[:, [0, 2]].sum() / steps.windows.total)
 
 
 def _evidence(kernels: list[KernelRow], operators: list[OperatorRow], gaps: Gaps | None) -> dict[str, str]:

@@ -84,6 +84,18 @@ def test_a_device_that_waits_in_communication_is_not_called_busy(tmp_path: Path)
     assert found.verdict.bound == "comm"
 
 
+def test_a_host_in_our_collective_communicates_though_an_operator_waits_around_it(tmp_path: Path) -> None:
+    writer = TraceWriter()
+    writer.step(1, 0, 1000)
+    writer.mark(names.FORWARD, 0, 1000)
+    writer.op("aten::mm", 0, 200)
+    writer.op("_Sum", 200, 700)
+    writer.mark(names.COMM, 210, 690)
+    assert summary(writer, tmp_path).verdict.text.startswith(
+        "Communication-bound: the host waits in communication for 69%"
+    )
+
+
 def test_our_own_stages_are_taken_innermost_and_make_the_steps(tmp_path: Path) -> None:
     writer = TraceWriter()
     for number in range(4):
