@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections.abc import Generator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
+LAST_WAIT = 10.0
+"""Seconds that the process's end waits for the thread."""
 STALL = 300.0
 """Seconds without an item after which the thread is given up."""
 
@@ -33,6 +36,8 @@ class Watched(Generic[Item]):
         self._stopped = threading.Event()
         self._given_up = False
         self._thread = threading.Thread(target=self._run, name=f"fastvicreg-{name}", daemon=True)
+        # A thread that the interpreter ends inside DALI takes the process down with it (abort): it ends before.
+        weakref.finalize(self, _end, self._stopped, self._thread)
         self._thread.start()
 
     def __iter__(self) -> Watched[Item]:
@@ -84,3 +89,9 @@ class Watched(Generic[Item]):
             except queue.Full:
                 pass
         return None
+
+
+def _end(stopped: threading.Event, thread: threading.Thread) -> None:
+    stopped.set()
+    if thread.is_alive() and thread is not threading.current_thread():
+        thread.join(timeout=LAST_WAIT)
