@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +93,8 @@ def open_data(config: TrainConfig) -> Datasets:
 
 
 def _alike(train: tuple[str, ...], validation: tuple[str, ...]) -> bool:
-    """Whether a number means the same class in both; one may lack the last classes of the other, or all names."""
-    return all(one == other for one, other in zip(train, validation, strict=False))
+    """Whether a number means the same class in both; validation may lack the last classes, either may have none."""
+    return not train or not validation or validation == train[: len(validation)]
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto") -> torch.optim.Optimizer:
@@ -110,6 +109,11 @@ def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     assert config.optimizer == "adamw", config.optimizer
     return torch.optim.AdamW(groups, lr=0.0)
+
+
+def fault_budget(config: TrainConfig, processes: Processes) -> FaultBudget:
+    """This process's share of the run's: each counts the faults among its own samples."""
+    return FaultBudget(-(-config.data.fault_count // processes.world_size), config.data.fault_share)
 
 
 def assemble(config: TrainConfig) -> Run:
@@ -145,11 +149,10 @@ def assemble(config: TrainConfig) -> Run:
         batch_size=config.run.batch_size,
         rank=processes.rank,
         world_size=processes.world_size,
-        workers=config.data.workers or max(1, len(os.sched_getaffinity(0)) // processes.local_world_size),
+        workers=config.data.workers or processes.cores,
         prefetch=config.data.prefetch,
         device=device,
-        # Each process counts its own share of the run's faults.
-        budget=FaultBudget(-(-config.data.fault_count // processes.world_size), config.data.fault_share),
+        budget=fault_budget(config, processes),
         resample=kernels["resample"],
         decoder=config.data.decoder,
         hw_decoder_load=config.data.hw_decoder_load,

@@ -39,6 +39,11 @@ class Processes:
     local_world_size: int = 1
 
     @property
+    def cores(self) -> int:
+        """Cores for this process where its machine's are divided among those that run there."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_world_size)
+
+    @property
     def main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0

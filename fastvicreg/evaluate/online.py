@@ -43,8 +43,12 @@ class OnlineEvaluation:
         labelled = validation is not None and len(run.data.train.classes) > 1 and validation.classes
         bank = spread(run.data.train, config.run.knn_bank) if labelled else None
         queries = validation if validation is not None else spread(run.data.train, RANK_SAMPLES)
-        budget = FaultBudget(config.data.fault_count, config.data.fault_share)
-        return cls(bank, queries, config.data.image_size, run.device, config.data.workers, budget, run.processes)
+        # Imported here: it imports the trainer's parts, which import this file.
+        from fastvicreg.assemble import fault_budget
+
+        budget = fault_budget(config, run.processes)
+        workers = config.data.workers or run.processes.cores
+        return cls(bank, queries, config.data.image_size, run.device, workers, budget, run.processes)
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).

@@ -37,7 +37,7 @@ class Watched(Generic[Item]):
         self._given_up = False
         self._thread = threading.Thread(target=self._run, name=f"fastvicreg-{name}", daemon=True)
         # A thread that the interpreter ends inside DALI takes the process down with it (abort): it ends before.
-        weakref.finalize(self, _end, self._stopped, self._thread)
+        self._at_exit = weakref.finalize(self, _end, self._stopped, self._thread)
         self._thread.start()
 
     def __iter__(self) -> Watched[Item]:
@@ -66,6 +66,7 @@ class Watched(Generic[Item]):
         self._stopped.set()
         self._thread.join(timeout=0.1 if self._given_up else STALL)
         self._given_up = self._thread.is_alive()
+        self._at_exit.detach()  # it has ended, or never will
         return not self._given_up
 
     def _run(self) -> None:

@@ -1,11 +1,8 @@
-"""The dali engine delivers native's samples, boxes and flips, its pixels within a stated mean; damage ends nothing."""
+"""The dali engine delivers native's samples, boxes and flips, its pixels within a stated mean."""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,51 +11,24 @@ import numpy as np
 import pytest
 import torch
 from images import encoded, photo
+from near_native import GPU_MEAN, assert_as_native, assert_near, needs_dali
 from PIL import Image
+from stored import damage, epoch_of, training, unchecked, write_images
 
-from fastvicreg.contracts import Crops, Cursor, Engine, Fault, Plan, Source
+from fastvicreg.contracts import Cursor, Plan, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
-from fastvicreg.pipelines.engines import dali_thread
 from fastvicreg.pipelines.engines.dali_samples import Samples
-from fastvicreg.pipelines.engines.dali_thread import Watched
-from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.manifest import manifest_path
-from fastvicreg.pipelines.plan import eval_plan, train_plan
-from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.subset import SubsetSource
-
-HERE = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
-needs_dali = pytest.mark.skipif(not HERE, reason="DALI is not installed: pip install nvidia-dali-cuda130")
-
-MEAN = 0.3
-"""Of 255: mean difference from native's pixels where DALI decodes on the CPU; its cubic filter rounds otherwise."""
-WORST = 2.0
-"""The same of any one view: crops of a few pixels differ most; a wrong box or flip gives more than 10."""
-GPU_MEAN = 1.0
-"""The same where the GPU decodes, with jpeg_fancy_upsampling: its inverse DCT and upsampling round otherwise too."""
-
-SIZES = [(60, 45), (45, 60), (33, 90), (200, 31), (1, 1), (7, 5), (300, 1), (97, 97), (250, 180), (64, 64)]
-VICTIM = 6
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of JPEGs of every subsampling, baseline and progressive, RGB and grey, from 1 pixel on; two PNGs."""
-    root = tmp_path / "images"
-    for name in ("a", "b"):
-        (root / name).mkdir(parents=True)
-    for number, (width, height) in enumerate(SIZES):
-        image = photo(number, width, height)
-        kind = {"quality": 90, "progressive": number % 3 == 0, "subsampling": number % 3}
-        (root / "a" / f"{number:02d}.jpg").write_bytes(encoded(image, **kind))
-        (root / "b" / f"{number:02d}.jpg").write_bytes(encoded(image.convert("L"), quality=80))
-    for number in (4, 9):
-        (root / "b" / f"{number:02d}.png").write_bytes(encoded(photo(number, 40, 30), "PNG"))
-    return root
+    return write_images(tmp_path / "images")
 
 
 @pytest.fixture
@@ -67,91 +37,6 @@ def beton(folder: Path, tmp_path: Path) -> Path:
     target = tmp_path / "images.beton"
     convert_dataset(folder, target)
     return target
-
-
-def unchecked(beton: Path) -> Path:
-    """The same file without its manifest."""
-    manifest_path(beton).unlink()
-    return beton
-
-
-def damage(beton: Path, sample: int, at: float, data: bytes) -> None:
-    """Overwrite a sample's bytes from the share ``at`` of its length on."""
-    source = BetonSource(beton)
-    start, size = int(source.layout.image_N["data_ptr"][sample]), len(source.stored(sample))
-    with beton.open("r+b") as file:
-        file.seek(start + int(at * size))
-        file.write(data[: size - int(at * size)])
-
-
-def training(samples: int, size: int = 32) -> Plan:
-    return train_plan(samples, seed=3, recipe=named_recipe("official"), image_size=size)
-
-
-def epoch_of(engine: Engine, start: Cursor) -> list[Crops]:
-    try:
-        return list(engine.batches(start))
-    finally:
-        engine.close()
-
-
-def assert_near(left: list[Crops], right: list[Crops], mean: float = MEAN) -> None:
-    """All but the pixels equal; pixels within ``mean``, those of each view within ``WORST``."""
-    assert len(left) == len(right) > 0
-    differences = []
-    for a, b in zip(left, right, strict=True):
-        assert a.cursor == b.cursor
-        assert a.crops_BVHWC.shape == b.crops_BVHWC.shape
-        for field in ("slot_B", "index_B", "label_B", "fault_B"):
-            assert torch.equal(getattr(a, field), getattr(b, field)), (a.cursor, field)
-        differences.append((a.crops_BVHWC.cpu().float() - b.crops_BVHWC.float()).abs().mean((2, 3, 4)))
-    difference_NV = torch.cat(differences)
-    assert difference_NV.mean() < mean, difference_NV.mean()
-    assert difference_NV.max() < WORST, difference_NV.max()
-
-
-def assert_as_native(source: Source, plan: Plan, start: Cursor, **options: Any) -> dict[str, int]:
-    """Both engines deliver and report the same; returns the faults."""
-    native, dali = (build_engine(name, source, plan, **options) for name in ("native", "dali"))
-    assert_near(epoch_of(dali, start), epoch_of(native, start))
-    assert dali.faults() == native.faults()
-    assert dali.fault_log.named() == native.fault_log.named()  # type: ignore[attr-defined]
-    return dict(dali.faults())
-
-
-def run_apart(script: str, *arguments: object, seconds: float = 300) -> str:
-    """``script`` in a process of its own, which must end well and in time; returns what it prints."""
-    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    assert done.returncode == 0, (done.returncode, done.stdout[-2000:], done.stderr[-4000:])
-    return done.stdout
-
-
-PRELUDE = """
-import sys
-import torch
-from fastvicreg.contracts import Cursor
-from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.engines import dali_samples, dali_thread
-from fastvicreg.pipelines.plan import train_plan
-from fastvicreg.pipelines.recipes import named_recipe
-
-source = open_source(sys.argv[1])
-plan = train_plan(len(source), seed=3, recipe=named_recipe("official"), image_size=32)
-dali, native = (build_engine(name, source, plan, batch_size=5, workers=2) for name in ("dali", "native"))
-"""
-COMPARE = """
-for epoch in (0, 1):
-    ours, theirs = (list(engine.batches(Cursor(epoch, 0))) for engine in (dali, native))
-    for a, b in zip(ours, theirs, strict=True):
-        for field in ("slot_B", "index_B", "label_B", "fault_B"):
-            assert torch.equal(getattr(a, field), getattr(b, field)), (a.cursor, field)
-        difference_B = (a.crops_BVHWC.float() - b.crops_BVHWC.float()).abs().mean((1, 2, 3, 4))
-        assert difference_B.max() < 2, (a.cursor, difference_B)
-    assert dali.faults() == native.faults()
-    assert dali.fault_log.named() == native.fault_log.named()
-print(dict(dali.faults()))
-"""
 
 
 @needs_dali
@@ -242,127 +127,6 @@ def test_epochs_follow_one_another_and_may_be_left_early(beton: Path) -> None:
 
 
 @needs_dali
-def test_one_changed_bit_is_found_where_there_is_a_manifest(beton: Path) -> None:
-    source = BetonSource(beton)
-    damage(beton, VICTIM, 0.9, bytes([source.stored(VICTIM)[int(0.9 * len(source.stored(VICTIM)))] ^ 1]))
-    plan = training(len(source))
-    assert assert_as_native(source, plan, Cursor(0, 0), batch_size=6) == {"changed": 1}
-    (crops,) = epoch_of(build_engine("dali", source, plan, batch_size=len(source)), Cursor(0, 0))
-    (at,) = np.flatnonzero(crops.fault_B.numpy()).tolist()
-    assert (crops.slot_B[at], crops.index_B[at], crops.fault_B[at]) == (VICTIM, VICTIM + 1, Fault.CHANGED)
-
-
-@needs_dali
-def test_bytes_that_are_no_jpeg_never_reach_dali(beton: Path) -> None:
-    noise = np.random.default_rng(0).bytes(1 << 16)
-    for sample, start in enumerate((b"nothing", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"")):
-        damage(beton, sample, 0.0, start + noise)
-    damage(beton, 7, 0.5, bytes(1 << 16))  # cut in half
-    assert run_apart(COMPARE, unchecked(beton)).strip() == "{'undecodable': 5}"
-
-
-@needs_dali
-def test_a_batch_that_dali_refuses_is_begun_again_without_the_guilty(beton: Path) -> None:
-    damage(beton, 7, 0.5, bytes(1 << 16))
-    # Blinded, the header check lets a JPEG cut in half through, which ends DALI's pipeline.
-    script = "dali_samples.plain_size = lambda encoded: tuple(map(int, dali_samples.simplejpeg.decode_jpeg_header("
-    script += "encoded)[1::-1]))\n"
-    assert run_apart(script + COMPARE, unchecked(beton)).strip() == "{'undecodable': 1}"
-
-
-@needs_dali
-def test_a_sample_that_dali_alone_refuses_is_delivered_all_the_same(beton: Path) -> None:
-    script = """
-    true_size = dali_samples.plain_size
-    dali_samples.plain_size = lambda data: (5000, 5000) if bytes(data) == bytes(source.stored(9)) else true_size(data)
-    """  # a box beyond the image: DALI refuses it, libjpeg-turbo finds nothing
-    assert run_apart(textwrap.dedent(script) + COMPARE, unchecked(beton)).strip() == "{}"
-
-
-@needs_dali
-def test_a_failure_that_no_sample_explains_ends_the_run_with_its_reason(
-    beton: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fastvicreg.pipelines.engines import dali_graph
-
-    source = open_source(beton)
-    engine = build_engine("dali", source, training(len(source)), batch_size=4)
-
-    original = dali_graph.Graph.take
-
-    def fails(graph: dali_graph.Graph, stream: Any = None) -> list[torch.Tensor]:
-        if len(graph._ahead[0].encoded_P) == 4:
-            raise dali_graph.GraphError("out of memory")
-        return original(graph, stream)
-
-    monkeypatch.setattr(dali_graph.Graph, "take", fails)
-    with pytest.raises(RuntimeError, match="no sample is at fault: out of memory; --pipeline native"):
-        epoch_of(engine, Cursor(0, 0))
-
-
-@needs_dali
-def test_above_the_budget_the_run_stops(beton: Path) -> None:
-    for sample in (2, 7, 11):
-        damage(beton, sample, 0.0, b"nothing")
-    source = BetonSource(unchecked(beton))
-    engine = build_engine("dali", source, training(len(source)), batch_size=11, budget=FaultBudget(count=2, share=0.05))
-    with pytest.raises(UserError, match=r"3 of the \d+ samples .*sample \d+"):
-        epoch_of(engine, Cursor(0, 0))
-
-
-@needs_dali
-@pytest.mark.parametrize("leave", ["sys.exit(0)", "dali.close()", "del dali, batches", ""])
-def test_the_process_ends_in_the_middle_of_an_epoch(beton: Path, leave: str) -> None:
-    assert run_apart(f"batches = dali.batches(Cursor(0, 0))\nnext(batches)\nprint('one')\n{leave}", beton) == "one\n"
-
-
-@needs_dali
-def test_a_hang_inside_dali_is_given_up_and_the_process_ends(beton: Path) -> None:
-    script = """
-    import time
-    from fastvicreg.pipelines.engines.dali_graph import Graph
-
-    dali_thread.STALL = 1.0
-    list(dali.batches(Cursor(0, 0)))
-    Graph.take = lambda graph, stream: time.sleep(3600)
-    try:
-        list(dali.batches(Cursor(1, 0)))
-    except RuntimeError as error:
-        print(error)
-    dali.close()
-    """
-    assert "gave nothing for 1 s" in run_apart(script, beton)
-
-
-def test_what_the_thread_raises_is_raised_where_it_is_waited_for() -> None:
-    def items():  # type: ignore[no-untyped-def]
-        yield 1
-        raise OSError(5, "the disk is gone")
-
-    watched = Watched(items(), "test")
-    assert next(watched) == 1
-    for _ in range(2):
-        with pytest.raises(OSError, match="the disk is gone"):
-            next(watched)
-    assert watched.close()
-
-
-def test_a_thread_that_gives_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali_thread, "STALL", 0.1)
-    freed = threading.Event()
-
-    def items():  # type: ignore[no-untyped-def]
-        yield freed.wait()
-
-    watched = Watched(items(), "test")
-    with pytest.raises(RuntimeError, match="gave nothing for"):
-        next(watched)
-    assert not watched.close()
-    freed.set()
-    assert watched.close()
-
-
-@needs_dali
 def test_what_dali_cannot_do_is_refused_in_one_line(beton: Path, folder: Path) -> None:
     source = open_source(beton)
     plan = training(len(source))
@@ -405,7 +169,7 @@ def test_the_peer_delivers_every_image_once_a_pass(beton: Path) -> None:
 @needs_dali
 @pytest.mark.gpu
 def test_the_gpu_decodes_the_same_views(beton: Path) -> None:
-    damage(beton, VICTIM, 0.5, bytes(64))
+    damage(beton, 6, 0.5, bytes(64))
     source = open_source(beton)
     options: dict[str, Any] = {"batch_size": 5, "workers": 2}
     native = epoch_of(build_engine("native", source, training(len(source), 64), **options), Cursor(0, 0))

@@ -12,38 +12,25 @@ import pytest
 import torch
 from images import encoded, photo
 from PIL import Image
+from stored import epoch_of, training, unchecked, write_images
 
-from fastvicreg.contracts import Crops, Cursor, Engine, Fault, Plan, Source
+from fastvicreg.contracts import Crops, Cursor, Fault, Plan, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.beton import DESCRIPTOR, HEADER, read_layout
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.manifest import manifest_path
-from fastvicreg.pipelines.plan import eval_plan, train_plan
-from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.pipelines.sources.beton import BetonSource
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed: make ffcv")
-SIZES = [(60, 45), (45, 60), (33, 90), (200, 31), (1, 1), (7, 5), (300, 1), (97, 97), (250, 180), (64, 64)]
 VICTIM = 6
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of JPEGs of every subsampling, baseline and progressive, RGB and grey, from 1 pixel on; two PNGs."""
-    root = tmp_path / "images"
-    for name in ("a", "b"):
-        (root / name).mkdir(parents=True)
-    for number, (width, height) in enumerate(SIZES):
-        image = photo(number, width, height)
-        kind = {"quality": 90, "progressive": number % 3 == 0, "subsampling": number % 3}
-        (root / "a" / f"{number:02d}.jpg").write_bytes(encoded(image, **kind))
-        (root / "b" / f"{number:02d}.jpg").write_bytes(encoded(image.convert("L"), quality=80))
-    for number in (4, 9):
-        (root / "b" / f"{number:02d}.png").write_bytes(encoded(photo(number, 40, 30), "PNG"))
-    return root
+    return write_images(tmp_path / "images")
 
 
 @pytest.fixture
@@ -52,12 +39,6 @@ def beton(folder: Path, tmp_path: Path) -> Path:
     target = tmp_path / "images.beton"
     convert_dataset(folder, target)
     return target
-
-
-def unchecked(beton: Path) -> Path:
-    """The same file without its manifest, so that a test may alter it."""
-    manifest_path(beton).unlink()
-    return beton
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
@@ -69,17 +50,6 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 def place_of(source: BetonSource, sample: int) -> tuple[int, int]:
     """(offset, bytes) of a sample in its file."""
     return int(source.layout.image_N["data_ptr"][sample]), len(source.stored(sample))
-
-
-def training(samples: int, size: int = 32) -> Plan:
-    return train_plan(samples, seed=3, recipe=named_recipe("official"), image_size=size)
-
-
-def epoch_of(engine: Engine, start: Cursor) -> list[Crops]:
-    try:
-        return list(engine.batches(start))
-    finally:
-        engine.close()
 
 
 def assert_same(left: list[Crops], right: list[Crops]) -> None:
