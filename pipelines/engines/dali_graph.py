@@ -21,6 +21,10 @@ from torch import Tensor
 from fastvicreg.pipelines.engines.dali_samples import Request
 
 
+CHANNELS_2 = np.array([1, 3], np.int32)
+"""What an axis of pixels is in bytes: rows, columns."""
+
+
 class GraphError(RuntimeError):
     """DALI has refused a batch; the graph is of no further use."""
 
@@ -94,8 +98,8 @@ class Graph:
             feed("extent", (start_PV2 + request.size_PV2).max(1) - first_P2)
             start_PV2 = start_PV2 - first_P2[:, None]
         for v in range(self._shape.views):
-            feed(f"start{v}", start_PV2[:, v])
-            feed(f"size{v}", request.size_PV2[:, v])
+            feed(f"start{v}", start_PV2[:, v] * CHANNELS_2)
+            feed(f"size{v}", request.size_PV2[:, v] * CHANNELS_2)
             feed(f"flip{v}", request.flip_PV[:, v])
 
 
@@ -128,11 +132,14 @@ def _define(shape: Shape) -> Any:
         else:  # no more than all the views need: 4 % more images a processor second
             first, extent = (external(name, 1) for name in ("first", "extent"))
             image = fn.decoders.image_slice(encoded, start=first, shape=extent, axes=[0, 1], device="cpu", **colours)
+        # As rows of bytes: DALI copies a region of two axes in two thirds of the time that one of three takes.
+        image = fn.reshape(image, src_dims=[0, 1], rel_shape=[1, 3], layout="HW")
         cut = []
         for v in range(shape.views):
             start, size, flip = external(f"start{v}", 1), external(f"size{v}", 1), external(f"flip{v}", 0)
             # A resize of a region reads the pixels around it too, at the crop's edge up to 44 of 255 away from ours.
             crop = fn.slice(image, start, size, axes=[0, 1])
+            crop = fn.reshape(crop, src_dims=[0, 1, -1], rel_shape=[1, -1, 3], layout="HWC")
             cut.append(
                 fn.resize_crop_mirror(
                     crop, size=[shape.side] * 2, mirror=flip, interp_type=types.INTERP_CUBIC, antialias=True
