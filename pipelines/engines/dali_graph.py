@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fastvicreg.pipelines.engines.dali_samples import Request
 
-
 CHANNELS_2 = np.array([1, 3], np.int32)
 """What an axis of pixels is in bytes: rows, columns."""
 
