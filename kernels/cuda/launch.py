@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import itertools
 import logging
+import struct
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -20,6 +24,16 @@ log = logging.getLogger(__name__)
 NO_DEVICE = "the CUDA kernels need a CUDA device and torch finds none: fastvicreg doctor tells more"
 Argument = Tensor | np.number | float | bytes | None
 Extent = int | tuple[int, ...]
+CODES: dict[type, str] = {
+    float: "f",
+    np.float32: "f",
+    np.float64: "d",
+    np.int32: "i",
+    np.int64: "q",
+    np.uint32: "I",
+    np.uint64: "Q",
+}
+"""Numbers in ``struct``'s language."""
 STATIC_SHARED_BYTES = 48 << 10
 """Shared memory that every kernel may take; above it the limit is raised kernel by kernel."""
 
@@ -69,10 +83,13 @@ class Launcher:
         self.usage = usage
         self._loaded = loaded
         self._index = index
+        self._device = torch.device("cuda", index)
         self._shared_limit = STATIC_SHARED_BYTES - usage.shared_bytes
         self._sizes = tuple(int(info.size) for info in loaded.arguments_info)
         self._driver = import_module("cuda.bindings.driver")
         self._function = self._driver.CUfunction(int(loaded.handle))
+        self._layouts: dict[tuple[object, ...], struct.Struct] = {}
+        self._room = threading.local()
 
     def __call__(self, grid: Extent, block: Extent, *arguments: Argument, shared_bytes: int = 0) -> None:
         """Launch on torch's current stream of the device, and return at once.
@@ -85,36 +102,58 @@ class Launcher:
         Raises ``TypeError`` for other arguments, plain integers among them, ``ValueError`` where a tensor lies on
         another device, the arguments do not have the sizes that the kernel takes, or a block asks for too much.
         """
+        kinds = tuple(len(argument) if isinstance(argument, bytes) else type(argument) for argument in arguments)
+        layout = self._layouts.get(kinds) or self._layout(kinds, arguments)
         values = [self._value(argument) for argument in arguments]
-        if (sizes := tuple(value.nbytes for value in values)) != self._sizes:
-            raise ValueError(f"{self.name} takes arguments of {self._sizes} bytes, got {sizes}")
-        # The driver copies the arguments from these addresses before it returns.
-        addresses = np.array([value.ctypes.data for value in values], np.uint64)
+        buffer, addresses = self._buffer()
+        layout.pack_into(buffer, 0, *values)
         with torch.cuda.device(self._index):
             if shared_bytes > self._shared_limit:
                 self._raise_shared_limit(shared_bytes)
             stream = self._driver.CUstream(torch.cuda.current_stream(self._index).cuda_stream)
+            # The driver copies the arguments from these addresses before it returns.
             (status,) = self._driver.cuLaunchKernel(
-                self._function, *_extent(grid), *_extent(block), shared_bytes, stream, addresses.ctypes.data, 0
+                self._function, *_extent(grid), *_extent(block), shared_bytes, stream, addresses, 0
             )
         if int(status):
             raise RuntimeError(f"{self.name} was not launched, grid {grid}, block {block}: {status!r}")
 
-    def _value(self, argument: Argument) -> np.ndarray:
-        """The argument's bytes, at an address of their own."""
+    def _value(self, argument: Argument) -> Any:
+        """What ``struct`` packs for it."""
         if isinstance(argument, Tensor):
-            if argument.device.type != "cuda" or argument.device.index != self._index:
-                raise ValueError(f"{self.name} runs on cuda:{self._index}, got a tensor on {argument.device}")
-            return np.array(argument.data_ptr(), np.uint64)
-        if argument is None:
-            return np.array(0, np.uint64)
-        if isinstance(argument, np.number):
-            return np.array(argument)
-        if isinstance(argument, float):
-            return np.array(argument, np.float32)
+            if argument.device != self._device:
+                raise ValueError(f"{self.name} runs on {self._device}, got a tensor on {argument.device}")
+            return argument.data_ptr()
+        return 0 if argument is None else argument
+
+    def _layout(self, kinds: tuple[object, ...], arguments: tuple[Argument, ...]) -> struct.Struct:
+        """How arguments of these kinds lie in the buffer: each in a place of its own."""
+        codes = [self._code(argument) for argument in arguments]
+        if (sizes := tuple(struct.calcsize(f"={code}") for code in codes)) != self._sizes:
+            raise ValueError(f"{self.name} takes arguments of {self._sizes} bytes, got {sizes}")
+        padded = (f"{code}{_padded(size) - size}x" for code, size in zip(codes, sizes, strict=True))
+        self._layouts[kinds] = struct.Struct("=" + "".join(padded))
+        return self._layouts[kinds]
+
+    def _code(self, argument: Argument) -> str:
+        """In ``struct``'s language."""
+        if isinstance(argument, Tensor) or argument is None:
+            return "Q"
         if isinstance(argument, bytes):
-            return np.frombuffer(argument, np.uint8)
-        raise TypeError(f"{self.name} takes tensors, numpy scalars and floats, got {argument!r}: write np.int32(n)")
+            return f"{len(argument)}s"
+        code = CODES.get(type(argument))
+        if code is None:
+            raise TypeError(f"{self.name} takes tensors, numpy scalars and floats, got {argument!r}: write np.int32(n)")
+        return code
+
+    def _buffer(self) -> tuple[ctypes.Array[ctypes.c_char], int]:
+        """Room for the arguments and the address of their addresses: a thread's own, as the driver reads unlocked."""
+        if not hasattr(self._room, "buffer"):
+            ends = list(itertools.accumulate(map(_padded, self._sizes), initial=0))
+            self._room.buffer = ctypes.create_string_buffer(max(ends[-1], 1))
+            first = ctypes.addressof(self._room.buffer)
+            self._room.addresses = (ctypes.c_uint64 * len(ends))(*(first + start for start in ends))
+        return self._room.buffer, ctypes.addressof(self._room.addresses)
 
     def _raise_shared_limit(self, shared_bytes: int) -> None:
         attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -124,6 +163,11 @@ class Launcher:
             name = torch.cuda.get_device_name(self._index)
             raise ValueError(f"{self.name} asks for {shared_bytes} bytes of shared memory a block; {name} has less")
         self._shared_limit = shared_bytes
+
+
+def _padded(size: int) -> int:
+    """An argument's room: whatever it holds lies as its type asks."""
+    return -(-size // 16) * 16
 
 
 def _extent(extent: Extent) -> tuple[int, int, int]:
