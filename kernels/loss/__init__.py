@@ -13,7 +13,7 @@ from torch import Tensor
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.choice import IMPLEMENTATIONS, choose, known
 from fastvicreg.kernels.loss.expected import expected_covariance
-from fastvicreg.kernels.loss.operators import Weights, vicreg_terms
+from fastvicreg.kernels.loss.operators import Weights, vicreg_terms, without_autocast
 from fastvicreg.kernels.loss.ranks import Ranks, group_name
 from fastvicreg.kernels.loss.reference import vicreg_terms as reference_terms
 from fastvicreg.registry import unknown
@@ -73,10 +73,10 @@ def vicreg_loss(
     method = _chosen(impl, za_ND.device.type, za_ND.dtype)
     name = group_name(group)
     weights = Weights(invariance, variance, covariance, 0.5 if form == "official" else 1.0, gamma, eps)
-    with torch.autocast(za_ND.device.type, enabled=False):
-        if method == IMPLEMENTATIONS["reference"]:
+    if method == IMPLEMENTATIONS["reference"]:
+        with without_autocast(za_ND.device.type):
             return LossTerms(*reference_terms(za_ND, zb_ND, weights, Ranks.named(name).compared(za_ND)))
-        return LossTerms(*vicreg_terms(za_ND, zb_ND, weights, method, name)[:4])
+    return LossTerms(*vicreg_terms(za_ND, zb_ND, weights, method, name))
 
 
 def _chosen(impl: str, device: str, dtype: torch.dtype) -> str:

@@ -64,8 +64,8 @@ def matrix(x_2MD: Tensor, trace_2: Tensor, m: int, ranks: Ranks, *, gram: bool) 
     _, rows, d = x_2MD.shape
     p, q = (rows // ranks.size, rows) if gram else (d, d)
     matrix_2PQ = trace_2.new_empty(2, p, q)
-    for view, x in enumerate(x_2MD):
-        wide_matmul(*((ranks.own(x), x.T) if gram else (x.T, x)), out=matrix_2PQ[view])
+    own_2PD, turned_2DM = x_2MD[:, ranks.rank * p : (ranks.rank + 1) * p], x_2MD.transpose(1, 2)
+    wide_matmul(*((own_2PD, turned_2DM) if gram else (turned_2DM, x_2MD)), out=matrix_2PQ)
     if not gram:
         ranks.add(matrix_2PQ)
     product_2PQ = matrix_2PQ if x_2MD.dtype == torch.float32 else x_2MD.new_empty(2, p, q)
@@ -97,8 +97,7 @@ def terms(
     return (total, invariance, variance, covariance), slope_2D
 
 
-def gradient(
-    view: int,
+def gradients(
     scale: Tensor,
     za_ND: Tensor,
     zb_ND: Tensor,
@@ -107,27 +106,27 @@ def gradient(
     diagonal_2P: Tensor,
     slope_2D: Tensor,
     trace_2: Tensor,
+    views: range,
     *,
     push: float,
     pull: float,
     first_row: int,
     gram: bool,
-) -> Tensor:
+) -> list[Tensor]:
     """As ``fused.Passes``."""
     n, d = za_ND.shape
-    x, own_ND = x_2MD[view], x_2MD[view, first_row : first_row + n]
-    sum_ND = wide_matmul(product_2PQ[view], x) if gram else wide_matmul(own_ND, product_2PQ[view])
-    z_ND, other_ND = (za_ND, zb_ND) if view == 0 else (zb_ND, za_ND)
-    grad_ND = torch.empty_like(z_ND)
-    slope_D = slope_2D[view]
-    defines = _defines(z_ND, other_ND, own_ND, grad_ND, sum_ND, slope_D) | {"THREADS": THREADS}
+    of = slice(views.start, views.stop)
+    sum_VND = wide_matmul(product_2PQ[of], x_2MD[of]) if gram else wide_matmul(x_2MD[of], product_2PQ[of])
+    grads = [torch.empty_like(za_ND) for _ in views]
+    defines = _defines(za_ND, zb_ND, x_2MD, sum_VND, slope_2D, *grads) | {"THREADS": THREADS}
     across = -(-d // (THREADS * int(defines["VEC"])))
-    kernel("loss/terms.cu", "gradient", defines=defines, device=z_ND.device)(
-        *((across, min(n, GRADIENT_ROWS)), THREADS, scale, sum_ND, z_ND, other_ND, own_ND),
-        *(diagonal_2P[view] if gram else None, slope_D, trace_2[view], grad_ND, np.int64(n), np.int64(d)),
+    kernel("loss/terms.cu", "gradient", defines=defines, device=za_ND.device)(
+        *((across, min(n, GRADIENT_ROWS), len(views)), THREADS, scale, sum_VND, za_ND, zb_ND, x_2MD),
+        *(diagonal_2P if gram else None, slope_2D, trace_2, grads[0], grads[1] if len(grads) > 1 else None),
+        *(np.int64(n), np.int64(d), np.int64(x_2MD.shape[1]), np.int64(first_row), np.int32(views.start)),
         *(push, pull, fused.HALF_LIMIT, fused.LEAST_TRACE),
     )
-    return grad_ND
+    return grads
 
 
 def _defines(operand: Tensor, *others: Tensor) -> dict[str, str | int]:

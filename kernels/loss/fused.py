@@ -64,9 +64,8 @@ class Passes(Protocol):
         """((total, invariance, variance, covariance), slope_2D): the factor of X in ``size`` times the gradient."""
         ...
 
-    def gradient(
+    def gradients(
         self,
-        view: int,
         scale: Tensor,
         za_ND: Tensor,
         zb_ND: Tensor,
@@ -75,13 +74,14 @@ class Passes(Protocol):
         diagonal_2P: Tensor,
         slope_2D: Tensor,
         trace_2: Tensor,
+        views: range,
         *,
         push: float,
         pull: float,
         first_row: int,
         gram: bool,
-    ) -> Tensor:
-        """``scale`` times (push P X + slope X + pull (z - other)) of one view's own rows, in the embeddings' type."""
+    ) -> list[Tensor]:
+        """``scale`` times (push P X + slope X + pull (z - other)) of own rows, in the embeddings' type, by view."""
         ...
 
 
@@ -125,21 +125,17 @@ def backward(
     gram = m < d
     za_ND, zb_ND = za_ND.contiguous(), zb_ND.contiguous()
 
-    def gradient(view: int) -> Tensor:
-        return passes.gradient(
-            view,
-            scale,
-            za_ND,
-            zb_ND,
-            *kept,
-            push=4 * weights.covariance * ranks.size / (d * (m - 1) ** 2),
-            pull=2 * weights.invariance / (n * d),
-            first_row=ranks.rank * n if gram else 0,
-            gram=gram,
-        )
-
-    need_a, need_b = needs
-    return gradient(0) if need_a else None, gradient(1) if need_b else None
+    views = range(0 if needs[0] else 1, 2 if needs[1] else 1)
+    x_2MD, product_2PQ, diagonal_2P, slope_2D, trace_2 = kept
+    grads = passes.gradients(
+        *(scale, za_ND, zb_ND, x_2MD, product_2PQ, diagonal_2P, slope_2D, trace_2, views),
+        push=4 * weights.covariance * ranks.size / (d * (m - 1) ** 2),
+        pull=2 * weights.invariance / (n * d),
+        first_row=ranks.rank * n if gram else 0,
+        gram=gram,
+    )
+    found = dict(zip(views, grads, strict=True))
+    return found.get(0), found.get(1)
 
 
 def kept_shapes(n: int, d: int, dtype: torch.dtype, ranks: Ranks) -> list[tuple[Shape, torch.dtype]]:

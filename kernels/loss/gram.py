@@ -131,9 +131,13 @@ def _apply(product_PQ: Tensor, x: Tensor, *, gram: bool) -> Tensor:
 
 
 def wide_matmul(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """The product in the wide type: a half type's products are exact there, and no device rounds their sum back."""
+    """The product in the wide type: a half type's products are exact there, and no device rounds their sum back.
+
+    Of two matrices, or of as many pairs of them.
+    """
+    product = torch.mm if left.ndim == 2 else torch.bmm
     if left.dtype not in (torch.bfloat16, torch.float16):
-        return torch.mm(left, right, out=out)
+        return product(left, right, out=out)
     if left.device.type == "cuda":
-        return torch.mm(left, right, torch.float32, out=out)
-    return torch.mm(left.float(), right.float(), out=out)
+        return product(left, right, torch.float32, out=out)
+    return product(left.float(), right.float(), out=out)

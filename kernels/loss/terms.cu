@@ -82,25 +82,34 @@ extern "C" __global__ void __launch_bounds__(THREADS) terms(
     }
 }
 
-// One view's own rows: scale (push P X + slope X + pull (z - other)). sum_ND: the product of the scaled P and X;
-// x_ND, diagonal_N (null: none) and trace: as kept. Grid: (columns / (THREADS VEC), rows).
+// Of views first_view, first_view + 1, ..., their own rows: scale (push P X + slope X + pull (z - other)). sum_VND: the
+// products of the scaled P and X, of those views alone; x_2MD, diagonal_2N (null: none) and trace_2: as kept, the own
+// rows of x being the n from first_row on; grad_first, grad_next: one view's each.
+// Grid: (columns / (THREADS VEC), rows, views).
 extern "C" __global__ void __launch_bounds__(THREADS) gradient(
-    const float* __restrict__ scale, const float* __restrict__ sum_ND, const element* __restrict__ z_ND,
-    const element* __restrict__ other_ND, const element* __restrict__ x_ND, const float* __restrict__ diagonal_N,
-    const float* __restrict__ slope_D, const float* __restrict__ trace, element* __restrict__ grad_ND, long long n,
-    long long d, float push, float pull, float limit, float least_trace) {
+    const float* __restrict__ scale, const float* __restrict__ sum_VND, const element* __restrict__ za_ND,
+    const element* __restrict__ zb_ND, const element* __restrict__ x_2MD, const float* __restrict__ diagonal_2N,
+    const float* __restrict__ slope_2D, const float* __restrict__ trace_2, element* __restrict__ grad_first,
+    element* __restrict__ grad_next, long long n, long long d, long long m, long long first_row, int first_view,
+    float push, float pull, float limit, float least_trace) {
     long long j = ((long long)blockIdx.x * THREADS + threadIdx.x) * VEC;
     if (j >= d) return;
-    float by = *scale, unscale = OPERAND ? fmaxf(*trace, least_trace) / limit : 1.0f;
+    long long view = first_view + blockIdx.z;
+    const element* z_ND = view ? zb_ND : za_ND;
+    const element* other_ND = view ? za_ND : zb_ND;
+    const element* x_ND = x_2MD + (view * m + first_row) * d;
+    const float* sum_ND = sum_VND + blockIdx.z * n * d;
+    element* grad_ND = blockIdx.z ? grad_next : grad_first;
+    float by = *scale, unscale = OPERAND ? fmaxf(trace_2[view], least_trace) / limit : 1.0f;
     float slope[VEC];
-    load_floats(slope_D + j, slope);
+    load_floats(slope_2D + view * d + j, slope);
     for (long long i = blockIdx.y; i < n; i += gridDim.y) {
         float sum[VEC], z[VEC], other[VEC], x[VEC];
         load_floats(sum_ND + i * d + j, sum);
         load(z_ND + i * d + j, z);
         load(other_ND + i * d + j, other);
         load(x_ND + i * d + j, x);
-        float diagonal = diagonal_N ? push * diagonal_N[i] : 0.0f;
+        float diagonal = diagonal_2N ? push * diagonal_2N[view * n + i] : 0.0f;
 #pragma unroll
         for (int v = 0; v < VEC; ++v)
             z[v] = by * (push * unscale * sum[v] + (slope[v] + diagonal) * x[v] + pull * (z[v] - other[v]));

@@ -147,8 +147,7 @@ def terms(
     return (total, invariance, variance, covariance), slope_2D
 
 
-def gradient(
-    view: int,
+def gradients(
     scale: Tensor,
     za_ND: Tensor,
     zb_ND: Tensor,
@@ -157,34 +156,37 @@ def gradient(
     diagonal_2P: Tensor,
     slope_2D: Tensor,
     trace_2: Tensor,
+    views: range,
     *,
     push: float,
     pull: float,
     first_row: int,
     gram: bool,
-) -> Tensor:
+) -> list[Tensor]:
     """As ``fused.Passes``."""
     n, d = za_ND.shape
     half = za_ND.dtype != torch.float32
     tiles = gradient_tiles(n, half)
-    z_ND, other_ND = (za_ND, zb_ND) if view == 0 else (zb_ND, za_ND)
-    grad_ND = torch.empty_like(z_ND)
-    _launch(
-        triton_kernels.gradient,
-        (triton.cdiv(n, tiles.i) * triton.cdiv(d, tiles.j),),
-        *(scale, z_ND, other_ND, x_2MD[view], product_2PQ[view], diagonal_2P[view], slope_2D[view], trace_2[view]),
-        *(grad_ND, n, d, product_2PQ.shape[2], first_row, push, pull, fused.HALF_LIMIT, fused.LEAST_TRACE),
-        GRAM=gram,
-        HALF=half,
-        PRECISION=precision(),
-        TILE_I=tiles.i,
-        TILE_J=tiles.j,
-        DEPTH=tiles.depth,
-        GROUP=GROUP,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-    )
-    return grad_ND
+    both = (za_ND, zb_ND)
+    grads = [torch.empty_like(za_ND) for _ in views]
+    for view, grad_ND in zip(views, grads, strict=True):
+        _launch(
+            triton_kernels.gradient,
+            (triton.cdiv(n, tiles.i) * triton.cdiv(d, tiles.j),),
+            *(scale, both[view], both[1 - view], x_2MD[view], product_2PQ[view]),
+            *(diagonal_2P[view], slope_2D[view], trace_2[view]),
+            *(grad_ND, n, d, product_2PQ.shape[2], first_row, push, pull, fused.HALF_LIMIT, fused.LEAST_TRACE),
+            GRAM=gram,
+            HALF=half,
+            PRECISION=precision(),
+            TILE_I=tiles.i,
+            TILE_J=tiles.j,
+            DEPTH=tiles.depth,
+            GROUP=GROUP,
+            num_warps=tiles.warps,
+            num_stages=tiles.stages,
+        )
+    return grads
 
 
 def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastvicreg.contracts import UserError
 from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin, missing
 from fastvicreg.kernels.loss import IMPLEMENTATIONS, LossTerms, choose, cuda, vicreg_loss
-from fastvicreg.kernels.loss.operators import Weights, vicreg_terms
+from fastvicreg.kernels.loss.operators import Weights, vicreg_operator
 from fastvicreg.kernels.loss.ranks import Ranks
 
 SIZES = ((3, 1), (2, 9), (15, 16), (16, 16), (17, 16), (33, 65), (64, 200), (130, 40))
@@ -88,7 +88,7 @@ def test_terms_and_gradients_agree_with_fp64(on_host: list[str], n: int, d: int,
         for grad_ND, truth_ND in zip(grads, truth_grads, strict=True):
             assert grad_ND.dtype == dtype
             assert (grad_ND.double() - truth_ND).norm() < TOLERANCE[dtype][1] * truth_ND.norm()
-    assert on_host == ["statistics", "squares", "terms", "gradient", "gradient"] * 2
+    assert on_host == ["statistics", "squares", "terms", "gradient"] * 2
 
 
 @pytest.mark.parametrize("offset", [0, 1000])
@@ -163,7 +163,7 @@ def test_a_single_gradient_and_strided_embeddings(on_host: list[str]):
 def test_the_operator_is_what_it_declares(on_host: list[str], n: int, d: int, dtype: torch.dtype):
     views = tuple(z_ND.requires_grad_() for z_ND in embeddings(n, d, dtype))
     weights = [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4]
-    torch.library.opcheck(vicreg_terms, (*views, weights, IMPLEMENTATIONS["cuda"], ""))
+    torch.library.opcheck(vicreg_operator, (*views, weights, IMPLEMENTATIONS["cuda"], ""))
 
 
 class LargestTensor(TorchDispatchMode):

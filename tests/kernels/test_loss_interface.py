@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 from fastvicreg.contracts import UserError
 from fastvicreg.kernels import loss as loss_kernel
 from fastvicreg.kernels.loss import cuda, vicreg_loss
-from fastvicreg.kernels.loss.operators import vicreg_terms
+from fastvicreg.kernels.loss.operators import Weights, vicreg_operator, vicreg_terms
 
 IMPLEMENTATIONS = ("reference", "gram")
 
@@ -88,7 +88,7 @@ def test_compiled_whole_it_gives_the_same(n: int, d: int, impl: str):
 def test_the_operator_is_what_it_declares(n: int, d: int, dtype: torch.dtype):
     views = tuple(z_ND.requires_grad_() for z_ND in embeddings(n, d, dtype))
     torch.library.opcheck(
-        vicreg_terms, (*views, [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], loss_kernel.IMPLEMENTATIONS["gram"], "")
+        vicreg_operator, (*views, [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], loss_kernel.IMPLEMENTATIONS["gram"], "")
     )
 
 
@@ -98,8 +98,8 @@ def test_a_gpu_s_implementation_is_traced_without_a_gpu(n: int, d: int, impl: st
     pytest.importorskip(loss_kernel.IMPLEMENTATIONS[impl])
     with FakeTensorMode():
         za_ND, zb_ND = (torch.empty(n, d, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
-        arguments = ([25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], loss_kernel.IMPLEMENTATIONS[impl], "")
-        total, *_ = vicreg_terms(za_ND, zb_ND, *arguments)
+        weights = Weights(25.0, 25.0, 1.0, 0.5, 1.0, 1e-4)
+        total, *_ = vicreg_terms(za_ND, zb_ND, weights, loss_kernel.IMPLEMENTATIONS[impl], "")
         grads = torch.autograd.grad(total, (za_ND, zb_ND))
     assert total.dtype == torch.float32
     assert [(grad_ND.shape, grad_ND.dtype) for grad_ND in grads] == [((n, d), torch.bfloat16)] * 2
