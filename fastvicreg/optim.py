@@ -56,11 +56,13 @@ class LARS(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
+            pairs: list[tuple[Tensor, Tensor]] = [
+                (param, grad) for param in group["params"] if (grad := param.grad) is not None
+            ]
             lars_update(
-                params,
-                [param.grad for param in params if param.grad is not None],
-                [self._momentum_buffer(param) for param in params],
+                [param for param, _ in pairs],
+                [grad for _, grad in pairs],
+                [self._momentum_buffer(param) for param, _ in pairs],
                 lr=group["lr"],
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],

@@ -77,8 +77,10 @@ def lars_update(
 
 def choose_for(impl: str, params: Sequence[Tensor]) -> str:
     """``choose`` for these parameters; of several devices or dtypes, "auto" makes "foreach"."""
-    kinds = {(param.device.type, param.dtype) for param in params} or {("cpu", torch.float32)}
-    return choose(impl, *(kinds.pop() if len(kinds) == 1 else ("mixed", torch.float32)))
+    kinds = {(device.type, dtype) for device, dtype in {(param.device, param.dtype) for param in params}}
+    if len(kinds) > 1:
+        return choose(impl, "mixed")
+    return choose(impl, *(kinds or {("cpu", torch.float32)}).pop())
 
 
 @functools.cache

@@ -89,6 +89,15 @@ def test_a_gradient_of_zero_without_decay_is_not_adapted(on_host: Callable[..., 
     torch.testing.assert_close(held.params[0], before - 0.5 * 0.9)
 
 
+def test_a_step_shows_in_the_tensors_versions(on_host: Callable[..., None], monkeypatch: pytest.MonkeyPatch):
+    held = problem(((8, 9), (7,))).to(guarded)
+    monkeypatch.setattr(lars_cuda, "check", lambda *triple: None)
+    before = [tensor._version for tensor in held.params + held.buffers]
+    lars_cuda.update(held.params, held.grads[0], held.buffers, lr=0.5, **OPTIONS)
+    after = [tensor._version for tensor in held.params + held.buffers]
+    assert all(new > old for new, old in zip(after, before, strict=True))
+
+
 @pytest.mark.parametrize("shifts", [(4, 4, 4), (0, 8, 0), (12, 0, 4)])
 def test_starts_that_are_no_multiple_of_16_bytes(on_host: Callable[..., None], shifts: tuple[int, int, int]):
     start = problem(((513,), (3, 343), (1, 1), (2, 2)))
