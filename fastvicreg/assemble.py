@@ -124,6 +124,8 @@ def assemble(config: TrainConfig) -> Run:
     precision = config.run.precision
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else "off"
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
     kernels = kernel_choices(config)
     data = open_data(config)
     plan = train_plan(

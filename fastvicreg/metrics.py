@@ -103,6 +103,10 @@ class Recorder:
             self._write(row, "train")
         return rows
 
+    def forget(self) -> None:
+        """Drop the steps whose terms a device that has failed no longer gives."""
+        self._pending = []
+
     def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Write one evaluation's row and return it."""
         row = {"epoch": epoch, "step": step, **values}

@@ -34,8 +34,9 @@ class TrainStep:
     """Joins encoder, objective and optimizer.
 
     No non-finite loss or gradient reaches the weights: with fp16 the gradient scaler, which reads one flag back, skips
-    the step and lowers its scale; else the step raises ``RuntimeError`` before the update (on CUDA the device does, and
-    the host learns of it at its next synchronisation).
+    the step and lowers its scale; else an optimizer that skips by a flag on the device does so, and the step's total
+    is NaN; else the step raises ``RuntimeError`` before the update (on CUDA the device does, and the host learns of it
+    at its next synchronisation).
     """
 
     def __init__(
@@ -72,21 +73,30 @@ class TrainStep:
             terms: Terms = self._forward(views)
         with record_function(stages.BACKWARD):
             self.scaler.scale(terms.total).backward()
-        self.update(terms.total)
+        total = self.update(terms.total.detach())
         self.objective.after_step(schedule)  # type: ignore[operator]
-        return Terms(terms.total.detach(), terms.parts)
+        return Terms(total, terms.parts)
 
-    def update(self, total: Tensor) -> None:
-        """The finite gate on ``total`` and the gradients, then the optimizer."""
+    def update(self, total: Tensor) -> Tensor:
+        """The finite gate on ``total`` and the gradients, then the optimizer; returns the total to record."""
         with record_function(stages.OPTIMIZER):
-            if not self.scaler.is_enabled():
-                gradients = [
-                    p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None
-                ]
-                norm = torch.nn.utils.get_total_norm(gradients)
-                torch._assert_async(torch.isfinite(total + norm), NON_FINITE)  # pyright: ignore[reportPrivateImportUsage]
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+            if self.scaler.is_enabled():
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                return total
+            gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            finite = torch.isfinite(total + torch.nn.utils.get_total_norm(gradients))
+            if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+                torch._assert_async(finite, NON_FINITE)  # pyright: ignore[reportPrivateImportUsage]
+                self.optimizer.step()
+                return total
+            # As torch.amp.GradScaler hands it over. An assertion on the device would cost all that is on it.
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            try:
+                self.optimizer.step()
+            finally:
+                del self.optimizer.found_inf  # type: ignore[attr-defined]
+            return torch.where(finite, total, torch.nan)
 
 
 NON_FINITE = "the loss or its gradient is not finite"

@@ -89,11 +89,13 @@ class Trainer:
                 f"the device's memory does not hold this run: give less than --batch-size {size}."
             ) from error
         except RuntimeError as error:
+            if failure := device_failure(self._run.device):
+                self._recorder.forget()
             if self._run.processes.world_size > 1 and PEER_GONE.search(str(error)):
                 raise OtherProcessError("another process has ended, which tells why; this one cannot go on.") from error
-            if NON_FINITE not in str(error) and "device-side assert" not in str(error):
+            if not any(sign in f"{error} {failure}" for sign in (NON_FINITE, "device-side assert")):
                 raise
-            raise UserError(self._diverged()) from error
+            raise UserError(self._diverged(self._progress.step)) from error
         finally:
             self._display.stop()
             self._run.engine.close()
@@ -101,9 +103,9 @@ class Trainer:
         self._outcome.step = self._progress.step
         return self._outcome
 
-    def _diverged(self) -> str:
+    def _diverged(self, step: int) -> str:
         return (
-            f"loss or gradient are no longer finite after step {self._progress.step} of {self._folder}: "
+            f"loss or gradient are no longer finite after step {step} of {self._folder}: "
             f"start a new run with a lower --base-lr, or with --precision off."
         )
 
@@ -175,10 +177,11 @@ class Trainer:
             self._display.evaluation(self._outcome.evaluation)
 
     def _show(self, rows: list[dict[str, Any]]) -> None:
+        scaled = self._run.step.scaler.is_enabled()
         for row in rows:
             self._not_finite = 0 if math.isfinite(row["total"]) else self._not_finite + 1
-            if self._not_finite >= SCALER_PATIENCE:
-                raise UserError(self._diverged())
+            if self._not_finite >= (SCALER_PATIENCE if scaled else 1):
+                raise UserError(self._diverged(row["step"] if scaled else row["step"] - 1))
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)
@@ -247,6 +250,20 @@ class Trainer:
             f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
             f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
         )
+
+
+def device_failure(device: str) -> str:
+    """What a CUDA device has failed with, "" where it works.
+
+    A failed assertion on the device comes up in whichever call is the next, in that library's words; this asks torch.
+    """
+    if not device.startswith("cuda"):
+        return ""
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @contextmanager

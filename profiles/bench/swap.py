@@ -114,7 +114,8 @@ class _Turn:
 
 def _filling(config: TrainConfig, name: str) -> int:
     """Steps until the batches that were decoded ahead while nothing took them are gone, or back."""
-    return 2 if name in (WITHOUT["data"], MODEL) else config.data.prefetch + 2
+    made_at_once = config.data.pipeline == "synthetic" or name in (WITHOUT["data"], MODEL)
+    return 2 if made_at_once else config.data.prefetch + 2
 
 
 def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]:
@@ -190,8 +191,9 @@ def _without_update(one: TrainStep, run: Run) -> TrainStep:
 class NoUpdate(TrainStep):
     """Forward and backward alone."""
 
-    def update(self, total: Tensor) -> None:
+    def update(self, total: Tensor) -> Tensor:
         """Leaves weights and gradients as they are."""
+        return total
 
 
 class MeanSquare(nn.Module):

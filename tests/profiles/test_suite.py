@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastvicreg.cli import main
+from fastvicreg.kernels import augment as augment_kernel
+from fastvicreg.kernels.augment import parallel
 from fastvicreg.kernels.lars import foreach
 from fastvicreg.profiles.bench import correctness, suite
+from fastvicreg.profiles.bench import lars as lars_bench
 from fastvicreg.profiles.bench.suite import Job
 
 
@@ -34,6 +40,38 @@ def test_a_wrong_kernel_fails_the_check(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert main(["bench", "correctness", "--small", "--json", str(tmp_path / "rows.json")]) == 1
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [row["impl"] for row in rows if row["verdict"] == "FAIL"] == ["foreach"]
+
+
+def test_a_kernel_that_raises_costs_its_own_row_and_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **settings: object) -> None:
+        raise ImportError("out of shared memory\nstack")  # as a compiler's errors, of no class known here
+
+    monkeypatch.setattr(foreach, "update", broken)
+    rows = correctness.run("cpu", small=True)
+    assert correctness.failures(rows) == 1
+    (failed,) = (row for row in rows if row["verdict"].startswith("FAIL"))
+    assert (failed["impl"], failed["verdict"]) == ("foreach", "FAIL: ImportError: out of shared memory")
+    assert any(row["kernel"] == "augment" and row["verdict"] == "pass" for row in rows)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_a_view_that_is_not_written_fails_the_check(monkeypatch: pytest.MonkeyPatch, view: int) -> None:
+    right = parallel.augment
+
+    def wrong(*arguments: Any, **settings: Any) -> tuple[torch.Tensor, ...]:
+        views = right(*arguments, **settings)
+        views[view][0, 0, 0, 0] = torch.nan
+        return views
+
+    monkeypatch.setattr(parallel, "augment", wrong)
+    monkeypatch.setattr(augment_kernel, "resolve", lambda kind, name, known: wrong if name == "numba" else right)
+    rows = [row for row in correctness.run("cpu", small=True) if row["kernel"] == "augment"]
+    assert correctness.failures(rows) == len(rows) == 3
+
+
+def test_a_parameter_that_is_lost_shows_in_the_benchmark_of_lars() -> None:
+    truth = [torch.ones(3), torch.ones(3)]
+    assert lars_bench._error([torch.ones(3), torch.full((3,), torch.nan)], truth) != 0
 
 
 def test_what_is_not_written_is_not_right() -> None:
@@ -68,6 +106,28 @@ def test_the_budgets_of_a_gpu_end_within_nine_minutes(monkeypatch: pytest.Monkey
     jobs = suite.jobs("cuda", tmp_path, 5)
     assert sum(job.budget for job in jobs) <= 9 * 60
     assert [job.name for job in jobs if job.wrapper] == ["sanitizer-memcheck", "sanitizer-racecheck"]
+
+
+def test_the_sanitizer_looks_at_every_kernel_of_ours_and_at_no_other() -> None:
+    sources = [
+        path for folder in ("augment", "lars", "loss") for path in files(f"fastvicreg.kernels.{folder}").iterdir()
+    ]
+    cuda = [path.read_text() for path in sources if path.name.endswith(".cu")]
+    triton = [path.read_text() for path in sources if path.name.startswith("triton")]
+    ours = [name for text in cuda for name in re.findall(r'extern "C".*?\b(\w+)\s*\((?:const|\s)', text, re.DOTALL)]
+    ours += [name for text in triton for name in re.findall(r"@triton\.jit.*?\ndef (\w+)", text)]
+    assert {"augment", "lars_apply", "statistics", "matrix", "gradient"} <= set(ours)
+    assert all(re.search(suite.KERNELS, name) for name in ours), ours
+    assert not re.search(suite.KERNELS, "_ZN2at6native29vectorized_elementwise_kernelILi4E")
+    assert not re.search(suite.KERNELS, "sm90_xmma_gemm_bf16f32_bf16f32_f32_tn_n")
+
+
+def test_memory_is_checked_tensor_by_tensor() -> None:
+    memcheck, racecheck = (suite.sanitized("/bin/compute-sanitizer", tool) for tool in ("memcheck", "racecheck"))
+    assert memcheck[:3] == ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "/bin/compute-sanitizer")
+    assert racecheck[:3] == ("/bin/compute-sanitizer", "--tool", "racecheck")
+    assert "--report-api-errors" in memcheck
+    assert "--report-api-errors" not in racecheck  # memcheck's own option
 
 
 def test_all_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:

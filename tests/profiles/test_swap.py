@@ -210,6 +210,13 @@ def test_synthetic_data_is_not_left_out_twice(make_folder) -> None:
         assert swap.WITHOUT["data"] not in swap._loops(config, run)
 
 
+def test_only_what_is_decoded_ahead_is_waited_out_before_a_turn() -> None:
+    decoded, synthetic = (TrainConfig(data=DataConfig(pipeline=name, prefetch=7)) for name in ("native", "synthetic"))
+    assert swap._filling(decoded, swap.FULL) == swap._filling(decoded, swap.LOADER) == 9
+    assert swap._filling(decoded, swap.WITHOUT["data"]) == swap._filling(decoded, swap.MODEL) == 2
+    assert swap._filling(synthetic, swap.FULL) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

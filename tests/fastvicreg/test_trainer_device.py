@@ -1,0 +1,122 @@
+"""Training on a device that fails: the host learns of it late, from any call, and can read nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastvicreg import checkpoint as checkpoints
+from fastvicreg.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from fastvicreg.contracts import Terms
+from fastvicreg.display import Display
+from fastvicreg.errors import UserError
+from fastvicreg.metrics import read
+from fastvicreg.trainer import Trainer, device_failure
+
+ASSERTED = "CUDA error: device-side assert triggered"
+
+
+class Skipping(torch.optim.Optimizer):
+    """Reads a flag on the device, as LARS by the CUDA kernel does."""
+
+    _step_supports_amp_scaling = True
+    found_inf: Tensor
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        super().__init__(params, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for param in self.param_groups[0]["params"]:
+            if not self.found_inf:
+                param.add_(param.grad, alpha=-1e-3)
+
+
+class Failing:
+    """One step whose total nobody can read, then ``error``."""
+
+    def __init__(self, step: Any, error: Exception) -> None:
+        self.optimizer, self.scaler = step.optimizer, step.scaler
+        self._error = error
+        self._done = False
+
+    def __call__(self, views: tuple[Tensor, ...], schedule: Mapping[str, float]) -> Terms:
+        if self._done:
+            raise self._error
+        self._done = True
+        return Terms(torch.empty((), device="meta"), {})
+
+
+def tiny(folder: Path, data: Path, **run: Any) -> Trainer:
+    config = TrainConfig(
+        data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2),
+        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        run=RunConfig(epochs=3, batch_size=8, device="cpu", **run),
+    )
+    return Trainer(config, folder, resume=False, display=Display(quiet=True))
+
+
+def failing(folder: Path, data: Path, error: Exception) -> Trainer:
+    trainer = tiny(folder, data)
+    trainer._run = replace(trainer._run, step=Failing(trainer._run.step, error))  # type: ignore[arg-type]
+    return trainer
+
+
+@pytest.mark.parametrize("words", [ASSERTED, "augment was not launched: CUDA_ERROR_ASSERT", "cuDNN error: 5000"])
+def test_a_failed_assertion_is_told_in_one_line_whichever_call_met_it(
+    make_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    trainer = failing(tmp_path / "run", make_folder(val=0), RuntimeError(words))
+    monkeypatch.setattr("fastvicreg.trainer.device_failure", lambda device: ASSERTED)
+    with pytest.raises(UserError, match=r"no longer finite after step 1 .*lower --base-lr"):
+        trainer.train()
+    assert read(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_on_the_device_and_ends_the_run(
+    make_folder: Any, tmp_path: Path, where: str
+) -> None:
+    trainer = tiny(tmp_path / "run", make_folder(val=0), log_every=2, checkpoint_every=1)
+    run = trainer._run
+    run.step.optimizer = Skipping(run.module.parameters())
+    weight, calls = run.encoder.conv1.weight, iter(range(9))
+    if where == "gradient":
+        weight.register_hook(lambda gradient: gradient * (torch.nan if next(calls) else 1.0))
+    else:
+        run.step.objective.register_forward_hook(
+            lambda module, inputs, terms: terms._replace(total=terms.total * (torch.nan if next(calls) else 1.0))
+        )
+    with pytest.raises(UserError, match="no longer finite after step 1 "):
+        trainer.train()
+    assert weight.isfinite().all()
+    assert [row["total"] is not None for row in read(tmp_path / "run")] == [True, False]
+    (saved,) = checkpoints.listed(tmp_path / "run" / "checkpoints")
+    assert saved.name.endswith("1")
+    assert not hasattr(run.step.optimizer, "found_inf")  # which a later step would take for its own
+
+
+def test_another_error_of_a_device_keeps_its_own_words(
+    make_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = failing(tmp_path / "run", make_folder(val=0), RuntimeError("CUDA error: an illegal memory access"))
+    monkeypatch.setattr("fastvicreg.trainer.device_failure", lambda device: "CUDA error: an illegal memory access")
+    with pytest.raises(RuntimeError, match="an illegal memory access"):
+        trainer.train()
+
+
+def test_a_device_is_asked_for_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(device: str) -> None:
+        raise torch.AcceleratorError(f"{ASSERTED} on {device}")
+
+    assert device_failure("cpu") == ""
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert device_failure("cuda") == ""
+    monkeypatch.setattr(torch.cuda, "synchronize", failed)
+    assert device_failure("cuda:1") == f"{ASSERTED} on cuda:1"
