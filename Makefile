@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 
-.PHONY: demo test lint ffcv clean
+.PHONY: demo test lint wheel ffcv clean
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
@@ -17,6 +17,11 @@ lint: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# A wheel that carries the kernels' machine code, so that its users need no compiler.
+wheel: $(TESTABLE)
+	$(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python -m zipfile --list "$$(ls -t dist/fastvicreg-*.whl | head -n 1)" | grep cubins.zip
 
 # The constraints pin what was tested; torch==2.13.0 takes a CPU build where one is offered, else PyPI's with CUDA.
 $(INSTALLED): pyproject.toml constraints.txt

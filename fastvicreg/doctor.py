@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from pathlib import Path
 
 import numpy as np
@@ -187,9 +187,13 @@ def _kernels() -> list[Finding]:
 def _cuda_kernels() -> list[Finding]:
     from fastvicreg.contracts import photometric_identity
     from fastvicreg.kernels.augment import augment
-    from fastvicreg.kernels.cuda import ARCHITECTURES, INSTALL, compile_cubin
+    from fastvicreg.kernels.cuda import ARCHITECTURES, INSTALL, compile_cubin, prebuilt
     from fastvicreg.kernels.loss import vicreg_loss
     from fastvicreg.optim import LARS
+
+    def bindings() -> str:
+        import_module("cuda.core")
+        return f"cuda-core {_version('cuda-core')}, cuda-bindings {_version('cuda-bindings')}: load and launch kernels"
 
     def compiled() -> str:
         sizes = [len(compile_cubin("lars/lars.cu", arch).code) for arch in ARCHITECTURES]
@@ -210,7 +214,12 @@ def _cuda_kernels() -> list[Finding]:
         views = augment(crops, photometric_identity(2, 2), impl=impl)
         return f"{len(views)} views {tuple(views[0].shape)}, first value {float(views[0][0, 0, 0, 0]):.2f}"
 
-    findings = [_attempt("cuda", "compiler", compiled, remedy=INSTALL, needed=False)]
+    parts = (
+        ("bindings", bindings, prebuilt.INSTALL_BINDINGS),
+        ("prebuilt", prebuilt.summary, "in a checkout: make wheel; pip install the file it makes"),
+        ("compiler", compiled, INSTALL),
+    )
+    findings = [_attempt("cuda", name, action, remedy=remedy, needed=False) for name, action, remedy in parts]
     if torch.cuda.is_available():  # else "device cuda" above has said so
         findings += [
             _attempt("kernel", f"{part}={impl}", partial(action, impl), remedy="a GPU from sm_80 on", needed=False)

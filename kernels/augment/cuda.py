@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastvicreg.contracts import Photometric, UserError
 from fastvicreg.kernels.augment.reference import JITTER, extended_boxes, hue_bytes, jitter_turns, normalize
-from fastvicreg.kernels.cuda import kernel
+from fastvicreg.kernels.cuda import Variant, kernel
 from fastvicreg.kernels.cuda import obstacle as cuda_obstacle
 
 SOURCE = "augment/augment.cu"
@@ -162,3 +162,8 @@ def levels(mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype, 
 
 def _words(column: Tensor) -> Tensor:
     return column.view(torch.int32) if column.is_floating_point() else column.to(torch.int32)
+
+
+def variants() -> list[Variant]:
+    """What ``augment`` compiles: views of half types and of float32."""
+    return [Variant(SOURCE, {"LEVEL_BYTES": level_bytes}) for level_bytes in (2, 4)]

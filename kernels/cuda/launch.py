@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.cuda.compiler import OLDEST, Cubin, Usage, compile_cubin, missing
+from fastvicreg.kernels.cuda.compiler import cuda_core
+from fastvicreg.kernels.cuda.cubin import OLDEST, Cubin, Usage
+from fastvicreg.kernels.cuda.prebuilt import machine_code, missing
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ CODES: dict[type, str] = {
     np.uint64: "Q",
 }
 """Numbers in ``struct``'s language."""
+NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT
 STATIC_SHARED_BYTES = 48 << 10
 """Shared memory that every kernel may take; above it the limit is raised kernel by kernel."""
 
@@ -112,9 +115,11 @@ class Launcher:
                 self._raise_shared_limit(shared_bytes)
             stream = self._driver.CUstream(torch.cuda.current_stream(self._index).cuda_stream)
             # The driver copies the arguments from these addresses before it returns.
-            (status,) = self._driver.cuLaunchKernel(
-                self._function, *_extent(grid), *_extent(block), shared_bytes, stream, addresses, 0
-            )
+            launch = (self._function, *_extent(grid), *_extent(block), shared_bytes, stream, addresses, 0)
+            (status,) = self._driver.cuLaunchKernel(*launch)
+            if int(status) == NO_CONTEXT:  # a thread's first use of the device, which torch puts off
+                cuda_core().Device(self._index).set_current()
+                (status,) = self._driver.cuLaunchKernel(*launch)
         if int(status):
             raise RuntimeError(f"{self.name} was not launched, grid {grid}, block {block}: {status!r}")
 
@@ -181,7 +186,7 @@ def _load(source: str, name: str, defines: tuple[tuple[str, str | int], ...], in
     cubin = _compiled(source, defines, index)
     if name not in cubin.usage:
         raise ValueError(f"{source} has no kernel {name!r}: its kernels are {', '.join(cubin.usage)}")
-    core = import_module("cuda.core")
+    core = cuda_core()
     with torch.cuda.device(index):
         core.Device(index).set_current()
         try:
@@ -199,6 +204,7 @@ def _compiled(source: str, defines: tuple[tuple[str, str | int], ...], index: in
     if not torch.cuda.is_available():
         raise UserError(f"{NO_DEVICE}.")
     major, minor = torch.cuda.get_device_capability(index)
-    cubin = compile_cubin(source, f"sm_{major}{minor}", defines=dict(defines))
-    log.info("CUDA kernels of %s for %s on cuda:%d: %s", source, cubin.arch, index, ", ".join(cubin.usage))
+    cubin = machine_code(source, f"sm_{major}{minor}", defines=dict(defines))
+    names = ", ".join(cubin.usage)
+    log.info("CUDA kernels of %s, %s for %s, on cuda:%d: %s", source, cubin.origin, cubin.arch, index, names)
     return cubin

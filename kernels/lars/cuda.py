@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastvicreg.kernels.cuda import Launcher, kernel
+from fastvicreg.kernels.cuda import Launcher, Variant, kernel
 from fastvicreg.kernels.cuda import obstacle as cuda_obstacle
 
 SOURCE = "lars/lars.cu"
@@ -68,11 +68,15 @@ def update(
         check(param, grad, buffer)
     check_scalars(lr, grad_scale, found_inf)
     lr_value, lr_tensor = (0.0, lr) if isinstance(lr, Tensor) else (lr, None)
-    lars_step(params, grads, momentum_buffers, lr_value, lr_tensor, weight_decay, momentum, eta, grad_scale, found_inf)
+    numbers = lr_value, lr_tensor, weight_decay, momentum, eta, grad_scale, found_inf
+    if torch.compiler.is_compiling():
+        lars_step(params, grads, momentum_buffers, *numbers)
+    else:  # an operator's dispatch over hundreds of tensors takes the host longer than the launches
+        _step(params, grads, momentum_buffers, *numbers)
+        torch.autograd.graph.increment_version([*params, *momentum_buffers])
 
 
-@torch.library.custom_op("fastvicreg::lars_step", mutates_args=("params", "momentum_buffers"))
-def lars_step(
+def _step(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
@@ -102,6 +106,9 @@ def lars_step(
         run["lars_apply"](chunks, THREADS, *places, lr_value, lr, weight_decay, momentum, scale, skip)
 
 
+lars_step = torch.library.custom_op("fastvicreg::lars_step", _step, mutates_args=("params", "momentum_buffers"))
+
+
 @lars_step.register_fake
 def _(*arguments: object) -> None:
     return None
@@ -110,7 +117,7 @@ def _(*arguments: object) -> None:
 def check(param: Tensor, grad: Tensor, buffer: Tensor) -> None:
     """``ValueError`` unless the three are CUDA tensors that the kernel can walk through in the order of memory."""
     three = param, grad, buffer
-    if not all(tensor.device.type == "cuda" and tensor.device == param.device for tensor in three):
+    if not (param.is_cuda and param.get_device() == grad.get_device() == buffer.get_device()):
         wrong = "takes tensors on one CUDA device"
     elif param.dtype != torch.float32 or buffer.dtype != torch.float32 or grad.dtype not in GRAD_TYPES:
         wrong = "takes fp32 parameters and buffers, and fp32, bf16 or fp16 gradients"
@@ -137,10 +144,11 @@ def describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype} with strides {strides} on {tensor.device}"
 
 
-def _walk_alike(tensors: Iterable[Tensor]) -> bool:
+def _walk_alike(tensors: Sequence[Tensor]) -> bool:
     """Whether element after element in memory is the same element in each: contiguous, or permuted alike."""
-    if all(tensor.layout is torch.strided and tensor.is_contiguous() for tensor in tensors):
-        return True
+    for order in (torch.contiguous_format, torch.channels_last):  # what a model has: to look closer takes the host 5 us
+        if all(tensor.layout is torch.strided and tensor.is_contiguous(memory_format=order) for tensor in tensors):
+            return True
     layouts = {_layout(tensor) for tensor in tensors}
     if len(layouts) != 1 or None in layouts:
         return False
@@ -161,9 +169,17 @@ def _layout(tensor: Tensor) -> tuple[tuple[int, int], ...] | None:
 
 @functools.cache
 def _kernels(device: torch.device, grad_dtype: torch.dtype) -> dict[str, Launcher]:
-    defines = {"GRAD": GRAD_TYPES[grad_dtype], "THREADS": THREADS, "CHUNK": CHUNK, "RECORDS": RECORDS}
     names = ("lars_table", "lars_norms", "lars_ratios", "lars_apply")
-    return {name: kernel(SOURCE, name, defines=defines, device=device) for name in names}
+    return {name: kernel(SOURCE, name, defines=_defines(grad_dtype), device=device) for name in names}
+
+
+def _defines(grad_dtype: torch.dtype) -> dict[str, str | int]:
+    return {"GRAD": GRAD_TYPES[grad_dtype], "THREADS": THREADS, "CHUNK": CHUNK, "RECORDS": RECORDS}
+
+
+def variants() -> list[Variant]:
+    """What ``update`` compiles, one a type of gradient."""
+    return [Variant(SOURCE, _defines(grad_dtype)) for grad_dtype in GRAD_TYPES]
 
 
 Span = tuple[bool, int, int, int, int]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastvicreg.kernels.cuda import kernel, missing
+from fastvicreg.kernels.cuda import Variant, kernel, missing
 from fastvicreg.kernels.loss import fused
 from fastvicreg.kernels.loss.gram import wide_matmul
 from fastvicreg.kernels.loss.operators import Weights
@@ -98,33 +98,22 @@ def terms(
 
 
 def gradients(
-    scale: Tensor,
-    za_ND: Tensor,
-    zb_ND: Tensor,
-    x_2MD: Tensor,
-    product_2PQ: Tensor,
-    diagonal_2P: Tensor,
-    slope_2D: Tensor,
-    trace_2: Tensor,
-    views: range,
-    *,
-    push: float,
-    pull: float,
-    first_row: int,
-    gram: bool,
+    scale: Tensor, za_ND: Tensor, zb_ND: Tensor, kept: fused.Kept, factors: fused.Factors, views: range
 ) -> list[Tensor]:
     """As ``fused.Passes``."""
     n, d = za_ND.shape
     of = slice(views.start, views.stop)
-    sum_VND = wide_matmul(product_2PQ[of], x_2MD[of]) if gram else wide_matmul(x_2MD[of], product_2PQ[of])
+    x_VMD, product_VPQ = kept.x_2MD[of], kept.product_2PQ[of]
+    sum_VND = wide_matmul(product_VPQ, x_VMD) if factors.gram else wide_matmul(x_VMD, product_VPQ)
     grads = [torch.empty_like(za_ND) for _ in views]
-    defines = _defines(za_ND, zb_ND, x_2MD, sum_VND, slope_2D, *grads) | {"THREADS": THREADS}
+    defines = _defines(za_ND, zb_ND, kept.x_2MD, sum_VND, kept.slope_2D, *grads) | {"THREADS": THREADS}
     across = -(-d // (THREADS * int(defines["VEC"])))
     kernel("loss/terms.cu", "gradient", defines=defines, device=za_ND.device)(
-        *((across, min(n, GRADIENT_ROWS), len(views)), THREADS, scale, sum_VND, za_ND, zb_ND, x_2MD),
-        *(diagonal_2P if gram else None, slope_2D, trace_2, grads[0], grads[1] if len(grads) > 1 else None),
-        *(np.int64(n), np.int64(d), np.int64(x_2MD.shape[1]), np.int64(first_row), np.int32(views.start)),
-        *(push, pull, fused.HALF_LIMIT, fused.LEAST_TRACE),
+        *((across, min(n, GRADIENT_ROWS), len(views)), THREADS, scale, sum_VND, za_ND, zb_ND, kept.x_2MD),
+        *(kept.diagonal_2P if factors.gram else None, kept.slope_2D, kept.trace_2),
+        *(grads[0], grads[1] if len(grads) > 1 else None),
+        *(np.int64(n), np.int64(d), np.int64(kept.x_2MD.shape[1]), np.int64(factors.first_row)),
+        *(np.int32(views.start), factors.push, factors.pull, fused.HALF_LIMIT, fused.LEAST_TRACE),
     )
     return grads
 
@@ -135,6 +124,18 @@ def _defines(operand: Tensor, *others: Tensor) -> dict[str, str | int]:
     aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (operand, *others))
     fits = aligned and operand.shape[-1] % vector == 0
     return {"OPERAND": OPERANDS[operand.dtype], "VEC": vector if fits else 1}
+
+
+def variants() -> list[Variant]:
+    """What these passes compile: accesses of 16 bytes or one element, a strip held in shared memory or read twice."""
+    found = [Variant("loss/terms.cu", {"THREADS": TERMS_THREADS, "OPERAND": 0, "VEC": 1})]
+    for dtype, operand in OPERANDS.items():
+        for vector in (16 // dtype.itemsize, 1):
+            defines = {"THREADS": THREADS, "OPERAND": operand, "VEC": vector}
+            strip = defines | {"COLUMNS": STRIP_BYTES // dtype.itemsize}
+            found.append(Variant("loss/terms.cu", defines))
+            found += [Variant("loss/stats.cu", strip | {"HELD": held}) for held in (0, 1)]
+    return found
 
 
 PASSES = cast(fused.Passes, sys.modules[__name__])

@@ -12,7 +12,7 @@ kept: N x M, or D x D; S partial sums. A leading 2: the two views.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,25 @@ HALF_LIMIT = 32768.0
 
 LEAST_TRACE = 1e-30
 """Below it embeddings count as collapsed: the scale stays finite."""
+
+
+class Kept(NamedTuple):
+    """What forward leaves to backward; ``slope_2D`` is the factor of X in ``size`` times the gradient."""
+
+    x_2MD: Tensor
+    product_2PQ: Tensor
+    diagonal_2P: Tensor
+    slope_2D: Tensor
+    trace_2: Tensor
+
+
+class Factors(NamedTuple):
+    """Of the gradient's parts: push P X + slope X + pull (z - other); own rows of X begin with ``first_row``."""
+
+    push: float
+    pull: float
+    first_row: int
+    gram: bool
 
 
 class Passes(Protocol):
@@ -65,23 +84,9 @@ class Passes(Protocol):
         ...
 
     def gradients(
-        self,
-        scale: Tensor,
-        za_ND: Tensor,
-        zb_ND: Tensor,
-        x_2MD: Tensor,
-        product_2PQ: Tensor,
-        diagonal_2P: Tensor,
-        slope_2D: Tensor,
-        trace_2: Tensor,
-        views: range,
-        *,
-        push: float,
-        pull: float,
-        first_row: int,
-        gram: bool,
+        self, scale: Tensor, za_ND: Tensor, zb_ND: Tensor, kept: Kept, factors: Factors, views: range
     ) -> list[Tensor]:
-        """``scale`` times (push P X + slope X + pull (z - other)) of own rows, in the embeddings' type, by view."""
+        """``scale`` times the gradient of own rows, in the embeddings' type, of each of the views."""
         ...
 
 
@@ -106,7 +111,7 @@ def forward(
     if gram and ranks.size > 1:
         squares_2S = ranks.add(squares_2S.sum(dim=1, keepdim=True))
     terms, slope_2D = passes.terms(power_2D, squares_2S, distance_S, weights, m, ranks.size, gram=gram)
-    return terms, [x_2MD, product_2PQ, diagonal_2P, slope_2D, trace_2]
+    return terms, [*Kept(x_2MD, product_2PQ, diagonal_2P, slope_2D, trace_2)]
 
 
 def backward(
@@ -125,16 +130,14 @@ def backward(
     gram = m < d
     za_ND, zb_ND = za_ND.contiguous(), zb_ND.contiguous()
 
-    views = range(0 if needs[0] else 1, 2 if needs[1] else 1)
-    x_2MD, product_2PQ, diagonal_2P, slope_2D, trace_2 = kept
-    grads = passes.gradients(
-        *(scale, za_ND, zb_ND, x_2MD, product_2PQ, diagonal_2P, slope_2D, trace_2, views),
+    factors = Factors(
         push=4 * weights.covariance * ranks.size / (d * (m - 1) ** 2),
         pull=2 * weights.invariance / (n * d),
         first_row=ranks.rank * n if gram else 0,
         gram=gram,
     )
-    found = dict(zip(views, grads, strict=True))
+    views = range(0 if needs[0] else 1, 2 if needs[1] else 1)
+    found = dict(zip(views, passes.gradients(scale, za_ND, zb_ND, Kept(*kept), factors, views), strict=True))
     return found.get(0), found.get(1)
 
 

@@ -148,20 +148,7 @@ def terms(
 
 
 def gradients(
-    scale: Tensor,
-    za_ND: Tensor,
-    zb_ND: Tensor,
-    x_2MD: Tensor,
-    product_2PQ: Tensor,
-    diagonal_2P: Tensor,
-    slope_2D: Tensor,
-    trace_2: Tensor,
-    views: range,
-    *,
-    push: float,
-    pull: float,
-    first_row: int,
-    gram: bool,
+    scale: Tensor, za_ND: Tensor, zb_ND: Tensor, kept: fused.Kept, factors: fused.Factors, views: range
 ) -> list[Tensor]:
     """As ``fused.Passes``."""
     n, d = za_ND.shape
@@ -173,10 +160,10 @@ def gradients(
         _launch(
             triton_kernels.gradient,
             (triton.cdiv(n, tiles.i) * triton.cdiv(d, tiles.j),),
-            *(scale, both[view], both[1 - view], x_2MD[view], product_2PQ[view]),
-            *(diagonal_2P[view], slope_2D[view], trace_2[view]),
-            *(grad_ND, n, d, product_2PQ.shape[2], first_row, push, pull, fused.HALF_LIMIT, fused.LEAST_TRACE),
-            GRAM=gram,
+            *(scale, both[view], both[1 - view], *(each_2[view] for each_2 in kept), grad_ND),
+            *(n, d, kept.product_2PQ.shape[2], factors.first_row, factors.push, factors.pull),
+            *(fused.HALF_LIMIT, fused.LEAST_TRACE),
+            GRAM=factors.gram,
             HALF=half,
             PRECISION=precision(),
             TILE_I=tiles.i,

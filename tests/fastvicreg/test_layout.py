@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from fastvicreg.kernels.cuda import ARCHITECTURES
+from fastvicreg.kernels.cuda.build import variants
+from fastvicreg.kernels.cuda.compiler import missing_compiler
+from fastvicreg.kernels.cuda.prebuilt import RUNS_ON
+
 ROOT = Path(__file__).resolve().parents[2]
+ARCHIVE = "fastvicreg/kernels/cuda/cubins.zip"
 FOLDERS = ("fastvicreg", "pipelines", "kernels", "profiles", "tests")
 
 
@@ -66,18 +73,78 @@ def test_backends_are_imported_by_no_core_file() -> None:
             assert not backends, f"{path} imports {backends}"
 
 
-def test_a_built_wheel_has_one_top_level_name(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_a_built_wheel_has_one_top_level_name(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fastvicreg"}
     packed = {name for name in names if name.endswith((".py", ".cu", ".cuh"))}
     kernels = [*(ROOT / "kernels").glob("*/*.cu"), *(ROOT / "kernels").glob("*/*.cuh")]
     expected = {str(path.relative_to(ROOT)) for path in (*sources(), *kernels) if "tests" not in path.parts}
     expected = {name if name.startswith("fastvicreg/") else f"fastvicreg/{name}" for name in expected}
     assert packed == expected
+
+
+FIND_ALL = """
+import sys
+import fastvicreg
+from fastvicreg.kernels.cuda import build, machine_code, prebuilt
+assert fastvicreg.__file__.startswith(sys.argv[1]), fastvicreg.__file__
+prebuilt.compile_cubin = None
+devices = [device for devices in prebuilt.RUNS_ON.values() for device in devices]
+for source, defines in build.variants():
+    for device in devices:
+        assert machine_code(source, device, defines=defines).origin == "prebuilt"
+print(len(build.variants()), len(devices), prebuilt.architectures())
+"""
+
+
+def test_a_built_wheel_carries_machine_code_where_there_is_a_compiler(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    if reason := missing_compiler():
+        assert ARCHIVE not in wheel.namelist()
+        pytest.skip(reason)
+    assert wheel.getinfo(ARCHIVE).file_size < 2 << 20
+    wheel.extractall(tmp_path)
+    command = [sys.executable, "-c", FIND_ALL, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    count = len(variants())
+    expected = f"{count} {sum(map(len, RUNS_ON.values()))} {dict.fromkeys(ARCHITECTURES, count)}\n"
+    assert (found.stdout, found.returncode) == (expected, 0), found.stderr
+
+
+@pytest.mark.parametrize(
+    ("hidden", "reason"), [("cuda", "needs cuda-core and cuda-bindings"), ("torch", "torch is not installed")]
+)
+def test_a_build_without_compiler_says_so_and_carries_no_machine_code(tmp_path: Path, hidden: str, reason: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{hidden!r}] = None\n")
+    (tmp_path / ARCHIVE).parent.mkdir(parents=True)
+    (tmp_path / ARCHIVE).write_bytes(b"an earlier build's")
+    command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "no machine code in this build, kernels are compiled at first use" in built.stdout
+    assert reason in built.stdout
+    assert len(built.stdout.splitlines()) == 1
+    assert (tmp_path / "fastvicreg/kernels/lars/lars.cu").is_file()
+    assert not (tmp_path / ARCHIVE).exists()
+
+
+def test_an_editable_installation_carries_no_machine_code(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "editable_wheel", "--dist-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    assert "machine code" not in built.stdout
+    (path,) = tmp_path.glob("*.whl")
+    assert not [name for name in zipfile.ZipFile(path).namelist() if name.endswith(".zip")]
 
 
 @pytest.mark.parametrize("module", ["fastvicreg.cli", "fastvicreg.config", "fastvicreg.commands.train"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,9 @@ from typing import Any
 import pytest
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.cuda import ARCHITECTURES, cache, compile_cubin, compiler, missing
+from fastvicreg.kernels.cuda import ARCHITECTURES, Cubin, build, cache, compile_cubin, compiler, cubin
 
-SOURCES = sorted(str(path.relative_to(compiler.KERNELS)) for path in compiler.KERNELS.rglob("*.cu"))
-VARIANTS: dict[str, list[dict[str, str | int]]] = {
-    "lars/lars.cu": [{}, {"GRAD": "__nv_bfloat16"}, {"GRAD": "__half"}],
-    "loss/stats.cu": [{"THREADS": 256, "COLUMNS": 8, "OPERAND": 0, "VEC": 4, "HELD": 1}],
-    "loss/terms.cu": [{"THREADS": 256, "OPERAND": 0, "VEC": 4}],
-}
-"""What a source is not compiled without; the tests beside each kernel try every value."""
+SOURCES = sorted(str(path.relative_to(cubin.KERNELS)) for path in cubin.KERNELS.rglob("*.cu"))
 
 DOUBLE = """
 #include <cuda_bf16.h>
@@ -41,7 +36,7 @@ TWICE = "__device__ inline float twice(float x) { return 2.0f * x; }\n"
 @pytest.fixture(autouse=True)
 def toolchain() -> None:
     """Without NVIDIA's compiler the tests are skipped, and fail where CI is set."""
-    if reason := missing():
+    if reason := compiler.missing_compiler():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
@@ -59,18 +54,19 @@ def source(tmp_path: Path, own_cache: Path) -> str:
     return str(tmp_path / "double.cu")
 
 
-def test_the_package_has_kernels():
+def test_every_source_has_variants():
     assert "lars/lars.cu" in SOURCES
+    assert {variant.source for variant in build.variants()} == set(SOURCES)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("path", SOURCES)
 def test_every_kernel_compiles_for_every_architecture_without_spills(path: str, arch: str):
-    for defines in VARIANTS.get(path, [{}]):
-        cubin = compile_cubin(path, arch, defines=defines)
-        assert cubin.code.startswith(b"\x7fELF")
-        assert cubin.usage
-        for name, usage in cubin.usage.items():
+    for defines in (defines for source, defines in build.variants() if source == path):
+        compiled = compile_cubin(path, arch, defines=defines)
+        assert compiled.code.startswith(b"\x7fELF")
+        assert compiled.usage
+        for name, usage in compiled.usage.items():
             assert usage.spill_store_bytes == usage.spill_load_bytes == 0, f"{name} {defines}: {usage}"
             assert 0 < usage.registers <= 255
 
@@ -102,7 +98,7 @@ def test_code_is_compiled_once_and_again_when_anything_changed(
     compiled = []
     real = compiler._compile
 
-    def counted(*arguments: Any) -> bytes:
+    def counted(*arguments: Any) -> Cubin:
         compiled.append(arguments)
         return real(*arguments)
 
@@ -171,6 +167,24 @@ def test_a_source_that_does_not_compile_tells_where(source: str, own_cache: Path
 def test_a_missing_toolchain_names_its_command(module: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, module, None)
     compiler._toolchain.cache_clear()
-    with pytest.raises(UserError, match=r"need cuda-core and cuda-bindings .*: pip install cuda-core"):
+    with pytest.raises(UserError, match=r"needs cuda-core and cuda-bindings .*: pip install cuda-core"):
         compile_cubin("lars/lars.cu", "sm_90")
-    assert "pip install" in missing()
+    assert "pip install" in compiler.missing_compiler()
+
+
+COMPILE_AT_ONCE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from fastvicreg.kernels.cuda import compile_cubin
+sys.setswitchinterval(1e-5)
+with ThreadPoolExecutor(4) as threads:
+    cubins = threads.map(lambda room: compile_cubin(sys.argv[1], "sm_90", defines={"ROOM": room}), (32, 64, 96, 128))
+print(*(cubin.usage["doubled"].shared_bytes for cubin in cubins))
+"""
+
+
+def test_threads_may_compile_at_once(source: str, tmp_path: Path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "own")}
+    command = [sys.executable, "-c", COMPILE_AT_ONCE, source]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ran.stdout == "128 256 384 512\n", ran.stderr

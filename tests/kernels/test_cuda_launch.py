@@ -114,6 +114,20 @@ def test_an_argument_that_the_kernel_does_not_take_is_refused(
     assert not driver.launches
 
 
+def test_a_thread_without_a_context_gets_one(driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    current: list[int] = []
+    accept = driver.cuLaunchKernel
+    driver.cuLaunchKernel = lambda *arguments: accept(*arguments) if current else (launching.NO_CONTEXT,)
+    core = SimpleNamespace(Device=lambda index: SimpleNamespace(set_current=lambda: current.append(index)))
+    monkeypatch.setattr(launching, "cuda_core", lambda: core)
+    a_launcher(driver)(1, 32, None, np.int32(-3), np.int64(1), 0.1, b"twelve bytes")
+    assert len(driver.launches) == 1
+    driver.cuLaunchKernel = lambda *arguments: (launching.NO_CONTEXT,)
+    with pytest.raises(RuntimeError, match="doubled was not launched, grid 1, block 32: 201"):
+        a_launcher(driver)(1, 32, None, np.int32(-3), np.int64(1), 0.1, b"twelve bytes")
+    assert current == [0, 0]
+
+
 def test_more_shared_memory_than_the_device_has_is_refused(driver: SimpleNamespace):
     launcher = a_launcher(driver)
     arguments = (None, np.int32(-3), np.int64(1), 0.1, b"twelve bytes")

@@ -1,0 +1,48 @@
+"""A wheel's build: beside what pyproject.toml says, the kernels' machine code where NVIDIA's compiler is at hand."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ARCHIVE = "fastvicreg/kernels/cuda/cubins.zip"
+NEEDED = ("torch", "numpy", "platformdirs")  # to import the kernels; an isolated build has none of them
+NO_COMPILER = 2  # as every command's for what the user can mend
+
+
+class BuildWithMachineCode(build_py):
+    """Compiles the sources that were just laid out for the wheel, in a process that imports them from there."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            self._archive().unlink(missing_ok=True)  # an earlier build's
+            print(self._made())
+
+    def _made(self) -> str:
+        """Make the archive where that is possible, and say what became of it."""
+        none = "fastvicreg: no machine code in this build, kernels are compiled at first use"
+        if absent := next((name for name in NEEDED if importlib.util.find_spec(name) is None), ""):
+            return f"{none}: {absent} is not installed where it is built; `make wheel` builds where all of it is"
+        # -B: what it imports lies in the wheel's own folder.
+        command = [sys.executable, "-B", "-m", "fastvicreg.kernels.cuda.build", str(self._archive())]
+        made = subprocess.run(command, cwd=self.build_lib, capture_output=True, text=True)
+        if made.returncode not in (0, NO_COMPILER):
+            raise RuntimeError(f"the kernels' machine code was not made:\n{made.stderr}")
+        return f"{none}: {made.stderr.strip()}" if made.returncode else made.stdout.strip()
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """With the archive, which is in no list of sources."""
+        archive = self._archive()
+        return [*super().get_outputs(include_bytecode), *([str(archive)] if archive.is_file() else [])]
+
+    def _archive(self) -> Path:
+        return Path(self.build_lib, ARCHIVE).resolve()
+
+
+setup(cmdclass={"build_py": BuildWithMachineCode})
