@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import ENGINES
 
 
@@ -87,6 +88,8 @@ def _attempt(
 ) -> Finding:
     try:
         return Finding(kind, name, True, action(), needed=needed)
+    except UserError as error:
+        return Finding(kind, name, False, str(error), remedy, needed)
     except Exception as error:  # a diagnosis reports whatever went wrong
         return Finding(kind, name, False, f"{type(error).__name__}: {error}", remedy, needed)
 
@@ -100,11 +103,25 @@ def pipeline_finding(name: str) -> Finding:
     )
 
 
+APART = """
+import sys
+from fastvicreg.doctor import deliver_batch
+from fastvicreg.errors import UserError
+try:
+    print(deliver_batch({name!r}))
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
 def deliver_apart(name: str, seconds: float = 300.0) -> str:
-    """``deliver_batch`` in a process of its own; ``RuntimeError`` with what it said where that ends otherwise."""
-    code = f"from fastvicreg.doctor import deliver_batch; print(deliver_batch({name!r}))"
+    """``deliver_batch`` in a process of its own; its ``UserError``, or ``RuntimeError`` where that ends otherwise."""
+    code = APART.format(name=name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
     said = (done.stderr if done.returncode else done.stdout).strip().splitlines() or ["nothing"]
+    if done.returncode == 2:
+        raise UserError(said[-1])
     if done.returncode:
         raise RuntimeError(f"its process ended with {done.returncode} and said: {said[-1]}")
     return said[-1]

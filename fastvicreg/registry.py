@@ -24,5 +24,5 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any
 def unknown(kind: str, name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     """One line: what was not known, the nearest name, and all of them."""
     near = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown {kind} {name!r}{hint} Choose from: {', '.join(known)}."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from fastvicreg import config as configs
 from fastvicreg.cli import COMMANDS, main
+from fastvicreg.doctor import deliver_apart, pipeline_finding
+from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
 
 TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small"
@@ -187,6 +190,15 @@ def test_classes_that_differ_between_splits_are_refused(
     (data / "val" / "class2").rename(data / "val" / "other")
     line = refused(capsys, ["train", "--data", str(data), "--out", str(tmp_path / "run"), *QUICK])
     assert "classes" in line
+
+
+def test_doctor_tells_what_a_pipeline_s_own_process_lacks() -> None:
+    finding = pipeline_finding("nowhere")
+    assert (finding.works, finding.needed) == (False, True)
+    with pytest.raises(UserError, match=r"^unknown pipeline 'nowhere'"):
+        deliver_apart("nowhere")
+    with pytest.raises(subprocess.TimeoutExpired):
+        deliver_apart("native", seconds=0.01)
 
 
 def test_doctor_finds_every_needed_part_working(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
