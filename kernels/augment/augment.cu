@@ -1,6 +1,6 @@
 // Photometric augmentation on the device: bytes in, normalised views out, one block a view and one launch a batch.
 //
-// A block reads its crop once, recolours it in registers, four pixels a thread, and keeps the bytes in shared memory:
+// A block reads its crop once, recolours it in registers, eight pixels a thread, and keeps the bytes in shared memory:
 // 224 x 224 pixels take 151,424 bytes, one block of 1024 threads on a multiprocessor of an A100, H100 or B200. Contrast
 // needs the mean luma of what the operations before it give: they run first, their sum is taken on the way, and the
 // others go on from shared memory. The blur runs along the rows in place, then down the columns straight into the view.
@@ -8,10 +8,16 @@
 // bits are the reference's in every dtype. Where an image exceeds a block (sm_120 holds 99 KiB, some images are
 // larger) it is cut into strips of rows, a block each, with a halo for the blur; each then takes the mean on its own.
 //
+// A blend is one fused operation, where Pillow rounds three times, and so is a box of radius 0, where Pillow has whole
+// numbers. The few factors and weights that may give another byte so are found beforehand (find_inexact) and are done
+// as Pillow does them.
+//
 // Floor, 224 pixels to bf16 on an H200: 150,528 bytes in and 301,056 out at 4.3 TB/s are 105 ns a view, in which its
-// 132 multiprocessors can issue 62 instructions a pixel. The official recipe takes about 180: 110 for the jitter (hue
-// alone 60), 100 to 120 for a blur, and 18 to write a view without one. So instructions bind it, not traffic: 2.9 times
-// the floor at full issue. These are counts from the machine code for sm_90; it has not been timed.
+// 132 multiprocessors can issue 62 instructions a pixel. The official recipe takes about 182 on average: 123 for the
+// jitter (hue 53, brightness, contrast and saturation 38, its two passes over the pixels 32), 108 for a blur of radius
+// 0 and 158 for one of radius 1, view included, and 21 to write a view without one. So instructions bind it, not
+// traffic: 2.9 times the floor at full issue, which no kernel reaches. These are counts from the machine code for
+// sm_90, no other pipe of which is busier; bank conflicts of the table are not in them. It has not been timed.
 
 #include "blur.cuh"
 #include "colour.cuh"
@@ -31,7 +37,7 @@ struct __align__(COUNT * sizeof(Level)) Group {
 };
 
 constexpr int STEPS = 5;          // four of the jitter and grey
-constexpr int FIXED_BYTES = 320;  // a sum for each warp, and the recipe
+constexpr int FIXED_BYTES = 328;  // of shared memory, before the table
 constexpr int TABLE = 6 * 256;    // every channel twice, so that neighbouring bytes' parts follow each other
 
 // One view's row of the table that cuda.py's recipes() makes.
@@ -42,6 +48,14 @@ struct Recipe {
     Box box;
     float threshold;  // of solarization; 256: none
 };
+
+struct Fixed {
+    unsigned long long sums[32];  // of each warp
+    Level* volatile view;         // read where it is used: no register is to hold it all along
+    Recipe recipe;
+    unsigned inexact;  // as find_inexact() leaves it
+};
+static_assert(sizeof(Fixed) == FIXED_BYTES, "as cuda.py has it");
 
 struct Image {
     const unsigned char* crop;
@@ -55,14 +69,15 @@ struct Span {
     int top, bottom, first, end;
 };
 
-// Threads laid over rows of ``columns``, as many rows at a time as fit the block.
-template <class Visit>
+// Threads laid over rows of ``columns``, as many rows at a time as fit the block; each keeps to its column and takes
+// COUNT rows together.
+template <int COUNT, class Visit>
 __device__ __forceinline__ void over_rows(int rows, int columns, const Visit& visit) {
     const int across = min(columns, (int)blockDim.x), down = blockDim.x / across;
     const int x0 = threadIdx.x % across, y0 = threadIdx.x / across;
     if (y0 >= down) return;
-    for (int y = y0; y < rows; y += down)
-        for (int x = x0; x < columns; x += across) visit(y, x);
+    for (int x = x0; x < columns; x += across)
+        for (int y = y0; y < rows; y += COUNT * down) visit(y, down, x);
 }
 
 __device__ __forceinline__ void load_quad(const Image& image, int y, int quad, unsigned (&words)[3]) {
@@ -81,77 +96,132 @@ __device__ __forceinline__ void load_quad(const Image& image, int y, int quad, u
 
 // Steps [first, last) over rows [top, top + rows), from the crop or in place in the strip, whose first row is ``top``.
 // Returns the sum of this thread's luma where ``measure``.
-__device__ unsigned recolour(const Image& image, const Recipe& recipe, int first, int last, float mean, int top,
-                             int rows, bool load, bool store, bool measure) {
+__device__ unsigned recolour(const Image& image, const Recipe& recipe, unsigned inexact, int first, int last,
+                             float mean, int top, int rows, bool load, bool store, bool measure) {
+    constexpr int QUADS = 2;
     unsigned total = 0;
-    over_rows(rows, image.quads, [&](int y, int x) {
+    over_rows<QUADS>(rows, image.quads, [&](int y, int down, int x) {
         unsigned* place = image.strip + y * image.pitch + 3 * x;
-        unsigned words[3];
-        if (load) {
-            load_quad(image, top + y, x, words);
-        } else {
+        // Pixels beyond the rows' ends and the last row are black: to the sum of luma they add nothing.
+        unsigned words[QUADS][3] = {};
+        Quad quads[QUADS];
 #pragma unroll
-            for (int i = 0; i < 3; ++i) words[i] = place[i];
+        for (int q = 0; q < QUADS; ++q) {
+            if (y + q * down >= rows) continue;
+            if (load) {
+                load_quad(image, top + y + q * down, x, words[q]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < 3; ++i) words[q][i] = place[q * down * image.pitch + i];
+            }
         }
-        Quad quad = unpacked(words);
+#pragma unroll
+        for (int q = 0; q < QUADS; ++q) quads[q] = unpacked(words[q]);
         for (int step = first; step < last; ++step)
-            if (recipe.operation[step] >= 0) apply(recipe.operation[step], recipe.factor[step], mean, quad);
-        if (measure) {
-            // Pixels beyond the row's end are black, which no operation changes: they add nothing.
+            if (recipe.operation[step] >= 0)
+                apply(recipe.operation[step], recipe.factor[step], inexact >> step & 1, mean, quads);
 #pragma unroll
-            for (int p = 0; p < 4; ++p)
-                total += __float_as_uint(luma_biased(quad.r[p], quad.g[p], quad.b[p])) & 255;
-        }
-        if (store) {
-            pack(quad, words);
+        for (int q = 0; q < QUADS; ++q) {
+            if (measure) {
 #pragma unroll
-            for (int i = 0; i < 3; ++i) place[i] = words[i];
+                for (int p = 0; p < 4; ++p)
+                    total += luma_fixed(quads[q].r[p], quads[q].g[p], quads[q].b[p]) >> 16;
+            }
+            if (store && y + q * down < rows) {
+                pack(quads[q], words[q]);
+#pragma unroll
+                for (int i = 0; i < 3; ++i) place[q * down * image.pitch + i] = words[q][i];
+            }
         }
     });
     return total;
 }
 
-// Row after row of one column of BYTES neighbouring bytes to the view, through the table.
+// One column of BYTES neighbouring bytes to the view, through the table, every ``step`` rows from row ``y``. Bytes come
+// as words that exceed them by ``origin``.
 template <int BYTES>
 struct Writer {
-    const Level* table;  // of the first byte's channel; the next ones' follow
+    const unsigned char* table;
     Level* at;
+    unsigned offset;  // of the first byte's channel, less the origin; 32 bits that wrap, so that one operation adds it
     int stride;
-    int ragged;  // elements to store one by one; 0: all of them at once
 
-    __device__ Writer(const Level* levels, Level* view, int y, int column, int width)
-        : table(levels + BYTES * column % 3 * 256),
+    __device__ __forceinline__ Writer(
+        const Level* levels, unsigned origin, Level* view, int y, int step, int column, int width)
+        : table((const unsigned char*)levels),
           at(view + (long long)y * width * 3 + BYTES * column),
-          stride(3 * width),
-          ragged(3 * width % BYTES ? min(BYTES, 3 * width - BYTES * column) : 0) {}
+          offset((BYTES * column % 3 * 256 - origin) * (unsigned)sizeof(Level)),
+          stride(3 * width * step) {}
 
     __device__ __forceinline__ void operator()(const unsigned (&bytes)[BYTES]) {
         Group<BYTES> group;
 #pragma unroll
-        for (int k = 0; k < BYTES; ++k) group.levels[k] = table[256 * k + bytes[k]];
-        if (ragged == 0) {
-            *(Group<BYTES>*)at = group;
-        } else {
-#pragma unroll
-            for (int k = 0; k < BYTES; ++k)
-                if (k < ragged) at[k] = group.levels[k];
+        for (int k = 0; k < BYTES; ++k) {
+            const unsigned place = bytes[k] * (unsigned)sizeof(Level) + offset;
+            group.levels[k] = *(const Level*)(table + 256 * k * sizeof(Level) + place);
         }
+        *(Group<BYTES>*)at = group;
         at += stride;
     }
 };
 
-template <int RADIUS>
-__device__ void blur(const Image& image, const Span& span, Box box, const Level* table, Level* view) {
-    constexpr int BYTES = 2;  // of a column: what 64 registers hold
-    blur_rows<RADIUS>(image.strip, image.pitch, 3 * image.quads, span.end - span.first, image.width, box);
-    const int columns = (3 * image.width + BYTES - 1) / BYTES;
-    const int parts = max(1, (int)blockDim.x / columns), rows = (span.bottom - span.top + parts - 1) / parts;
-    for (int task = threadIdx.x; task < parts * columns; task += blockDim.x) {
-        const int column = task % columns, top = span.top + task / columns * rows;
-        const unsigned char* bytes = (const unsigned char*)image.strip + BYTES * column;
-        Writer<BYTES> write(table, view, top, column, image.width);
-        blur_column<RADIUS, BYTES>(bytes, 4 * image.pitch, span.first, top, min(top + rows, span.bottom), image.height,
-                                   box, write);
+// The strip's rows as they are, ``BYTES`` at a time, of which a row is a multiple.
+template <int BYTES>
+__device__ void write_rows(const Image& image, const Span& span, const Level* table, Level* view) {
+    const int columns = 3 * image.width / BYTES, across = min(columns, (int)blockDim.x), down = blockDim.x / across;
+    const int top = span.top + threadIdx.x / across;
+    if (top >= span.top + down) return;
+    for (int x = threadIdx.x % across; x < columns; x += across) {
+        Writer<BYTES> write(table, 0, view, top, down, x, image.width);
+        const unsigned char* at = (const unsigned char*)(image.strip + (top - span.first) * image.pitch) + BYTES * x;
+        for (int y = top; y < span.bottom; y += down, at += 4 * down * image.pitch) {
+            const unsigned word = BYTES == 4 ? *(const unsigned*)at : *at;
+            unsigned bytes[BYTES];
+#pragma unroll
+            for (int k = 0; k < BYTES; ++k) bytes[k] = byte_of(word, k);
+            write(bytes);
+        }
+    }
+}
+
+template <int BYTES, class AnyBox>
+__device__ void blur_columns(
+    const Image& image, const Span& span, const AnyBox& box, const Level* table, const Fixed& fixed) {
+    const int columns = 3 * image.width / BYTES;
+    const int across = min(columns, (int)blockDim.x), parts = blockDim.x / across, part = threadIdx.x / across;
+    const int rows = (span.bottom - span.top + parts - 1) / parts;
+    const int top = span.top + part * rows, bottom = min(top + rows, span.bottom);
+    if (part >= parts) return;
+    for (int column = threadIdx.x % across; column < columns; column += across) {
+        const unsigned char* bytes = (const unsigned char*)(image.strip - span.first * image.pitch) + BYTES * column;
+        const auto write_of = [&] {
+            return Writer<BYTES>(table, AnyBox::ORIGIN, fixed.view, top, 1, column, image.width);
+        };
+        blur_column<BYTES>(bytes, 4 * image.pitch, top, bottom, image.height, box, write_of);
+    }
+}
+
+template <class AnyBox>
+__device__ void blur(
+    const Image& image, const Span& span, const AnyBox& box, const Level* table, const Fixed& fixed) {
+    blur_rows(image.strip, image.pitch, 3 * image.quads, span.end - span.first, image.width, box);
+    if (image.width % 2 == 0) {
+        blur_columns<2>(image, span, box, table, fixed);  // what 64 registers hold
+    } else {
+        blur_columns<1>(image, span, box, table, fixed);
+    }
+}
+
+// Which steps take Pillow's operations one by one, a bit each, and whether the box does, the bit after them: a thread
+// tries one of the differences that there are between levels.
+__device__ void find_inexact(const Recipe& recipe, unsigned* inexact) {
+    for (int size = threadIdx.x; size < 512; size += blockDim.x) {
+        for (int step = 0; step < STEPS; ++step) {
+            const int operation = recipe.operation[step];
+            if (operation >= 0 && operation != HUE && size < 256 && !blends_at_once(recipe.factor[step], size))
+                atomicOr(inexact, 1u << step);
+        }
+        if (recipe.box.radius == 0 && near_tie(recipe.box, size)) atomicOr(inexact, 1u << STEPS);
     }
 }
 
@@ -174,19 +244,24 @@ extern "C" __global__ void __launch_bounds__(1024) augment(
     const unsigned char* __restrict__ crops, const Recipe* __restrict__ recipes, const Level* __restrict__ levels,
     Level* __restrict__ out, int batch, int views, int height, int width, int strip_rows, int word_aligned) {
     extern __shared__ __align__(16) unsigned char shared[];
-    unsigned long long* sums = (unsigned long long*)shared;
-    Recipe& recipe = *(Recipe*)(sums + 32);
+    Fixed& fixed = *(Fixed*)shared;
+    Recipe& recipe = fixed.recipe;
     Level* table = (Level*)(shared + FIXED_BYTES);
     const long long number = blockIdx.x, size = (long long)height * width * 3;
     if (threadIdx.x < sizeof(Recipe) / 4) ((int*)&recipe)[threadIdx.x] = ((const int*)(recipes + number))[threadIdx.x];
+    if (threadIdx.x == 0) {
+        fixed.view = out + (number % views * batch + number / views) * size;
+        fixed.inexact = 0;
+    }
     __syncthreads();
+    find_inexact(recipe, &fixed.inexact);
     for (int i = threadIdx.x; i < TABLE; i += blockDim.x)
         table[i] = levels[((float)(i & 255) < recipe.threshold ? i : i ^ 255) % 768];
+    __syncthreads();
 
     const int quads = (width + 3) / 4;
     const Image image = {
         crops + number * size, (unsigned*)(table + TABLE), height, width, quads, 3 * quads | 1, word_aligned != 0};
-    Level* view = out + (number % views * batch + number / views) * size;
     const Box box = recipe.box;
     const int top = blockIdx.y * strip_rows, bottom = min(top + strip_rows, height), halo = 3 * (box.radius + 1);
     const Span span = {top, bottom, max(top - halo, 0), min(bottom + halo, height)};
@@ -195,24 +270,26 @@ extern "C" __global__ void __launch_bounds__(1024) augment(
     int done = 0;
     const bool measured = recipe.contrast >= 0, kept = measured && strip_rows >= height;
     if (measured) {
-        unsigned total = recolour(image, recipe, 0, recipe.contrast, mean, 0, height, true, kept, true);
-        mean = mean_luma(total, height * width, sums);
+        unsigned total = recolour(image, recipe, fixed.inexact, 0, recipe.contrast, mean, 0, height, true, kept, true);
+        mean = mean_luma(total, height * width, fixed.sums);
         if (kept) done = recipe.contrast;
     }
-    recolour(image, recipe, done, STEPS, mean, span.first, span.end - span.first, !kept, true, false);
+    recolour(image, recipe, fixed.inexact, done, STEPS, mean, span.first, span.end - span.first, !kept, true, false);
     __syncthreads();
 
     if (box.radius < 0) {
-        over_rows(bottom - top, 3 * quads, [&](int y, int x) {
-            const unsigned word = image.strip[y * image.pitch + x];
-            unsigned bytes[4];
-#pragma unroll
-            for (int k = 0; k < 4; ++k) bytes[k] = byte_of(word, k);
-            Writer<4>(table, view, top + y, x, width)(bytes);
-        });
+        if (width % 4 == 0) {
+            write_rows<4>(image, span, table, fixed.view);
+        } else {
+            write_rows<1>(image, span, table, fixed.view);
+        }
     } else if (box.radius == 0) {
-        blur<0>(image, span, box, table, view);
+        if (fixed.inexact >> STEPS & 1) {
+            blur(image, span, WholeBox<0>{box}, table, fixed);
+        } else {
+            blur(image, span, FusedBox{(float)box.outer * 0x1p-24f}, table, fixed);
+        }
     } else {
-        blur<1>(image, span, box, table, view);
+        blur(image, span, WholeBox<1>{box}, table, fixed);
     }
 }

@@ -2,63 +2,106 @@
 //
 // Along a row each thread takes a run and a halo of 3 (radius + 1) on both sides, which shrinks box by box; down a
 // column the boxes stream. Beyond the image the first and last pixels repeat, anew before each box, as Pillow reads
-// them. A sum of 2^-24 weights fills 32 bits, so that its top byte is the level.
+// them.
 #pragma once
 
 #include "colour.cuh"
 
 constexpr int RUN = 16;  // pixels that a thread blurs along a row: a multiple of 4, which are three whole words
 
-template <bool VALUE>
-struct Constant {
-    __device__ constexpr operator bool() const { return VALUE; }
-};
-
 struct Box {
     int radius;             // -1: no blur
     unsigned inner, outer;  // weights in units of 2^-24
 };
 
-// The three boxes over values[0, RUN + 2 HALO), of which values[HALO] is at ``position`` and ``last`` ends the line.
-// The result for ``position`` + j is left in the top byte of values[j].
+template <bool VALUE>
+struct Constant {
+    __device__ constexpr operator bool() const { return VALUE; }
+};
+
+__device__ __forceinline__ unsigned byte_of(unsigned word, int byte) { return pick_bytes(word, 0, 0x4440 | byte); }
+
+__device__ __forceinline__ unsigned with_byte(unsigned word, int byte, unsigned source, unsigned source_byte) {
+    const unsigned identity = 0x3210, place = 15u << 4 * byte;
+    return pick_bytes(word, source, (identity & ~place) | (4 + source_byte) << 4 * byte);
+}
+
+// A box as Pillow has it: the sum of 2^-24 weights fills 32 bits, so that its top byte is the level.
 template <int RADIUS>
-__device__ __forceinline__ void three_boxes(
-    unsigned (&values)[RUN + 6 * (RADIUS + 1)], Box box, int position, int last) {
-    constexpr int REACH = RADIUS + 1;
+struct WholeBox {
+    static constexpr int REACH = RADIUS + 1, TAPS = 2 * REACH + 1;
+    static constexpr unsigned BYTE = 3, ORIGIN = 0;  // where a sum's level is, and what index() exceeds it by
+    using Level = unsigned;
+    Box box;
+
+    static __device__ __forceinline__ Level unpacked(unsigned word, int byte) { return byte_of(word, byte); }
+    static __device__ __forceinline__ Level level(unsigned sum) { return sum >> 24; }
+    static __device__ __forceinline__ unsigned bits(unsigned sum) { return sum; }
+    static __device__ __forceinline__ unsigned index(unsigned sum) { return sum >> 24; }
+    __device__ __forceinline__ unsigned over(const Level* taps) const {
+        Level near = taps[REACH];
+#pragma unroll
+        for (int k = 1; k <= RADIUS; ++k) near += taps[REACH - k] + taps[REACH + k];
+        return near * box.inner + ((taps[0] + taps[2 * REACH]) * box.outer + (1u << 23));
+    }
+};
+
+// The same of radius 0 in one rounding, on biased levels: the level and the outer weight's share of a difference of at
+// most 510. It ends on the other side of one half only where near_tie() finds one such difference.
+struct FusedBox {
+    static constexpr int REACH = 1, TAPS = 3;
+    static constexpr unsigned BYTE = 0, ORIGIN = 0x4B000000;  // the bits of BIAS
+    using Level = float;
+    float outer;
+
+    static __device__ __forceinline__ Level unpacked(unsigned word, int byte) {
+        return __uint_as_float(pick_bytes(word, __float_as_uint(BIAS), 0x7650 | byte));
+    }
+    static __device__ __forceinline__ Level level(float sum) { return sum; }
+    static __device__ __forceinline__ unsigned bits(float sum) { return __float_as_uint(sum); }
+    static __device__ __forceinline__ unsigned index(float sum) { return bits(sum); }
+    __device__ __forceinline__ float over(const Level* taps) const {
+        return fmaf(outer, (taps[2] - taps[1]) - (taps[1] - taps[0]), taps[1]);
+    }
+};
+
+// Whether the outer weight times ``difference`` lies within 2^-16 of a half. Else FusedBox is exact: WholeBox has
+// floor((2^24 x + outer d + 2^23 - e x) / 2^24), where inner + 2 outer = 2^24 - e and e x is below 256.
+__device__ __forceinline__ bool near_tie(Box box, int difference) {
+    return (box.outer * difference + (1u << 23) + 256 & (1u << 24) - 1) <= 512;
+}
+
+// The three boxes over values[0, RUN + 2 HALO), of which values[HALO] begins the line where ``starts``, and
+// values[HALO + last] ends it. The sum for values[HALO + j] is left in values[j].
+template <class AnyBox>
+__device__ __forceinline__ void three_boxes(typename AnyBox::Level (&values)[RUN + 6 * AnyBox::REACH],
+                                            const AnyBox& box, bool starts, int last) {
+    constexpr int REACH = AnyBox::REACH;
 #pragma unroll
     for (int pass = 0; pass < 3; ++pass) {
         const int before = (3 - pass) * REACH, count = RUN + 2 * before;
-        if (position == 0) {
+        if (starts) {
 #pragma unroll
             for (int i = 0; i < before; ++i) values[i] = values[before];
         }
-        const int end = last - position + before;
+        const int end = last + before;
         if (end < count - 1) {
 #pragma unroll
             for (int i = before + 1; i < count; ++i) values[i] = i > end ? values[i - 1] : values[i];
         }
 #pragma unroll
-        for (int i = REACH; i < count - REACH; ++i) {
-            unsigned near = values[i];
-#pragma unroll
-            for (int k = 1; k <= RADIUS; ++k) near += values[i - k] + values[i + k];
-            unsigned sum = near * box.inner + ((values[i - REACH] + values[i + REACH]) * box.outer + (1u << 23));
-            values[i - REACH] = pass < 2 ? sum >> 24 : sum;
+        for (int i = 0; i < count - 2 * REACH; ++i) {
+            const auto sum = box.over(values + i);
+            values[i] = pass < 2 ? AnyBox::level(sum) : sum;
         }
     }
 }
 
-__device__ __forceinline__ unsigned byte_of(unsigned word, int byte) { return pick_bytes(word, 0, 0x4440 | byte); }
-
-__device__ __forceinline__ unsigned with_byte(unsigned word, int byte, unsigned sum) {
-    const unsigned identity = 0x3210, place = 15u << 4 * byte;
-    return pick_bytes(word, sum, (identity & ~place) | 7u << 4 * byte);
-}
-
 // Every row of the strip, in place: a round of whole rows is read before any of it is written.
-template <int RADIUS>
-__device__ void blur_rows(unsigned* strip, int pitch, int row_words, int rows, int width, Box box) {
-    constexpr int HALO = 3 * (RADIUS + 1);
+template <class AnyBox>
+__device__ __forceinline__ void blur_rows(
+    unsigned* strip, int pitch, int row_words, int rows, int width, const AnyBox& box) {
+    constexpr int HALO = 3 * AnyBox::REACH;
     constexpr int SIDE = (3 * HALO + 3) / 4, CENTRE = RUN * 3 / 4, SKIP = 4 * SIDE - 3 * HALO;
     const int runs = (width + RUN - 1) / RUN;
     const int rounds = (rows * runs + blockDim.x - 1) / blockDim.x;
@@ -66,93 +109,102 @@ __device__ void blur_rows(unsigned* strip, int pitch, int row_words, int rows, i
     for (int top = 0; top < rows; top += share) {
         const int count = min(share, rows - top);
         // Neighbouring threads take neighbouring rows: an odd pitch spreads them over the banks.
-        const int run = threadIdx.x / count, x = run * RUN;
-        const bool active = run < runs;
-        unsigned* row = strip + (top + threadIdx.x % count) * pitch;
-        const int first = run * CENTRE;
+        const int run = threadIdx.x / count, held = row_words - run * CENTRE;
+        const bool active = run < runs, inside = held >= CENTRE + SIDE;
+        unsigned* centre = strip + (top + threadIdx.x % count) * pitch + run * CENTRE;
         unsigned words[CENTRE + 2 * SIDE];
         if (active) {
+            // What lies beyond the row's ends is replaced: any words do, at its beginning those before the strip.
+            const unsigned* left = (run > 0 ? centre : strip) - SIDE;
 #pragma unroll
-            for (int i = 0; i < CENTRE + 2 * SIDE; ++i) {
-                int word = first - SIDE + i;
-                words[i] = row[i < SIDE ? max(word, 0) : min(word, row_words - 1)];
+            for (int i = 0; i < SIDE; ++i) words[i] = left[i];
+            if (inside) {
+#pragma unroll
+                for (int i = 0; i < CENTRE + SIDE; ++i) words[SIDE + i] = centre[i];
+            } else {
+#pragma unroll
+                for (int i = 0; i < CENTRE + SIDE; ++i) words[SIDE + i] = centre[min(i, held - 1)];
             }
 #pragma unroll
             for (int c = 0; c < 3; ++c) {
-                unsigned values[RUN + 2 * HALO];
+                typename AnyBox::Level values[RUN + 2 * HALO];
 #pragma unroll
                 for (int i = 0; i < RUN + 2 * HALO; ++i) {
                     const int byte = SKIP + 3 * i + c;
-                    values[i] = byte_of(words[byte / 4], byte % 4);
+                    values[i] = AnyBox::unpacked(words[byte / 4], byte % 4);
                 }
-                three_boxes<RADIUS>(values, box, x, width - 1);
+                three_boxes(values, box, run == 0, width - 1 - run * RUN);
 #pragma unroll
                 for (int i = 0; i < RUN; ++i) {
                     const int byte = 4 * SIDE + 3 * i + c;
-                    words[byte / 4] = with_byte(words[byte / 4], byte % 4, values[i]);
+                    words[byte / 4] = with_byte(words[byte / 4], byte % 4, AnyBox::bits(values[i]), AnyBox::BYTE);
                 }
             }
         }
         __syncthreads();
-        if (active) {
+        if (active && inside) {
+#pragma unroll
+            for (int i = 0; i < CENTRE; ++i) centre[i] = words[SIDE + i];
+        } else if (active) {
 #pragma unroll
             for (int i = 0; i < CENTRE; ++i)
-                if (first + i < row_words) row[first + i] = words[SIDE + i];
+                if (i < held) centre[i] = words[SIDE + i];
         }
     }
     __syncthreads();
 }
 
-// One column of BYTES neighbouring bytes downwards: rows [top, bottom) to ``write(levels)``, from a strip that begins
-// with row ``first`` and holds all that they depend on. The boxes follow each other REACH rows apart. Only near the
-// ends of the rows and of the image is anything checked: in between, TAPS rows are one straight piece of code.
-template <int RADIUS, int BYTES, class Write>
-__device__ __forceinline__ void blur_column(
-    const unsigned char* column, int pitch_bytes, int first, int top, int bottom, int height, Box box, Write& write) {
-    constexpr int REACH = RADIUS + 1, TAPS = 2 * REACH + 1;
-    unsigned ring[3][TAPS][BYTES] = {};  // what each box reads, newest at ``slot``
-    const auto advance = [&](auto checked, int slot, int y) {
+// One column of BYTES neighbouring bytes, 1 or 2, downwards: rows [top, bottom) to ``write_of()(levels)``, from a strip
+// that holds all rows that they depend on; ``column`` is where row 0 is or would be. The boxes follow each other REACH
+// rows apart. Only near the ends of the rows and of the image is anything checked: in between, ROWS rows are one
+// straight piece of code, whose windows move by naming.
+template <int BYTES, class AnyBox, class WriteOf>
+__device__ __forceinline__ void blur_column(const unsigned char* column, int pitch_bytes, int top,
+                                            int bottom, int height, const AnyBox& box, const WriteOf& write_of) {
+    constexpr int REACH = AnyBox::REACH, TAPS = AnyBox::TAPS, ROWS = TAPS == 3 ? 2 * TAPS : TAPS;
+    using Level = typename AnyBox::Level;
+    Level windows[3][BYTES][TAPS] = {};  // what each box reads, newest last
+    const auto advance = [&](auto checked, int y, auto&& write) {
         const int from = checked ? min(max(y, 0), height - 1) : y;
-        const unsigned char* at = column + (from - first) * pitch_bytes;
-        const unsigned word = BYTES == 4 ? *(const unsigned*)at : *(const unsigned short*)at;
+        const unsigned char* at = column + from * pitch_bytes;
+        const unsigned word = BYTES == 2 ? *(const unsigned short*)at : *at;
+        Level levels[BYTES];
+        unsigned bytes[BYTES];
 #pragma unroll
-        for (int k = 0; k < BYTES; ++k) ring[0][slot][k] = byte_of(word, k);
-        unsigned levels[BYTES];
+        for (int k = 0; k < BYTES; ++k) levels[k] = AnyBox::unpacked(word, k);
 #pragma unroll
         for (int pass = 0; pass < 3; ++pass) {
-            const auto tap = [&](int back, int k) { return ring[pass][(slot - back + TAPS) % TAPS][k]; };
+            const int row = y - pass * REACH;
 #pragma unroll
             for (int k = 0; k < BYTES; ++k) {
-                unsigned near = tap(REACH, k);
+                auto& window = windows[pass][k];
+                if (checked && row >= height) levels[k] = window[TAPS - 1];
 #pragma unroll
-                for (int i = 1; i <= RADIUS; ++i) near += tap(REACH - i, k) + tap(REACH + i, k);
-                levels[k] = (near * box.inner + ((tap(0, k) + tap(2 * REACH, k)) * box.outer + (1u << 23))) >> 24;
-            }
-            if (pass == 2) break;
-            auto& next = ring[pass + 1];
+                for (int i = 0; i < TAPS - 1; ++i) window[i] = window[i + 1];
+                window[TAPS - 1] = levels[k];
+                if (checked && row == 0) {  // stands for the rows above it too
 #pragma unroll
-            for (int k = 0; k < BYTES; ++k) next[slot][k] = levels[k];
-            const int row = y - (pass + 1) * REACH;
-            if (checked && row == 0) {  // stands for the rows above it too
-#pragma unroll
-                for (int i = 0; i < TAPS * BYTES; ++i) next[i / BYTES][i % BYTES] = levels[i % BYTES];
-            }
-            if (checked && row >= height) {
-#pragma unroll
-                for (int k = 0; k < BYTES; ++k) next[slot][k] = next[(slot + TAPS - 1) % TAPS][k];
+                    for (int i = 0; i < TAPS - 1; ++i) window[i] = levels[k];
+                }
+                const auto sum = box.over(window);
+                levels[k] = AnyBox::level(sum);
+                bytes[k] = AnyBox::index(sum);
             }
         }
-        if (!checked || y - 3 * REACH >= top) write(levels);
+        write(bytes);
     };
-    const int end = bottom + 3 * REACH;
-    for (int y = top - 3 * REACH; y < end; y += TAPS) {
-        if (y >= top + 3 * REACH && y + TAPS <= min(end, height)) {
+    const int end = bottom + 3 * REACH, filled = top + 3 * REACH;
+    int y = top - 3 * REACH;
+    const auto drop = [](const unsigned (&)[BYTES]) {};
+    for (; y >= 0 && y + ROWS <= min(filled, height); y += ROWS) {
 #pragma unroll
-            for (int slot = 0; slot < TAPS; ++slot) advance(Constant<false>{}, slot, y + slot);
-        } else {
-#pragma unroll
-            for (int slot = 0; slot < TAPS; ++slot)
-                if (y + slot < end) advance(Constant<true>{}, slot, y + slot);
-        }
+        for (int row = 0; row < ROWS; ++row) advance(Constant<false>{}, y + row, drop);
     }
+    for (; y < filled; ++y) advance(Constant<true>{}, y, drop);
+    auto write = write_of();
+    for (; y + ROWS <= min(end, height); y += ROWS) {
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) advance(Constant<false>{}, y + row, write);
+    }
+    for (; y < end; ++y) advance(Constant<true>{}, y, write);
 }

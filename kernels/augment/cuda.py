@@ -24,7 +24,7 @@ LARGEST_RADIUS = 1
 WIDEST_HALO = 3 * (LARGEST_RADIUS + 1)  # rows
 RUN = 16  # pixels that a thread blurs along a row
 FEWEST_THREADS, MOST_THREADS, PIXELS_PER_THREAD = 128, 1024, 64  # a block's
-FIXED_BYTES = 320  # of shared memory, before the table of levels
+FIXED_BYTES = 328  # of shared memory, before the table of levels
 TABLE = 6 * 256
 CONTRAST, SATURATION, HUE = (JITTER.index(column) for column in JITTER[1:])
 

@@ -131,6 +131,19 @@ def test_the_blurs_weights_over_its_whole_range() -> None:
 
 
 @pytest.mark.usefixtures("on_host")
+@pytest.mark.parametrize("name", ["BRIGHTNESS", "CONTRAST", "SATURATION"])
+def test_blends_whose_roundings_decide_a_level(name: str) -> None:
+    """Factors next to a quotient of two levels: a product is whole but for its last bits."""
+    random = torch.Generator().manual_seed(0)
+    quotients = torch.randint(64, 256, (16,), generator=random) / torch.randint(128, 256, (16,), generator=random)
+    factors = [(quotients.view(torch.int32) + ulps).view(torch.float32) for ulps in (-40, -1, 0, 1)]
+    ramp = torch.arange(256, dtype=torch.uint8)
+    crop = torch.stack([ramp, ramp.roll(-85), ramp.roll(-171)], -1).view(1, 1, 16, 16, 3)
+    params = params_of(*({"ORDER": 0, name: factor} for factor in torch.cat(factors).tolist()))
+    assert_equal(crop.expand(len(params), -1, -1, -1, -1), params)
+
+
+@pytest.mark.usefixtures("on_host")
 @pytest.mark.parametrize("ulps", [-1, 0, 1])
 def test_hue_forgives_the_reciprocals_last_bit(ulps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every quotient that the conversion takes: colours with a channel at 0, and with two equal ones."""
