@@ -68,7 +68,8 @@ def run(
         passes = _passes(source, beton, stored, size, min(batch, len(source)), workers, seed)
         figures: Figures = {key: [] for key in passes}
         for repeat in range(repeats + 1):
-            for key, one_pass in passes.items():
+            # There and back: what a row finds in caches, or leaves there, falls on either of two that are compared.
+            for key, one_pass in list(passes.items())[:: -1 if repeat % 2 else 1]:
                 wall, cpu = time.perf_counter(), cpu_seconds()
                 images = one_pass()
                 wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
