@@ -61,12 +61,12 @@ def open_tensorboard(target: str, port: int | None, browser: bool, say: Callable
         url = program.launch()
     except TensorBoardServerException as error:
         raise UserError(f"--port {asked}: TensorBoard cannot listen there: {_one_line(error)}") from error
-    say(f"{folder} in TensorBoard: {url}   (Ctrl-C ends it)")
     if find_spec("torch_tb_profiler") is None:
-        say("Its profiler page needs a plugin: pip install torch-tb-profiler; the curves do not.")
-    if browser:
-        webbrowser.open(url)
+        say("TensorBoard's profiler page needs a plugin: pip install torch-tb-profiler; the curves do not.")
     try:
+        say(f"{folder} in TensorBoard: {url}   (Ctrl-C ends it)")
+        if browser:
+            webbrowser.open(url)
         threading.Event().wait()
     except KeyboardInterrupt:
         say("closed.")

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -92,7 +91,6 @@ def runs_until_interrupted(*arguments: str) -> str:
             if found:
                 with urlopen(found.group().partition("#")[0], timeout=30) as answer:
                     assert answer.status == 200
-            time.sleep(0.5)  # what it says after the URL
             process.send_signal(signal.SIGINT)
             rest, errors = process.communicate(timeout=60)
         finally:
