@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from nvrtc import require_compiler
 
 from fastvicreg.kernels.cuda import ARCHITECTURES
 from fastvicreg.kernels.cuda.build import variants
@@ -108,9 +109,9 @@ print(len(build.variants()), len(devices), prebuilt.architectures())
 
 
 def test_a_built_wheel_carries_machine_code_where_there_is_a_compiler(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    if reason := missing_compiler():
+    if missing_compiler():
         assert ARCHIVE not in wheel.namelist()
-        pytest.skip(reason)
+    require_compiler()
     assert wheel.getinfo(ARCHIVE).file_size < 2 << 20
     wheel.extractall(tmp_path)
     command = [sys.executable, "-c", FIND_ALL, str(tmp_path)]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from nvrtc import require_compiler
 from simt import run_on_host
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from fastvicreg.contracts import JITTER_ORDERS, Photometric, UserError, photomet
 from fastvicreg.kernels import augment as package
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
 from fastvicreg.kernels.augment import cuda as augment_cuda
-from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin, missing
+from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 H200 = 227 << 10
@@ -222,11 +223,10 @@ def test_what_auto_takes_on_a_gpu_is_logged(
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_both_widths_compile_without_spills(arch: str) -> None:
-    if reason := missing():
-        pytest.skip(reason)
-    for width in (2, 4):
-        usage = compile_cubin(augment_cuda.SOURCE, arch, defines={"LEVEL_BYTES": width}).usage["augment"]
-        assert usage.spill_store_bytes == usage.spill_load_bytes == usage.stack_bytes == 0, (width, usage)
+    require_compiler()
+    for source, defines in augment_cuda.variants():
+        usage = compile_cubin(source, arch, defines=defines).usage["augment"]
+        assert usage.spill_store_bytes == usage.spill_load_bytes == usage.stack_bytes == 0, (defines, usage)
         assert usage.registers * augment_cuda.MOST_THREADS <= 1 << 16
         assert usage.shared_bytes == 0
 

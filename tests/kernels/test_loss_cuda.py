@@ -5,19 +5,19 @@ Shape suffixes: N samples of the batch, M those given to a pass, D embedding wid
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nvrtc import require_compiler
 from simt import run_on_host
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvicreg.contracts import UserError
-from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin, missing
+from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin
 from fastvicreg.kernels.loss import IMPLEMENTATIONS, LossTerms, choose, cuda, vicreg_loss
 from fastvicreg.kernels.loss.operators import Weights, vicreg_operator
 from fastvicreg.kernels.loss.ranks import Ranks
@@ -189,21 +189,10 @@ def test_nothing_of_the_covariance_s_size_is_formed_where_n_is_the_smaller(on_ho
     assert 2 * n * d * 2 <= largest.nbytes < d * d * 2
 
 
-DEFINES = [
-    {"THREADS": 256, "COLUMNS": 8 if operand == 0 else 16, "OPERAND": operand, "VEC": vec, "HELD": held}
-    for (operand, vec), held in itertools.product(((0, 4), (0, 1), (1, 8), (1, 1), (2, 8), (2, 1)), (0, 1))
-]
-
-
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_variant_compiles_without_spills(arch: str):
-    if reason := missing():
-        pytest.skip(reason)
-    cubins = [compile_cubin("loss/stats.cu", arch, defines=defines) for defines in DEFINES]
-    for defines in DEFINES:
-        shared = {name: defines[name] for name in ("THREADS", "OPERAND", "VEC")}
-        cubins.append(compile_cubin("loss/terms.cu", arch, defines=shared))
-    cubins.append(compile_cubin("loss/terms.cu", arch, defines={"THREADS": cuda.TERMS_THREADS, "OPERAND": 0, "VEC": 1}))
+    require_compiler()
+    cubins = [compile_cubin(source, arch, defines=defines) for source, defines in cuda.variants()]
     found = {name for cubin in cubins for name in cubin.usage}
     assert found == {"statistics", "squares", "terms", "gradient"}
     for cubin in cubins:

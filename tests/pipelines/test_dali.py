@@ -13,7 +13,7 @@ import torch
 from images import encoded, photo
 from near_native import GPU_MEAN, assert_as_native, assert_near, needs_dali
 from PIL import Image
-from stored import damage, epoch_of, training, unchecked, write_images
+from stored import damage, epoch_of, training, unchecked
 
 from fastvicreg.contracts import Cursor, Plan, Source
 from fastvicreg.errors import UserError
@@ -24,19 +24,6 @@ from fastvicreg.pipelines.engines.dali_samples import Samples
 from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.subset import SubsetSource
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images")
-
-
-@pytest.fixture
-def beton(folder: Path, tmp_path: Path) -> Path:
-    """The folder as a ``.beton`` with its manifest."""
-    target = tmp_path / "images.beton"
-    convert_dataset(folder, target)
-    return target
 
 
 @needs_dali

@@ -11,31 +11,17 @@ import numpy as np
 import pytest
 import torch
 from near_native import COMPARE, assert_as_native, needs_dali, run_apart
-from stored import damage, epoch_of, training, unchecked, write_images
+from stored import damage, epoch_of, training, unchecked
 
 from fastvicreg.contracts import Cursor, Fault
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.engines import dali_thread
 from fastvicreg.pipelines.engines.dali_thread import Watched
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.sources.beton import BetonSource
 
 VICTIM = 6
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images")
-
-
-@pytest.fixture
-def beton(folder: Path, tmp_path: Path) -> Path:
-    """The folder as a ``.beton`` with its manifest."""
-    target = tmp_path / "images.beton"
-    convert_dataset(folder, target)
-    return target
 
 
 @needs_dali

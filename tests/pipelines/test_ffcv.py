@@ -12,7 +12,7 @@ import pytest
 import torch
 from images import encoded, photo
 from PIL import Image
-from stored import epoch_of, training, unchecked, write_images
+from stored import epoch_of, training, unchecked
 
 from fastvicreg.contracts import Crops, Cursor, Fault, Plan, Source
 from fastvicreg.errors import UserError
@@ -26,19 +26,6 @@ from fastvicreg.pipelines.sources.beton import BetonSource
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed: make ffcv")
 VICTIM = 6
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images")
-
-
-@pytest.fixture
-def beton(folder: Path, tmp_path: Path) -> Path:
-    """The folder as a ``.beton`` with its manifest."""
-    target = tmp_path / "images.beton"
-    convert_dataset(folder, target)
-    return target
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
