@@ -24,6 +24,7 @@ from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import find_splits, open_source, require_readable
 from fastvicreg.step import TrainStep
+from fastvicreg.updater import Updater
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def assemble(config: TrainConfig) -> Run:
     if processes.world_size > 1:
         synchronise(module, device)
     optimizer = build_optimizer(config.optim, module, impl=kernels["lars"])
-    step = TrainStep(encoder, objective, optimizer, device=device, precision=precision, world_size=processes.world_size)
+    updater = Updater(module, optimizer, device=device, precision=precision)
+    step = TrainStep(encoder, objective, updater, device=device, precision=precision, world_size=processes.world_size)
     engine = build_engine(
         config.data.pipeline,
         data.train,

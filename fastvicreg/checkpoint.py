@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
+from fastvicreg.updater import Updater, UpdaterState
 
 FORMAT = 1
 PREFIX = "step-"
@@ -38,8 +40,7 @@ def save(
     folder: Path,
     progress: Progress,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    updater: Updater,
     *,
     keep: int,
 ) -> Path:
@@ -49,8 +50,16 @@ def save(
 
     ``module`` holds encoder and objective; optimizer state is kept under its parameters' names. Everything is written
     to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier checkpoints whole.
-    ``UserError`` where the disk refuses.
+    ``UserError`` where a value is not finite, or the disk refuses.
     """
+    tensors = module.state_dict()
+    moments, scaler = updater.state()
+    for origin, held in (("model", tensors), ("optimizer", moments)):
+        if spoilt := not_finite(held):
+            raise UserError(
+                f"no checkpoint at step {progress.step}: {spoilt} of the {origin} is not finite, and no later step "
+                f"mends it; {_kept(folder)}. Start a new run with a lower --base-lr, or with --precision off."
+            )
     final = folder / f"{PREFIX}{progress.step:08d}"
     draft = folder / f".{final.name}.tmp"
     state = {
@@ -59,14 +68,14 @@ def save(
         "batch": progress.cursor.batch,
         "step": progress.step,
         "samples": progress.samples,
-        "scaler": scaler.state_dict(),
+        "scaler": scaler,
         "torch": torch.__version__,
     }
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, draft / "model.safetensors")
-        save_file(_optimizer_tensors(module, optimizer), draft / "optimizer.safetensors")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, draft / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in moments.items()}, draft / "optimizer.safetensors")
         (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n")
         for path in (*draft.iterdir(), draft):
             _fsync(path)
@@ -87,9 +96,23 @@ def listed(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if path.is_dir())
 
 
-def restore(
-    checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-) -> Progress:
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor that holds NaN or infinity, and how many more do; "" where all are finite."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    if not floating:
+        return ""
+    device = next(iter(floating.values())).device
+    flags = torch.stack([tensor.isfinite().all().to(device) for tensor in floating.values()]).tolist()
+    names = [name for name, finite in zip(floating, flags, strict=True) if not finite]
+    return "" if not names else names[0] + (f" (and {len(names) - 1} more tensors)" if len(names) > 1 else "")
+
+
+def _kept(folder: Path) -> str:
+    found = listed(folder)
+    return f"{found[-1]} is untouched" if found else "there is none from before"
+
+
+def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
     """Load what ``save`` wrote.
 
     ``CheckpointError`` where a file is missing or damaged; ``UserError`` where it belongs to another architecture.
@@ -108,9 +131,7 @@ def restore(
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
     load_weights(module, tensors, str(checkpoint))
-    _load_optimizer(module, optimizer, moments)
-    if scaler.is_enabled() and scaler_state:
-        scaler.load_state_dict(scaler_state)
+    updater.load(UpdaterState(moments, scaler_state))
     return progress
 
 
@@ -125,27 +146,6 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
             shapes = f"{tuple(tensors[name].shape)} there, {tuple(own[name].shape)} in the model"
             raise UserError(f"{origin} is of another architecture: {name} is {shapes}.")
     module.load_state_dict(tensors)
-
-
-def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value.detach().contiguous()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = dict(module.named_parameters())
-    for entry, value in tensors.items():
-        name, _, key = entry.rpartition("/")
-        parameter = parameters[name]
-        # A scalar step count stays where the optimizer keeps it; a moment takes its parameter's place and layout.
-        if value.ndim:
-            value = torch.empty_like(parameter).copy_(value)
-        optimizer.state[parameter][key] = value
 
 
 def _fsync(path: Path) -> None:

@@ -27,7 +27,7 @@ from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.metrics import DataWaitWatch, Recorder
 from fastvicreg.optim import cosine_schedule
 from fastvicreg.run_folder import claim, save_config
-from fastvicreg.step import NON_FINITE
+from fastvicreg.updater import NON_FINITE
 
 PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
 SCALER_PATIENCE = 50
@@ -177,7 +177,7 @@ class Trainer:
             self._display.evaluation(self._outcome.evaluation)
 
     def _show(self, rows: list[dict[str, Any]]) -> None:
-        scaled = self._run.step.scaler.is_enabled()
+        scaled = self._run.step.updater.scaler.is_enabled()
         for row in rows:
             self._not_finite = 0 if math.isfinite(row["total"]) else self._not_finite + 1
             if self._not_finite >= (SCALER_PATIENCE if scaled else 1):
@@ -198,8 +198,7 @@ class Trainer:
             self._folder / "checkpoints",
             self._progress,
             self._run.module,
-            self._run.step.optimizer,
-            self._run.step.scaler,
+            self._run.step.updater,
             keep=self._config.run.keep,
         )
 
@@ -209,7 +208,7 @@ class Trainer:
         found = checkpoints.listed(self._folder / "checkpoints")
         for path in reversed(found):
             try:
-                self._progress = checkpoints.restore(path, run.module, run.step.optimizer, run.step.scaler)
+                self._progress = checkpoints.restore(path, run.module, run.step.updater)
             except checkpoints.CheckpointError as error:
                 self._display.note(f"{error}: trying the one before it.")
                 continue

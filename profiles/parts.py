@@ -122,7 +122,7 @@ def lars(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
     """The finite gate and the optimizer's update, whichever optimizer it is, on the gradients of one batch."""
     total = run.step(first_views(run).views, SCHEDULE).total
     while True:
-        run.step.update(total)
+        run.step.updater(total)
         yield start
 
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastvicreg.checkpoint import not_finite
 from fastvicreg.contracts import Cursor, Source
+from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import Feed
@@ -40,7 +42,8 @@ def extract(
 ) -> Features:
     """Features of every image: resized, centre-cropped, normalised; the encoder in evaluation mode meanwhile.
 
-    ``UserError`` where more samples are faulty than ``budget`` allows.
+    ``UserError`` where more samples are faulty than ``budget`` allows, and where features are not finite: whatever is
+    made of them would be a number without a meaning.
     """
     plan = eval_plan(len(source), resize=evaluation_resize(image_size), crop=image_size)
     engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget)
@@ -55,4 +58,16 @@ def extract(
         encoder.train(was_training)
         engine.close()
     features_NF = torch.cat(features)
+    _require_finite(features_NF, encoder, source)
     return Features(features_NF, torch.cat(labels).to(features_NF.device), sum(engine.faults().values()))
+
+
+def _require_finite(features_NF: Tensor, encoder: nn.Module, source: Source) -> None:
+    finite_N = features_NF.isfinite().all(1)
+    if finite_N.all():
+        return
+    count = f"the features of {int((~finite_N).sum()):,} of {len(finite_N):,} images are not finite"
+    if spoilt := not_finite(encoder.state_dict()):
+        raise UserError(f"{count}: {spoilt} of the encoder is not. Evaluate an earlier checkpoint.")
+    first = source.name(int((~finite_N).nonzero()[0]))
+    raise UserError(f"{count}, {first} first, though the encoder's weights are: it overflows; is it trained?")

@@ -17,6 +17,7 @@ from fastvicreg.objectives import build_objective
 from fastvicreg.presets import preset
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.step import AUTOCAST, TrainStep
+from fastvicreg.updater import Updater
 
 COLUMNS = (
     *("preset", "batch", "precision", "memory_format", "ms", "spread", "repeats", "images_per_s", "ratio"),
@@ -109,7 +110,8 @@ def _build(config: TrainConfig, form: str, precision: str, device: str, batch: i
     # As the augmentation hands them over: in the precision's own type.
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[precision] or torch.float32)
     ordered = tuple(view.contiguous(memory_format=order) for view in views)
-    return _Subject(TrainStep(encoder, objective, optimizer, device=device, precision=precision), ordered, device)
+    updater = Updater(module, optimizer, device=device, precision=precision)
+    return _Subject(TrainStep(encoder, objective, updater, device=device, precision=precision), ordered, device)
 
 
 def _stages(subject: _Subject, repeats: int) -> dict[str, float]:

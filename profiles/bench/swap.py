@@ -24,6 +24,7 @@ from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_views, loader, opened, step, whole, with_engine
 from fastvicreg.step import TrainStep
+from fastvicreg.updater import Update, Updater
 
 COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves")
 
@@ -160,9 +161,9 @@ def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = Non
             part.process_group = group  # type: ignore[assignment]
     encoder, objective = module["encoder"], module["objective"]
     optimizer = build_optimizer(config.optim, module, impl=kernel_choices(config)["lars"])
-    return replace(
-        run, encoder=encoder, step=TrainStep(encoder, objective, optimizer, device=run.device, precision=run.precision)
-    )
+    updater = Updater(module, optimizer, device=run.device, precision=run.precision)
+    step = TrainStep(encoder, objective, updater, device=run.device, precision=run.precision)
+    return replace(run, encoder=encoder, step=step)
 
 
 def _alone() -> dist.ProcessGroup:
@@ -177,7 +178,7 @@ def _loss_free(run: Run, processes: int) -> TrainStep:
     return TrainStep(
         run.encoder,
         objective,
-        run.step.optimizer,
+        run.step.updater,
         device=run.device,
         precision=run.precision,
         world_size=processes,
@@ -185,15 +186,16 @@ def _loss_free(run: Run, processes: int) -> TrainStep:
 
 
 def _without_update(one: TrainStep, run: Run) -> TrainStep:
-    return NoUpdate(one.encoder, one.objective, one.optimizer, device=run.device, precision=run.precision)
+    updater = NoUpdate(nn.ModuleList([one.encoder, one.objective]), one.updater.optimizer, device=run.device)
+    return TrainStep(one.encoder, one.objective, updater, device=run.device, precision=run.precision)
 
 
-class NoUpdate(TrainStep):
+class NoUpdate(Updater):
     """Forward and backward alone."""
 
-    def update(self, total: Tensor) -> Tensor:
+    def __call__(self, total: Tensor) -> Update:
         """Leaves weights and gradients as they are."""
-        return total
+        return Update(total, False)
 
 
 class MeanSquare(nn.Module):

@@ -12,10 +12,11 @@ from fastvicreg import checkpoint as checkpoints
 from fastvicreg.checkpoint import CheckpointError, Progress
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
+from fastvicreg.updater import Updater
 
 
-def stepped(steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, torch.amp.GradScaler]:
-    """A module with buffers and an optimizer with state."""
+def stepped(steps: int = 2) -> tuple[nn.Module, Updater]:
+    """A module with buffers and the updater of an optimizer with state."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -23,20 +24,20 @@ def stepped(steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, torch.amp
     for _ in range(steps):
         module(torch.randn(2, 3, 8, 8)).square().sum().backward()
         optimizer.step()
-    return module, optimizer, torch.amp.GradScaler("cpu", enabled=False)
+    return module, Updater(module, optimizer)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
-    module, optimizer, scaler = stepped()
-    path = checkpoints.save(tmp_path, Progress(Cursor(3, 7), 42, 100), module, optimizer, scaler, keep=2)
-    other, restored, _ = stepped(0)
-    assert checkpoints.restore(path, other, restored, scaler) == Progress(Cursor(3, 7), 42, 100)
+    module, updater = stepped()
+    path = checkpoints.save(tmp_path, Progress(Cursor(3, 7), 42, 100), module, updater, keep=2)
+    other, restored = stepped(0)
+    assert checkpoints.restore(path, other, restored) == Progress(Cursor(3, 7), 42, 100)
     for name, value in module.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
     for left, right in zip(module.parameters(), other.parameters(), strict=True):
-        for key, value in optimizer.state[left].items():
-            assert torch.equal(value, restored.state[right][key])
-            assert value.stride() == restored.state[right][key].stride()
+        for key, value in updater.optimizer.state[left].items():
+            assert torch.equal(value, restored.optimizer.state[right][key])
+            assert value.stride() == restored.optimizer.state[right][key].stride()
 
 
 def test_only_the_newest_are_kept_and_no_draft_stays(tmp_path: Path) -> None:
@@ -78,6 +79,23 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
     monkeypatch.setattr(checkpoints, "_fsync", full)
     with pytest.raises(UserError, match="No space left"):
         checkpoints.save(tmp_path, Progress(Cursor(0, 2), 2, 100), *state, keep=2)
+    assert list(tmp_path.iterdir()) == [kept]
+    assert checkpoints.restore(kept, *stepped(0)).step == 1
+
+
+@pytest.mark.parametrize("spoilt", ["0.weight", "1.running_var", "exp_avg"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named_and_not_written_over_the_good_one(
+    tmp_path: Path, spoilt: str, value: float
+) -> None:
+    module, updater = stepped()
+    kept = checkpoints.save(tmp_path, Progress(Cursor(0, 1), 1, 100), module, updater, keep=2)
+    moments = next(iter(updater.optimizer.state.values()))
+    with torch.no_grad():
+        tensor = (module.state_dict() | moments)[spoilt]
+        tensor[(0,) * tensor.ndim] = value
+    with pytest.raises(UserError, match=f"step 2: .*{spoilt} of the .* is not finite.*{kept.name} is untouched"):
+        checkpoints.save(tmp_path, Progress(Cursor(0, 2), 2, 100), module, updater, keep=2)
     assert list(tmp_path.iterdir()) == [kept]
     assert checkpoints.restore(kept, *stepped(0)).step == 1
 

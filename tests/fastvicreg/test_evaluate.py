@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from fastvicreg.errors import UserError
 from fastvicreg.evaluate import knn_predict, linear_predict
 from fastvicreg.evaluate.features import evaluation_resize, extract
 from fastvicreg.evaluate.linear import few_labels
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
+from fastvicreg.model import resnet
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.decode import decode_rgb
 
@@ -93,3 +95,16 @@ def test_features_are_in_the_sources_order_normalised_and_whole(make_folder) -> 
 def test_small_images_are_not_enlarged_for_evaluation() -> None:
     assert evaluation_resize(224) == 256
     assert evaluation_resize(32) == 32
+
+
+def test_features_that_are_not_finite_are_refused_by_the_tensor_that_spoils_them(make_folder) -> None:
+    source = open_source(make_folder() / "train")
+    encoder = resnet("resnet18", width=16, stem="3x3s2")
+    encoder.get_buffer("bn1.running_var").fill_(torch.nan)
+    with pytest.raises(UserError, match=r"24 of 24 images are not finite: bn1.running_var of the encoder is not"):
+        extract(encoder, source, image_size=16)
+    encoder = resnet("resnet18", width=16, stem="3x3s2")
+    with torch.no_grad():
+        encoder.conv1.weight.fill_(3e38)
+    with pytest.raises(UserError, match=r"not finite, class0/000.jpg first, though"):
+        extract(encoder, source, image_size=16)

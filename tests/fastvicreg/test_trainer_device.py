@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from skipping import Skipping
 from torch import Tensor
 
 from fastvicreg import checkpoint as checkpoints
@@ -22,27 +23,11 @@ from fastvicreg.trainer import Trainer, device_failure
 ASSERTED = "CUDA error: device-side assert triggered"
 
 
-class Skipping(torch.optim.Optimizer):
-    """Reads a flag on the device, as LARS by the CUDA kernel does."""
-
-    _step_supports_amp_scaling = True
-    found_inf: Tensor
-
-    def __init__(self, params: Iterable[Tensor]) -> None:
-        super().__init__(params, {"lr": 0.0})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for param in self.param_groups[0]["params"]:
-            if not self.found_inf:
-                param.add_(param.grad, alpha=-1e-3)
-
-
 class Failing:
     """One step whose total nobody can read, then ``error``."""
 
     def __init__(self, step: Any, error: Exception) -> None:
-        self.optimizer, self.scaler = step.optimizer, step.scaler
+        self.updater = step.updater
         self._error = error
         self._done = False
 
@@ -85,7 +70,7 @@ def test_a_step_that_is_not_finite_is_skipped_on_the_device_and_ends_the_run(
 ) -> None:
     trainer = tiny(tmp_path / "run", make_folder(val=0), log_every=2, checkpoint_every=1)
     run = trainer._run
-    run.step.optimizer = Skipping(run.module.parameters())
+    run.step.updater.optimizer = Skipping(run.module.parameters())
     weight, calls = run.encoder.conv1.weight, iter(range(9))
     if where == "gradient":
         weight.register_hook(lambda gradient: gradient * (torch.nan if next(calls) else 1.0))
@@ -99,7 +84,7 @@ def test_a_step_that_is_not_finite_is_skipped_on_the_device_and_ends_the_run(
     assert [row["total"] is not None for row in read(tmp_path / "run")] == [True, False]
     (saved,) = checkpoints.listed(tmp_path / "run" / "checkpoints")
     assert saved.name.endswith("1")
-    assert not hasattr(run.step.optimizer, "found_inf")  # which a later step would take for its own
+    assert not hasattr(run.step.updater.optimizer, "found_inf")  # which a later step would take for its own
 
 
 def test_another_error_of_a_device_keeps_its_own_words(

@@ -14,6 +14,7 @@ from fastvicreg.model import resnet
 from fastvicreg.objectives import build_objective
 from fastvicreg.optim import LARS
 from fastvicreg.step import TrainStep
+from fastvicreg.updater import Updater
 
 
 def parts(**weights: float) -> tuple[nn.Module, nn.Module, tuple[torch.Tensor, ...]]:
@@ -53,7 +54,8 @@ def test_ten_steps_equal_plain_autograd_and_the_written_out_update(impl: str) ->
     twin = copy.deepcopy(nn.ModuleDict({"encoder": encoder, "objective": objective})).double()
     own = nn.ModuleDict({"encoder": encoder, "objective": objective}).double()
     views = tuple(view.double() for view in views)
-    step = TrainStep(encoder, objective, LARS(own.parameters(), lr=0.0, weight_decay=1e-3, eta=0.1))
+    optimizer = LARS(own.parameters(), lr=0.0, weight_decay=1e-3, eta=0.1)
+    step = TrainStep(encoder, objective, Updater(own, optimizer))
     moments = [torch.zeros_like(p) for p in twin.parameters()]
     for number in range(10):
         lr = 0.01 * (number + 1)
@@ -78,7 +80,8 @@ def test_the_variance_term_prevents_the_collapse_that_its_absence_brings() -> No
     for variance in (25.0, 0.0):
         encoder, objective, views = parts(variance=variance)
         module = nn.ModuleDict({"encoder": encoder, "objective": objective})
-        step = TrainStep(encoder, objective, torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9))
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
+        step = TrainStep(encoder, objective, Updater(module, optimizer))
         terms = [step(views, {"lr": 0.01}) for _ in range(60)]
         spread[variance] = float(terms[-1].parts["embedding_std"])
     assert spread[0.0] < 0.2 * spread[25.0]
