@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -42,19 +43,14 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 where a check failed, 2 for a user's mistake, 130 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if arguments else 2
-    if arguments[0] in ("-V", "--version"):
-        print(f"fastvicreg {__version__}")
-        return 0
-    command, *rest = arguments
     try:
-        if command not in COMMANDS:
-            raise UserError(unknown("command", command, COMMANDS))
-        module = import_module(f"fastvicreg.commands.{command}")
-        return int(module.main(rest))
+        try:
+            code = _answer(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit:  # a command's --help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where a reader that went away is no traceback
+        return code
     except UserError as error:
         print(f"fastvicreg: {error}", file=sys.stderr)
         return 2
@@ -62,5 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fastvicreg: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe went away
-        sys.stderr.close()
+        # What is still buffered would be written, and fail again, when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _answer(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"fastvicreg {__version__}")
+        return 0
+    command, *rest = arguments
+    if command.startswith("-"):
+        raise UserError(f"unknown option {command} before a command: fastvicreg COMMAND [OPTIONS]; see --help.")
+    if command not in COMMANDS:
+        raise UserError(unknown("command", command, COMMANDS))
+    module = import_module(f"fastvicreg.commands.{command}")
+    return int(module.main(rest))

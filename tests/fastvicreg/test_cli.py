@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,15 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("trian", "'trian'", "did you mean 'train'"),
         ("train --epohcs 3", "--epohcs", "did you mean --epochs"),
         ("train --epochs three", "'three'", "--epochs"),
+        ("train --nope", "unknown option --nope.", "See fastvicreg train --help"),
+        ("train --nope 3 --help-me", "unknown option --nope.", "See fastvicreg train --help"),
+        ("train cats", "'cats'", "belongs to no option"),
+        ("train --epochs", "--epochs", "needs a value"),
+        ("--nope", "--nope", "fastvicreg COMMAND [OPTIONS]"),
+        ("eval knn --run X", "--run is no option", "fastvicreg eval METHOD RUN"),
+        ("eval --run=X knn", "--run is no option", "fastvicreg eval METHOD RUN"),
+        ("eval knn", "give", "fastvicreg eval METHOD RUN"),
+        ("eval", "give", "fastvicreg eval METHOD RUN"),
         ("train --preset cifar", "'cifar'", "did you mean 'cifar10'"),
         ("train --data /no/such/folder", "/no/such/folder", "give a folder"),
         ("train --pipeline fcv", "'fcv'", "did you mean 'ffcv'"),
@@ -87,6 +98,18 @@ def test_a_mistake_is_one_line_that_names_it(
     assert names in line
     assert way_out in line
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "--print-config"]])
+def test_a_reader_that_goes_away_is_no_traceback(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fastvicreg", *arguments]
+    try:
+        finished = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", PRESETS)
