@@ -9,6 +9,22 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 
 
+def require_run(path: Path) -> None:
+    """``UserError`` where ``path`` is not a run's folder, with what it is instead."""
+    if (path / "config.json").is_file():
+        return
+    above = next((folder for folder in path.absolute().parents[:3] if (folder / "config.json").is_file()), None)
+    if path.exists() and above is not None:
+        step = next((part for part in path.absolute().parts if part.startswith("step-")), None)
+        chosen = f"{above} --checkpoint {step}" if step else above
+        raise UserError(f"{path} is a part of a run: give the run's folder, as in fastvicreg eval knn {chosen}")
+    if path.is_file():
+        raise UserError(f"{path} is a file, not a run: give the folder that fastvicreg train wrote (--out).")
+    if path.is_dir():
+        raise UserError(f"{path} is not the folder of a run, it has no config.json: give what was train's --out.")
+    raise UserError(f"there is no run {path}: give what was train's --out.")
+
+
 def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
     """Make ``folder`` ready for the run; ``UserError`` where it holds another run or cannot be written."""
     saved = folder / "config.json"

@@ -71,12 +71,15 @@ class Trainer:
             save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
         self._recorder = Recorder(folder if processes.main else None, resumed_at=self._progress.step)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
+        self._no_evaluation = ""  # why the last one could not be made: said once
         self._outcome = Outcome(folder, self._progress.step)
 
     def train(self) -> Outcome:
         """Run to the end, or to SIGINT or SIGTERM: then a checkpoint is written at the next batch's end."""
         last = min(self._steps, self._config.run.steps or self._steps)
         self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
+        if self._evaluate and self._evaluate.no_knn:
+            self._display.note(f"no kNN while training: {self._evaluate.no_knn}")
         try:
             with _signals() as stopped:
                 while self._progress.step < last and not self._halted:
@@ -169,7 +172,9 @@ class Trainer:
             try:
                 values = self._evaluate(self._run.encoder)
             except UserError as error:  # what cannot be evaluated can still be trained
-                self._display.note(f"epoch {epoch}: no evaluation: {error}")
+                if str(error) != self._no_evaluation:
+                    self._no_evaluation = str(error)
+                    self._display.note(f"epoch {epoch}: no evaluation: {error}")
                 return
             if replaced := values.get("replaced"):
                 self._display.note(f"epoch {epoch}: {replaced:.0f} images of the evaluation replaced by a neighbour.")

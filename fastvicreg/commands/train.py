@@ -14,6 +14,9 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""Endings of files that hold weights."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -77,6 +80,10 @@ def options_of(arguments: list[str]) -> TrainOptions:
     name, saved, out = (flag_value(arguments, flag) for flag in ("--preset", "--config", "--out"))
     if name and saved:
         raise UserError(f"--preset {name} and --config {saved} both set every field: give one of them.")
+    if saved and Path(saved).suffix in WEIGHTS:
+        raise UserError(f"--config {saved} holds weights, not settings: give a run's folder or its config.json.")
+    if out and Path(out).is_file():
+        raise UserError(f"--out {out} is a file, not a run: give a folder.")
     resumed = out and "--resume" in arguments and (Path(out) / "config.json").is_file()
     if saved or (resumed and not name):
         settings = configs.load(saved or out or "")
