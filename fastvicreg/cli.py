@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -47,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _answer(list(sys.argv[1:] if argv is None else argv))
         except SystemExit:  # a command's --help
-            sys.stdout.flush()
+            _flush()
             raise
-        sys.stdout.flush()  # here, where a reader that went away is no traceback
+        _flush()
         return code
     except UserError as error:
         print(f"fastvicreg: {error}", file=sys.stderr)
@@ -58,9 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fastvicreg: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe went away
-        # What is still buffered would be written, and fail again, when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+
+
+def _flush() -> None:
+    """Write what is buffered while a failure still is one line; a reader or terminal that went away is none."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise UserError(f"cannot write the output: {error.strerror}.") from error
+
+
+def _drop_output() -> None:
+    # What is still buffered would be written, and fail again, when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _answer(arguments: list[str]) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +50,13 @@ class Recorder:
         self._pending: list[_Pending] = []
         self._clock = time.perf_counter()
         self._file, self._board = None, None
+        self._folder = folder
         if folder is None:
             return
+        with self._disk():
+            self._open(folder, resumed_at)
+
+    def _open(self, folder: Path, resumed_at: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         resumes = resumed_at and (folder / FILE).exists()
@@ -60,6 +67,7 @@ class Recorder:
         for row in kept:
             self._write(row)
         draft.rename(folder / FILE)
+        threading.excepthook = _quiet_writer
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
 
     def start_clock(self) -> None:
@@ -99,8 +107,9 @@ class Recorder:
             waited = step.data_wait() if callable(step.data_wait) else step.data_wait
             share = {"data_wait": min(1.0, waited / step.seconds)}
             rows.append(step.head | dict(zip(step.names, values, strict=True)) | step.rates | share)
-        for row in rows:
-            self._write(row, "train")
+        with self._disk():
+            for row in rows:
+                self._write(row, "train")
         return rows
 
     def forget(self) -> None:
@@ -110,17 +119,34 @@ class Recorder:
     def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Write one evaluation's row and return it."""
         row = {"epoch": epoch, "step": step, **values}
-        self._write(row, "eval")
-        if self._board is not None:
-            self._board.flush()
+        with self._disk():
+            self._write(row, "eval")
+            if self._board is not None:
+                self._board.flush()
         return row
 
     def close(self) -> None:
         """Flush both files."""
         self.flush()
         if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+            with self._disk():
+                self._file.close()
+                self._board.close()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """``UserError`` where the disk refuses; nothing more is written then, nor complained of."""
+        try:
+            yield
+        except OSError as error:
+            file, self._file, self._board = self._file, None, None
+            if file is not None:
+                with suppress(OSError):  # it still holds the line that did not fit
+                    file.close()
+            raise UserError(
+                f"cannot write the log in {self._folder}: {error.strerror or error}; with room there, --resume goes "
+                f"on from the newest checkpoint."
+            ) from error
 
     def _write(self, row: Mapping[str, Any], group: str = "") -> None:
         """Add a row to the log, and to TensorBoard under ``group`` unless it is there already."""
@@ -133,6 +159,12 @@ class Recorder:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     self._board.add_scalar(f"{group}/{name}", value, row["step"])
+
+
+def _quiet_writer(failure: threading.ExceptHookArgs) -> None:
+    """Leave a disk's refusal in TensorBoard's thread to the caller's next write, which gets the same error."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
 
 
 def data_wait_share(rows: Iterable[Mapping[str, Any]]) -> float:

@@ -6,8 +6,6 @@ import math
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.metrics import DataWaitWatch, Recorder
 from fastvicreg.optim import cosine_schedule
 from fastvicreg.run_folder import claim, save_config
+from fastvicreg.signals import stop_signals
 from fastvicreg.step import NON_FINITE
 
 PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
@@ -55,7 +54,18 @@ class Trainer:
         self._display = display
         self._run: Run = assemble(config)
         processes = self._run.processes
-        together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
+        self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
+        try:
+            self._prepare(resume=resume)
+        except BaseException:
+            self._release()
+            raise
+
+    def _prepare(self, *, resume: bool) -> None:
+        """Everything that needs the folder to be this run's alone."""
+        config, folder, processes = self._config, self._folder, self._run.processes
+        if self._lock and self._lock.missing:
+            self._display.note(self._lock.missing)
         self._per_epoch = self._run.engine.batches_per_epoch(0)
         self._steps = config.run.epochs * self._per_epoch
         self._warmup = self._warmup_steps()
@@ -75,13 +85,13 @@ class Trainer:
         self._outcome = Outcome(folder, self._progress.step)
 
     def train(self) -> Outcome:
-        """Run to the end, or to SIGINT or SIGTERM: then a checkpoint is written at the next batch's end."""
+        """Run to the end, or to a stopping signal: then a checkpoint is written at the next batch's end."""
         last = min(self._steps, self._config.run.steps or self._steps)
         self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
         if self._evaluate and self._evaluate.no_knn:
             self._display.note(f"no kNN while training: {self._evaluate.no_knn}")
         try:
-            with _signals() as stopped:
+            with stop_signals() as stopped:
                 while self._progress.step < last and not self._halted:
                     self._epoch(last, stopped)
             self._agreed.settle()
@@ -102,9 +112,16 @@ class Trainer:
         finally:
             self._display.stop()
             self._run.engine.close()
-            self._recorder.close()
+            try:
+                self._recorder.close()
+            finally:
+                self._release()
         self._outcome.step = self._progress.step
         return self._outcome
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.release()
 
     def _diverged(self, step: int) -> str:
         return (
@@ -269,24 +286,3 @@ def device_failure(device: str) -> str:
     except RuntimeError as error:
         return str(error)
     return ""
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM; a second one ends the process at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: the caller handles signals
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,6 +12,7 @@ import pytest
 
 from fastvicreg import config as configs
 from fastvicreg.cli import COMMANDS, main
+from fastvicreg.distributed import launched
 from fastvicreg.doctor import deliver_apart, pipeline_finding
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
@@ -171,7 +172,8 @@ def test_train_leaves_a_run_and_refuses_to_overwrite_it(
     arguments = ["train", "--data", str(data), "--out", str(out), *QUICK]
     assert main(arguments) == 0
     capsys.readouterr()
-    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
+    shown = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert shown == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "total" in row]
     assert [row["step"] for row in steps] == [1, 2, 3]
@@ -204,6 +206,36 @@ def test_half_of_a_launch_is_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "torchrun" in refused(capsys, ["train", "--out", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("variables", "command"),
+    [
+        ({"SLURM_NTASKS": "4"}, "torchrun --standalone --nproc-per-node 4 -m fastvicreg train"),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_NNODES": "2"}, "torchrun --nnodes 2 "),
+    ],
+)
+def test_slurm_tasks_without_a_rendezvous_are_told_the_command(
+    variables: dict[str, str],
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    for name, value in (variables | {"SLURM_PROCID": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert command in refused(capsys, ["train", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_slurm_task_of_a_larger_allocation_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched().world_size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched().world_size == 2, "torchrun's own tasks are left alone"
 
 
 def test_doctor_tells_what_a_pipeline_s_own_process_lacks() -> None:
