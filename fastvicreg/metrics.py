@@ -6,8 +6,7 @@ import json
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +18,6 @@ from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.errors import UserError
 
 FILE = "metrics.jsonl"
-
-WINDOW, LIMIT, SETTLING = 50, 0.1, 10
-"""``DataWaitWatch``: steps that are looked at together, the share it bears, and first steps that it overlooks."""
 
 
 class _Pending(NamedTuple):
@@ -171,36 +167,6 @@ def data_wait_share(rows: Iterable[Mapping[str, Any]]) -> float:
     """The share of these steps' time that was lost to waiting for crops."""
     times = [(1 / row["images_per_s"], row["data_wait"]) for row in rows]  # in units of a batch, the same for all
     return sum(time * share for time, share in times) / sum(time for time, _ in times)
-
-
-class DataWaitWatch:
-    """Notices, once, that a run waits for its data."""
-
-    def __init__(self, pipeline: str) -> None:
-        self._pipeline = pipeline
-        self._overlook = SETTLING  # compilers and an empty pipeline hold up the first
-        self._recent: deque[Mapping[str, Any]] | None = deque(maxlen=WINDOW)  # None: has been told
-
-    def see(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
-        """A line to show, the first time that the last ``WINDOW`` steps lost more than ``LIMIT`` of their time."""
-        for row in rows:
-            if self._recent is None:
-                return None
-            if self._overlook:
-                self._overlook -= 1
-                continue
-            self._recent.append(row)
-            if len(self._recent) == WINDOW and (share := data_wait_share(self._recent)) > LIMIT:
-                self._recent = None
-                return self._warning(share)
-        return None
-
-    def _warning(self, share: float) -> str:
-        others = "" if self._pipeline == "ffcv" else " or --pipeline ffcv"
-        return (
-            f"data_wait {share:.0%} of the last {WINDOW} steps: the {self._pipeline} pipeline holds the run back; "
-            f"fastvicreg bench swap shows by how much, --workers{others} may help."
-        )
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:

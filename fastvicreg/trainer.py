@@ -22,11 +22,12 @@ from fastvicreg.display import Display
 from fastvicreg.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.metrics import DataWaitWatch, Recorder
+from fastvicreg.metrics import Recorder
 from fastvicreg.optim import cosine_schedule
 from fastvicreg.run_folder import claim, save_config
 from fastvicreg.signals import stop_signals
 from fastvicreg.step import NON_FINITE
+from fastvicreg.watch import CollapseWatch, DataWaitWatch
 
 PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
 SCALER_PATIENCE = 50
@@ -74,7 +75,11 @@ class Trainer:
         self._not_finite = 0
         self._halted = False
         self._agreed = Agreement(processes)
-        self._watch = DataWaitWatch(config.data.pipeline)
+        spare = 0 < config.data.workers < processes.cores
+        self._watches = (
+            DataWaitWatch(config.data.pipeline, more_workers=spare),
+            CollapseWatch(config.objective, base_lr=config.optim.base_lr),
+        )
         if resume:
             self._restore()
         if processes.main:
@@ -126,7 +131,8 @@ class Trainer:
     def _diverged(self, step: int) -> str:
         return (
             f"loss or gradient are no longer finite after step {step} of {self._folder}: "
-            f"start a new run with a lower --base-lr, or with --precision off."
+            f"start a new run with less than --base-lr {self._config.optim.base_lr:g}"
+            + (", or with --precision off." if self._run.precision != "off" else ".")
         )
 
     def _epoch(self, last: int, stopped: list[int]) -> None:
@@ -207,8 +213,9 @@ class Trainer:
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)
-            if warning := self._watch.see(rows):
-                self._display.note(warning)
+            for watch in self._watches:
+                if warning := watch.see(rows):
+                    self._display.note(warning)
 
     def _save(self) -> None:
         together(self._write_checkpoint, self._run.processes)

@@ -20,7 +20,10 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train an encoder with VICReg. Every field of a preset can be overridden."""
+    """Train an encoder with VICReg. Every field of a preset can be overridden.
+
+    The defaults shown are those of a run with --data (--preset imagenet-100ep), or of a --preset given with --help.
+    """
 
     preset: str | None = None
     """imagenet-1000ep, imagenet-100ep (default with --data), cifar10, solo-cifar10, demo (default without)."""
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.settings.data.data is None:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
-        for divergence in preset(options.preset).divergences:
+        for divergence in preset(options.preset).told(options.settings):
             display.note(f"{options.preset}: {divergence}")
     try:
         outcome = Trainer(options.settings, out, resume=options.resume, display=display).train()
@@ -89,7 +92,8 @@ def options_of(arguments: list[str]) -> TrainOptions:
         settings = configs.load(saved or out or "")
         name = name or "config"
     else:
-        name = name or ("imagenet-100ep" if flag_value(arguments, "--data") else "demo")
+        own_images = flag_value(arguments, "--data") or {"--help", "-h"} & set(arguments)
+        name = name or ("imagenet-100ep" if own_images else "demo")
         settings = preset(name).config
     options = parse(TrainOptions, arguments, "train", default=TrainOptions(preset=name, settings=settings))
     data = options.settings.data
