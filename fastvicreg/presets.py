@@ -104,7 +104,7 @@ def solo_cifar10() -> Preset:
         config,
         (
             Divergence(
-                "solo-learn clips LARS's trust ratio at the learning rate (clip_lr); this one is the official, unclipped",
+                "solo-learn clips LARS's trust ratio (clip_lr); this LARS is the official, unclipped",
                 "optim.optimizer",
             ),
             Divergence(
