@@ -34,6 +34,7 @@ class Datasets:
     train: Source
     validation: Source | None
     where: str
+    validation_where: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,23 +80,13 @@ def open_data(config: TrainConfig) -> Datasets:
         folder = write.get(data.pipeline, embedded.write_once)()
         names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
         train, validation = (open_source(folder / name) for name in names)
-        return Datasets(train, validation, f"the embedded images ({folder})")
+        return Datasets(train, validation, f"the embedded images ({folder})", str(folder / names[1]))
     root, below = find_splits(data.data)
     train = open_source(root)
     require_readable(train, str(root))
     val_path = Path(data.val_data) if data.val_data else below
     validation = open_source(val_path) if val_path else None
-    if validation is not None and not _alike(train.classes, validation.classes):
-        raise UserError(
-            f"the classes of {val_path} are not those of {root}: {len(validation.classes)} there, "
-            f"{len(train.classes)} here, and the same number means another class; both need the same."
-        )
-    return Datasets(train, validation, str(root))
-
-
-def _alike(train: tuple[str, ...], validation: tuple[str, ...]) -> bool:
-    """Whether a number means the same class in both; validation may lack the last classes, either may have none."""
-    return not train or not validation or validation == train[: len(validation)]
+    return Datasets(train, validation, str(root), str(val_path) if val_path else "")
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto") -> torch.optim.Optimizer:

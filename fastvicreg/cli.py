@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -42,19 +44,14 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 1 where a check failed, 2 for a user's mistake, 130 interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0 if arguments else 2
-    if arguments[0] in ("-V", "--version"):
-        print(f"fastvicreg {__version__}")
-        return 0
-    command, *rest = arguments
     try:
-        if command not in COMMANDS:
-            raise UserError(unknown("command", command, COMMANDS))
-        module = import_module(f"fastvicreg.commands.{command}")
-        return int(module.main(rest))
+        try:
+            code = _answer(list(sys.argv[1:] if argv is None else argv))
+        except SystemExit:  # a command's --help
+            _flush()
+            raise
+        _flush()
+        return code
     except UserError as error:
         print(f"fastvicreg: {error}", file=sys.stderr)
         return 2
@@ -62,5 +59,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fastvicreg: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe went away
-        sys.stderr.close()
+        _drop_output()
         return 0
+
+
+def _flush() -> None:
+    """Write what is buffered while a failure still is one line; a reader or terminal that went away is none."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise UserError(f"cannot write the output: {error.strerror}.") from error
+
+
+def _drop_output() -> None:
+    # What is still buffered would be written, and fail again, when the interpreter ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _answer(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"fastvicreg {__version__}")
+        return 0
+    command, *rest = arguments
+    if command.startswith("-"):
+        raise UserError(f"unknown option {command} before a command: fastvicreg COMMAND [OPTIONS]; see --help.")
+    if command not in COMMANDS:
+        raise UserError(unknown("command", command, COMMANDS))
+    module = import_module(f"fastvicreg.commands.{command}")
+    return int(module.main(rest))

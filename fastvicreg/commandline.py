@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -35,7 +35,7 @@ def parse(kind: type[Options], arguments: Sequence[str], command: str, *, defaul
     except SystemExit as error:
         if not error.code:
             raise  # --help
-        raise UserError(_one_line(refused.getvalue(), command)) from None
+        raise UserError(_one_line(refused.getvalue(), kind, arguments, command)) from None
 
 
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:
@@ -48,19 +48,30 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _one_line(boxed: str, command: str) -> str:
+def _one_line(boxed: str, kind: type[Any], arguments: Sequence[str], command: str) -> str:
+    """What ``boxed``, tyro's answer to ``arguments``, says is wrong."""
+    hints = get_type_hints(kind, include_extras=True)
+    places = [name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())]
+    usage = " ".join(["fastvicreg", command, *map(str.upper, places)])
+    for name in places:
+        flag = "--" + name.replace("_", "-")
+        if any(argument == flag or argument.startswith(flag + "=") for argument in arguments):
+            return f"{flag} is no option: the {name} is given by its place, {usage}. See fastvicreg {command} --help."
     text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
     text = " ".join(re.sub(r"[╭╮╰╯│─]+", "\n", text).split())
+    see = f"See fastvicreg {command} --help."
+    if unknown := re.search(r"Unrecognized options: (\S+?),?(?: |$)", text):
+        given = unknown.group(1)
+        if not given.startswith("-"):
+            return f"{given!r} belongs to no option. {see}"
+        near = set(re.findall(r"(--[a-z][a-z0-9-]*)", boxed)) - {given, "--help"}
+        matches = difflib.get_close_matches(given, sorted(near), n=1, cutoff=0.5)
+        return f"unknown option {given}{f'; did you mean {matches[0]}?' if matches else '.'} {see}"
+    if missing := re.search(r"Missing value for argument '(--[^']+)'", text):
+        return f"{missing.group(1)} needs a value. {see}"
+    if places and "Missing " in text:
+        return f"give {usage} [OPTIONS]. {see}"
     # Only the first of the box's paragraphs says what is wrong; the rest repeats the help.
     text = re.split(r" (?:Argument helptext:|For full helptext|Perhaps you meant:)", text)[0]
-    text = re.sub(
-        r"^(?:Unrecognized options|Value error|Parsing error|Required options|[A-Z][a-z]+ error)s? ", "", text
-    )
-    near = re.findall(r"(--[a-z][a-z0-9-]*)", boxed)
-    asked = re.search(r"Unrecognized options: (--[^\s,]+)", text)
-    hint = ""
-    if asked:
-        text = f"unknown option {asked.group(1)}"
-        matches = difflib.get_close_matches(asked.group(1), [n for n in near if n != asked.group(1)], n=1, cutoff=0.5)
-        hint = f"; did you mean {matches[0]}?" if matches else "."
-    return f"{text}{hint} See fastvicreg {command} --help."
+    text = re.sub(r"^(?:Value error|Parsing error|Required options|Invalid choice|Error parsing)s? ", "", text)
+    return f"{text.rstrip('.')}. {see}"

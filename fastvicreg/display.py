@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
@@ -29,7 +30,11 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
 
 
 class Display:
-    """``quiet`` shows notes and faults only."""
+    """``quiet`` shows notes and faults only.
+
+    A console that can no longer be written to (a lost terminal, a pipe without a reader, a full disk) is left alone
+    from then on: what shows a run never ends it.
+    """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or Console()
@@ -58,7 +63,8 @@ class Display:
         self._task = self._progress.add_task("", total=total, completed=done, epoch=done // per_epoch)
         if self.console.is_terminal:
             self._live = Live(self._render(), console=self.console, refresh_per_second=4)
-            self._live.start()
+            with self._console_may_be_gone():
+                self._live.start()
 
     def step(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take the rows of the steps done since the last call."""
@@ -74,13 +80,11 @@ class Display:
         elif time.monotonic() - self._last_line > PLAIN_SECONDS or self._row["step"] == self._total:
             self._last_line = time.monotonic()
             row = self._row
-            self.console.print(
+            self.note(
                 f"epoch {row['epoch']}  step {row['step']}/{self._total}  loss {row['total']:.3f}  "
                 f"inv {row.get('invariance', 0):.3f}  var {row.get('variance', 0):.3f}  "
                 f"cov {row.get('covariance', 0):.3f}  std {row.get('embedding_std', 0):.2f}  lr {row['lr']:.3g}  "
-                f"{row['images_per_s']:.0f} img/s  data-wait {row['data_wait']:.0%}",
-                highlight=False,
-                soft_wrap=True,
+                f"{row['images_per_s']:.0f} img/s  data-wait {row['data_wait']:.0%}"
             )
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
@@ -92,7 +96,7 @@ class Display:
             self._live.update(self._render())
         else:
             shown = f"kNN {row['knn']:.1f} %  " if "knn" in row else ""
-            self.console.print(f"epoch {row['epoch']}  {shown}RankMe {row['rankme']:.1f}", highlight=False)
+            self.note(f"epoch {row['epoch']}  {shown}RankMe {row['rankme']:.1f}")
 
     def faults(self, epoch: int, counts: Mapping[str, int], named: Sequence[str]) -> None:
         """Name the samples that an epoch replaced."""
@@ -103,16 +107,25 @@ class Display:
 
     def note(self, text: str) -> None:
         """One line that stays on the screen."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        with self._console_may_be_gone():
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def stop(self) -> None:
         """Leave the last state on the screen."""
         if self._live:
             live, self._live = self._live, None
-            try:
-                live.update(self._render(), refresh=True)
-            finally:
-                live.stop()
+            with self._console_may_be_gone():
+                try:
+                    live.update(self._render(), refresh=True)
+                finally:
+                    live.stop()
+
+    @contextmanager
+    def _console_may_be_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SystemExit):  # rich ends the process where a pipe has no reader
+            self.console.quiet = True
 
     def _render(self) -> Group:
         row, shown = self._row, Table.grid(padding=(0, 2))

@@ -1,6 +1,6 @@
 """Several processes as one run: which one this is, how they meet, and the agreements that are not gradients.
 
-The one place, with doctor, that reads the environment: torchrun's variables.
+The one place, with doctor, that reads the environment: torchrun's and SLURM's variables.
 """
 
 from __future__ import annotations
@@ -50,8 +50,13 @@ class Processes:
 
 
 def launched() -> Processes:
-    """As torchrun launched it; one process without it. ``UserError`` where its variables are incomplete."""
+    """As torchrun launched it; one process without it.
+
+    ``UserError`` where its variables are incomplete, and for one of several SLURM tasks that torchrun did not start:
+    each would train a run of its own.
+    """
     if "WORLD_SIZE" not in os.environ:
+        _not_tasks_of_slurm()
         return Processes()
     try:
         return Processes(*(int(os.environ[name]) for name in VARIABLES[:4]))
@@ -60,6 +65,27 @@ def launched() -> Processes:
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set, but {' '.join(VARIABLES)} are not all ({error}): "
             "start several processes with torchrun -m fastvicreg train ..., or unset WORLD_SIZE."
         ) from None
+
+
+def _not_tasks_of_slurm() -> None:
+    # A step's own count comes first: an interactive shell within a larger allocation is one task.
+    asked = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "")
+    tasks = int(asked) if asked.isdecimal() else 1
+    if tasks < 2 or "SLURM_PROCID" not in os.environ:
+        return
+    asked = os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_NNODES", "")
+    nodes = int(asked) if asked.isdecimal() and int(asked) else 1
+    meet = (
+        f"srun --nodes {nodes} --ntasks-per-node 1 torchrun --nnodes {nodes} --rdzv-backend c10d "
+        "--rdzv-endpoint FIRST_NODE:29500"
+        if nodes > 1
+        else "srun --nodes 1 --ntasks 1 torchrun --standalone"
+    )
+    raise UserError(
+        f"SLURM started {tasks} tasks that do not know each other, and each would train a run of its own: use "
+        f"{meet} --nproc-per-node {-(-tasks // nodes)} -m fastvicreg train ... (for one process: SLURM_NTASKS=1 "
+        "and SLURM_STEP_NUM_TASKS=1)."
+    )
 
 
 def device_of(processes: Processes, device: str) -> str:

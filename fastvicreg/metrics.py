@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,6 @@ from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.errors import UserError
 
 FILE = "metrics.jsonl"
-
-WINDOW, LIMIT, SETTLING = 50, 0.1, 10
-"""``DataWaitWatch``: steps that are looked at together, the share it bears, and first steps that it overlooks."""
 
 
 class _Pending(NamedTuple):
@@ -48,8 +46,13 @@ class Recorder:
         self._pending: list[_Pending] = []
         self._clock = time.perf_counter()
         self._file, self._board = None, None
+        self._folder = folder
         if folder is None:
             return
+        with self._disk():
+            self._open(folder, resumed_at)
+
+    def _open(self, folder: Path, resumed_at: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         resumes = resumed_at and (folder / FILE).exists()
@@ -60,6 +63,7 @@ class Recorder:
         for row in kept:
             self._write(row)
         draft.rename(folder / FILE)
+        threading.excepthook = _quiet_writer
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
 
     def start_clock(self) -> None:
@@ -99,8 +103,9 @@ class Recorder:
             waited = step.data_wait() if callable(step.data_wait) else step.data_wait
             share = {"data_wait": min(1.0, waited / step.seconds)}
             rows.append(step.head | dict(zip(step.names, values, strict=True)) | step.rates | share)
-        for row in rows:
-            self._write(row, "train")
+        with self._disk():
+            for row in rows:
+                self._write(row, "train")
         return rows
 
     def forget(self) -> None:
@@ -110,17 +115,34 @@ class Recorder:
     def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> dict[str, Any]:
         """Write one evaluation's row and return it."""
         row = {"epoch": epoch, "step": step, **values}
-        self._write(row, "eval")
-        if self._board is not None:
-            self._board.flush()
+        with self._disk():
+            self._write(row, "eval")
+            if self._board is not None:
+                self._board.flush()
         return row
 
     def close(self) -> None:
         """Flush both files."""
         self.flush()
         if self._file is not None and self._board is not None:
-            self._file.close()
-            self._board.close()
+            with self._disk():
+                self._file.close()
+                self._board.close()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """``UserError`` where the disk refuses; nothing more is written then, nor complained of."""
+        try:
+            yield
+        except OSError as error:
+            file, self._file, self._board = self._file, None, None
+            if file is not None:
+                with suppress(OSError):  # it still holds the line that did not fit
+                    file.close()
+            raise UserError(
+                f"cannot write the log in {self._folder}: {error.strerror or error}; with room there, --resume goes "
+                f"on from the newest checkpoint."
+            ) from error
 
     def _write(self, row: Mapping[str, Any], group: str = "") -> None:
         """Add a row to the log, and to TensorBoard under ``group`` unless it is there already."""
@@ -135,40 +157,16 @@ class Recorder:
                     self._board.add_scalar(f"{group}/{name}", value, row["step"])
 
 
+def _quiet_writer(failure: threading.ExceptHookArgs) -> None:
+    """Leave a disk's refusal in TensorBoard's thread to the caller's next write, which gets the same error."""
+    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(failure)
+
+
 def data_wait_share(rows: Iterable[Mapping[str, Any]]) -> float:
     """The share of these steps' time that was lost to waiting for crops."""
     times = [(1 / row["images_per_s"], row["data_wait"]) for row in rows]  # in units of a batch, the same for all
     return sum(time * share for time, share in times) / sum(time for time, _ in times)
-
-
-class DataWaitWatch:
-    """Notices, once, that a run waits for its data."""
-
-    def __init__(self, pipeline: str) -> None:
-        self._pipeline = pipeline
-        self._overlook = SETTLING  # compilers and an empty pipeline hold up the first
-        self._recent: deque[Mapping[str, Any]] | None = deque(maxlen=WINDOW)  # None: has been told
-
-    def see(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
-        """A line to show, the first time that the last ``WINDOW`` steps lost more than ``LIMIT`` of their time."""
-        for row in rows:
-            if self._recent is None:
-                return None
-            if self._overlook:
-                self._overlook -= 1
-                continue
-            self._recent.append(row)
-            if len(self._recent) == WINDOW and (share := data_wait_share(self._recent)) > LIMIT:
-                self._recent = None
-                return self._warning(share)
-        return None
-
-    def _warning(self, share: float) -> str:
-        others = "" if self._pipeline == "ffcv" else " or --pipeline ffcv"
-        return (
-            f"data_wait {share:.0%} of the last {WINDOW} steps: the {self._pipeline} pipeline holds the run back; "
-            f"fastvicreg bench swap shows by how much, --workers{others} may help."
-        )
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:

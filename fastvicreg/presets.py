@@ -11,18 +11,44 @@ from fastvicreg.registry import unknown
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """Where a preset departs from its source, while ``setting`` ("section.field") is the preset's; "" always."""
+
+    text: str
+    setting: str = ""
+
+
+@dataclass(frozen=True)
 class Preset:
     """A config, what it is for, and each divergence from what it is named after."""
 
     summary: str
     config: TrainConfig
-    divergences: tuple[str, ...]
+    divergences: tuple[Divergence, ...]
+
+    def told(self, config: TrainConfig) -> list[str]:
+        """The divergences that hold for ``config``, which may override the preset's settings."""
+        return [
+            divergence.text
+            for divergence in self.divergences
+            if not divergence.setting or _value(config, divergence.setting) == _value(self.config, divergence.setting)
+        ]
+
+
+def _value(config: TrainConfig, setting: str) -> object:
+    section, _, name = setting.partition(".")
+    return getattr(getattr(config, section), name)
 
 
 OFFICIAL_CODE = (
-    "variance hinge halved per branch, as the official code (--loss-form paper: not halved)",
-    "asymmetric views: blur p 1.0/0.1, solarize p 0/.2, as the official code (--recipe paper: .5/.5, .1/.1)",
-    "learning rate ends at 0.001 x peak, as the official code (paper: 0.002 absolute)",
+    Divergence(
+        "variance hinge halved per branch, as the official code (--loss-form paper: not halved)", "objective.loss_form"
+    ),
+    Divergence(
+        "asymmetric views: blur p 1.0/0.1, solarize p 0/.2, as the official code (--recipe paper: .5/.5, .1/.1)",
+        "data.recipe",
+    ),
+    Divergence("learning rate ends at 0.001 x peak, as the official code (paper: 0.002 absolute)"),
 )
 
 
@@ -54,10 +80,12 @@ def cifar10() -> Preset:
         "ResNet-18 on 32 px images, 200 epochs",
         config,
         (
-            "the paper has no CIFAR setting: weights 25/25/1 and the loss are its own, the rest is this project's",
+            Divergence(
+                "the paper has no CIFAR setting: weights 25/25/1 and the loss are its own, the rest is this project's"
+            ),
             OFFICIAL_CODE[0],
-            "crops of at least .2 of the image, no blur (--recipe small)",
-            "warm-up is 10 % of the steps (paper: 10 epochs)",
+            Divergence("crops of at least .2 of the image, no blur (--recipe small)", "data.recipe"),
+            Divergence("warm-up is 10 % of the steps (paper: 10 epochs)", "optim.warmup_share"),
         ),
     )
 
@@ -75,12 +103,20 @@ def solo_cifar10() -> Preset:
         "solo-learn's VICReg on CIFAR-10: ResNet-18, 1000 epochs (it reports 92.07)",
         config,
         (
-            "solo-learn clips LARS's trust ratio at the learning rate (clip_lr); this LARS is the official, unclipped",
-            "solo-learn's LARS adds 1e-8 to the norm in the trust ratio's denominator; this one is exact",
-            "solo-learn's expander has a bias in its last layer; this one has none, as the official code",
-            "solo-learn starts its warm-up at 3e-5 and ends its cosine at 0; this one goes 0 to peak to 0.001 x peak",
-            "solo-learn trains an online linear classifier beside it; this one evaluates kNN",
-            "precision is fp16 as there; without CUDA give --precision off",
+            Divergence(
+                "solo-learn clips LARS's trust ratio (clip_lr); this LARS is the official, unclipped",
+                "optim.optimizer",
+            ),
+            Divergence(
+                "solo-learn's LARS adds 1e-8 to the norm in the trust ratio's denominator; this one is exact",
+                "optim.optimizer",
+            ),
+            Divergence("solo-learn's expander has a bias in its last layer; this one has none, as the official code"),
+            Divergence(
+                "solo-learn starts its warm-up at 3e-5 and ends its cosine at 0; this one goes 0, peak, 0.001 x peak"
+            ),
+            Divergence("solo-learn trains an online linear classifier beside it; this one evaluates kNN"),
+            Divergence("precision is fp16 as there; without CUDA give --precision off", "run.precision"),
         ),
     )
 
@@ -96,7 +132,11 @@ def demo() -> Preset:
     return Preset(
         "a small ResNet-18 on 32 px patches, minutes on two CPU cores",
         config,
-        ("made for the demo: narrow network, narrow expander, small batch, no blur; the loss is the official one",),
+        (
+            Divergence(
+                "made for the demo: narrow network, narrow expander, small batch, no blur; the loss is the official one"
+            ),
+        ),
     )
 
 

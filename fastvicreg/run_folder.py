@@ -2,24 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import socket
 from pathlib import Path
+from typing import TextIO
 
 from fastvicreg import config as configs
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 
+LOCK = ".lock"
 
-def claim(folder: Path, config: TrainConfig, *, resume: bool) -> None:
-    """Make ``folder`` ready for the run; ``UserError`` where it holds another run or cannot be written."""
+
+def require_run(path: Path) -> None:
+    """``UserError`` where ``path`` is not a run's folder, with what it is instead."""
+    if (path / "config.json").is_file():
+        return
+    above = next((folder for folder in path.absolute().parents[:3] if (folder / "config.json").is_file()), None)
+    if path.exists() and above is not None:
+        step = next((part for part in path.absolute().parts if part.startswith("step-")), None)
+        chosen = f"{above} --checkpoint {step}" if step else above
+        raise UserError(f"{path} is a part of a run: give the run's folder, as in fastvicreg eval knn {chosen}")
+    if path.is_file():
+        raise UserError(f"{path} is a file, not a run: give the folder that fastvicreg train wrote (--out).")
+    if path.is_dir():
+        raise UserError(f"{path} is not the folder of a run, it has no config.json: give what was train's --out.")
+    raise UserError(f"there is no run {path}: give what was train's --out.")
+
+
+class Lock:
+    """Hold a run's folder against other processes until ``release``, or until this process ends, however it does.
+
+    ``flock`` on a file in the folder: the operating system lets go of it, so that nothing stale is left behind. The
+    file stays and holds who took it last. ``missing`` says where the file system keeps no locks; the run goes on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """``UserError`` naming the process that holds ``folder``; ``OSError`` where nothing can be written there."""
+        self.missing = ""
+        self._file: TextIO | None = (folder / LOCK).open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self.release()
+            raise UserError(f"{folder} is being written by {holder}: let it end, or give another --out.") from None
+        except OSError as error:  # NFS without a lock service
+            self.missing = (
+                f"{folder} is not locked against a second run, its file system keeps no locks "
+                f"({error.strerror or error}): start one run in it at a time."
+            )
+        try:
+            self._file.truncate(0)
+            print(f"process {os.getpid()} on {socket.gethostname()}", file=self._file, flush=True)
+        except OSError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let another process write into the folder."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk has been told of; closing lets go all the same
+                self._file.close()
+            self._file = None
+
+
+def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
+    """Make ``folder`` ready for the run and lock it.
+
+    ``UserError`` where it holds another run, is being written by one, or cannot be written.
+    """
     saved = folder / "config.json"
-    if saved.exists() and not resume:
-        raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
-    if saved.exists():
-        _same_run(configs.load(saved), config, folder)
+    lock = None
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder)
+        if saved.exists() and not resume:
+            raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
+        if saved.exists():
+            _same_run(configs.load(saved), config, folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+    except (OSError, UserError) as error:
+        if lock is not None:
+            lock.release()
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
+    return lock
 
 
 def save_config(folder: Path, config: TrainConfig) -> None:

@@ -6,8 +6,6 @@ import math
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,12 @@ from fastvicreg.display import Display
 from fastvicreg.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.metrics import DataWaitWatch, Recorder
+from fastvicreg.metrics import Recorder
 from fastvicreg.optim import cosine_schedule
 from fastvicreg.run_folder import claim, save_config
+from fastvicreg.signals import stop_signals
 from fastvicreg.updater import NON_FINITE
+from fastvicreg.watch import CollapseWatch, DataWaitWatch
 
 PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
 SCALER_PATIENCE = 50
@@ -55,7 +55,18 @@ class Trainer:
         self._display = display
         self._run: Run = assemble(config)
         processes = self._run.processes
-        together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
+        self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
+        try:
+            self._prepare(resume=resume)
+        except BaseException:
+            self._release()
+            raise
+
+    def _prepare(self, *, resume: bool) -> None:
+        """Everything that needs the folder to be this run's alone."""
+        config, folder, processes = self._config, self._folder, self._run.processes
+        if self._lock and self._lock.missing:
+            self._display.note(self._lock.missing)
         self._per_epoch = self._run.engine.batches_per_epoch(0)
         self._steps = config.run.epochs * self._per_epoch
         self._warmup = self._warmup_steps()
@@ -64,21 +75,28 @@ class Trainer:
         self._not_finite = 0
         self._halted = False
         self._agreed = Agreement(processes)
-        self._watch = DataWaitWatch(config.data.pipeline)
+        spare = 0 < config.data.workers < processes.cores
+        self._watches = (
+            DataWaitWatch(config.data.pipeline, more_workers=spare),
+            CollapseWatch(config.objective, base_lr=config.optim.base_lr),
+        )
         if resume:
             self._restore()
         if processes.main:
             save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
         self._recorder = Recorder(folder if processes.main else None, resumed_at=self._progress.step)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
+        self._no_evaluation = ""  # why the last one could not be made: said once
         self._outcome = Outcome(folder, self._progress.step)
 
     def train(self) -> Outcome:
-        """Run to the end, or to SIGINT or SIGTERM: then a checkpoint is written at the next batch's end."""
+        """Run to the end, or to a stopping signal: then a checkpoint is written at the next batch's end."""
         last = min(self._steps, self._config.run.steps or self._steps)
         self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
+        if self._evaluate and self._evaluate.no_knn:
+            self._display.note(f"no kNN while training: {self._evaluate.no_knn}")
         try:
-            with _signals() as stopped:
+            with stop_signals() as stopped:
                 while self._progress.step < last and not self._halted:
                     self._epoch(last, stopped)
             self._agreed.settle()
@@ -99,14 +117,22 @@ class Trainer:
         finally:
             self._display.stop()
             self._run.engine.close()
-            self._recorder.close()
+            try:
+                self._recorder.close()
+            finally:
+                self._release()
         self._outcome.step = self._progress.step
         return self._outcome
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.release()
 
     def _diverged(self, step: int) -> str:
         return (
             f"loss or gradient are no longer finite after step {step} of {self._folder}: "
-            f"start a new run with a lower --base-lr, or with --precision off."
+            f"start a new run with less than --base-lr {self._config.optim.base_lr:g}"
+            + (", or with --precision off." if self._run.precision != "off" else ".")
         )
 
     def _epoch(self, last: int, stopped: list[int]) -> None:
@@ -169,7 +195,9 @@ class Trainer:
             try:
                 values = self._evaluate(self._run.encoder)
             except UserError as error:  # what cannot be evaluated can still be trained
-                self._display.note(f"epoch {epoch}: no evaluation: {error}")
+                if str(error) != self._no_evaluation:
+                    self._no_evaluation = str(error)
+                    self._display.note(f"epoch {epoch}: no evaluation: {error}")
                 return
             if replaced := values.get("replaced"):
                 self._display.note(f"epoch {epoch}: {replaced:.0f} images of the evaluation replaced by a neighbour.")
@@ -185,8 +213,9 @@ class Trainer:
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)
-            if warning := self._watch.see(rows):
-                self._display.note(warning)
+            for watch in self._watches:
+                if warning := watch.see(rows):
+                    self._display.note(warning)
 
     def _save(self) -> None:
         together(self._write_checkpoint, self._run.processes)
@@ -263,24 +292,3 @@ def device_failure(device: str) -> str:
     except RuntimeError as error:
         return str(error)
     return ""
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM; a second one ends the process at once."""
-    received: list[int] = []
-
-    def handle(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: the caller handles signals
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -25,6 +25,10 @@ class EvalOptions:
     """The run's folder."""
     data: str | None = None
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
+    val_data: str | None = None
+    """Labelled images to classify, where they do not lie in --data as val/ or test/."""
+    checkpoint: str | None = None
+    """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
     k: int = 20
     """Neighbours of knn."""
     temperature: float = 0.07

@@ -14,10 +14,16 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""Endings of files that hold weights."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train an encoder with VICReg. Every field of a preset can be overridden."""
+    """Train an encoder with VICReg. Every field of a preset can be overridden.
+
+    The defaults shown are those of a run with --data (--preset imagenet-100ep), or of a --preset given with --help.
+    """
 
     preset: str | None = None
     """imagenet-1000ep, imagenet-100ep (default with --data), cifar10, solo-cifar10, demo (default without)."""
@@ -55,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.settings.data.data is None:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
-        for divergence in preset(options.preset).divergences:
+        for divergence in preset(options.preset).told(options.settings):
             display.note(f"{options.preset}: {divergence}")
     try:
         outcome = Trainer(options.settings, out, resume=options.resume, display=display).train()
@@ -77,12 +83,17 @@ def options_of(arguments: list[str]) -> TrainOptions:
     name, saved, out = (flag_value(arguments, flag) for flag in ("--preset", "--config", "--out"))
     if name and saved:
         raise UserError(f"--preset {name} and --config {saved} both set every field: give one of them.")
+    if saved and Path(saved).suffix in WEIGHTS:
+        raise UserError(f"--config {saved} holds weights, not settings: give a run's folder or its config.json.")
+    if out and Path(out).is_file():
+        raise UserError(f"--out {out} is a file, not a run: give a folder.")
     resumed = out and "--resume" in arguments and (Path(out) / "config.json").is_file()
     if saved or (resumed and not name):
         settings = configs.load(saved or out or "")
         name = name or "config"
     else:
-        name = name or ("imagenet-100ep" if flag_value(arguments, "--data") else "demo")
+        own_images = flag_value(arguments, "--data") or {"--help", "-h"} & set(arguments)
+        name = name or ("imagenet-100ep" if own_images else "demo")
         settings = preset(name).config
     options = parse(TrainOptions, arguments, "train", default=TrainOptions(preset=name, settings=settings))
     data = options.settings.data

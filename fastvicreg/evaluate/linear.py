@@ -33,10 +33,15 @@ def linear_predict(
 
 
 def few_labels(labels_N: Tensor, per_class: int, *, seed: int = 0) -> Tensor:
-    """Indices of ``per_class`` samples of every class, drawn without replacement."""
+    """Indices of ``per_class`` samples of every class, drawn without replacement.
+
+    ``ValueError`` where a class has fewer.
+    """
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in labels_N.unique():
         members = (labels_N == label).nonzero().flatten()
+        if len(members) < per_class:
+            raise ValueError(f"{per_class} labels a class asked for, but class {int(label)} has {len(members)}.")
         chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class].to(members.device)])
     return torch.cat(chosen)

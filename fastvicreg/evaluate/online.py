@@ -12,6 +12,7 @@ from fastvicreg.contracts import Source
 from fastvicreg.distributed import Processes, gather, gather_rows, together
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
+from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.metrics import rank_me
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
@@ -26,9 +27,11 @@ RANK_SAMPLES = 4096
 
 @dataclass(frozen=True)
 class OnlineEvaluation:
-    """Bank and queries are fixed when the run starts; without labels on both sides there is no bank, and no kNN."""
+    """Bank and queries are fixed when the run starts; where labels give no accuracy there is no bank, and no kNN."""
 
     bank: Source | None
+    no_knn: str | None
+    """Why there is no kNN."""
     queries: Source
     image_size: int
     device: str
@@ -39,16 +42,26 @@ class OnlineEvaluation:
     @classmethod
     def build(cls, run: Run, config: TrainConfig) -> OnlineEvaluation:
         """Queries are the validation split, or a spread of the training data where there is none."""
-        validation = run.data.validation
-        labelled = validation is not None and len(run.data.train.classes) > 1 and validation.classes
-        bank = spread(run.data.train, config.run.knn_bank) if labelled else None
-        queries = validation if validation is not None else spread(run.data.train, RANK_SAMPLES)
+        train, validation = run.data.train, run.data.validation
+        bank = spread(train, config.run.knn_bank)
+        where = run.data.where if bank is train else f"--knn-bank {len(bank)} of {run.data.where}"
+        no_knn = obstacle(bank, validation, bank_where=where, queries_where=run.data.validation_where)
+        queries = validation if validation is not None else spread(train, RANK_SAMPLES)
         # Imported here: it imports the trainer's parts, which import this file.
         from fastvicreg.assemble import fault_budget
 
         budget = fault_budget(config, run.processes)
         workers = config.data.workers or run.processes.cores
-        return cls(bank, queries, config.data.image_size, run.device, workers, budget, run.processes)
+        return cls(
+            None if no_knn else bank,
+            no_knn,
+            queries,
+            config.data.image_size,
+            run.device,
+            workers,
+            budget,
+            run.processes,
+        )
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).

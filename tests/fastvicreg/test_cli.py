@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fastvicreg import config as configs
 from fastvicreg.cli import COMMANDS, main
+from fastvicreg.distributed import launched
 from fastvicreg.doctor import deliver_apart, pipeline_finding
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
@@ -47,6 +50,15 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("trian", "'trian'", "did you mean 'train'"),
         ("train --epohcs 3", "--epohcs", "did you mean --epochs"),
         ("train --epochs three", "'three'", "--epochs"),
+        ("train --nope", "unknown option --nope.", "See fastvicreg train --help"),
+        ("train --nope 3 --help-me", "unknown option --nope.", "See fastvicreg train --help"),
+        ("train cats", "'cats'", "belongs to no option"),
+        ("train --epochs", "--epochs", "needs a value"),
+        ("--nope", "--nope", "fastvicreg COMMAND [OPTIONS]"),
+        ("eval knn --run X", "--run is no option", "fastvicreg eval METHOD RUN"),
+        ("eval --run=X knn", "--run is no option", "fastvicreg eval METHOD RUN"),
+        ("eval knn", "give", "fastvicreg eval METHOD RUN"),
+        ("eval", "give", "fastvicreg eval METHOD RUN"),
         ("train --preset cifar", "'cifar'", "did you mean 'cifar10'"),
         ("train --data /no/such/folder", "/no/such/folder", "give a folder"),
         ("train --pipeline fcv", "'fcv'", "did you mean 'ffcv'"),
@@ -68,7 +80,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("train --config x --preset demo", "--preset demo", "give one"),
         ("train --resume", "--resume", "--out RUN"),
         ("train --val-data x", "--val-data ", "/x goes with --data"),
-        ("eval knn /no/such/run", "/no/such/run", "cannot read"),
+        ("eval knn /no/such/run", "/no/such/run", "--out"),
         ("eval knnn run", "'knnn'", "did you mean 'knn'"),
         ("bench los", "'los'", "did you mean 'loss'"),
         ("bench loader --workers -1", "--workers -1", "0 or more"),
@@ -87,6 +99,18 @@ def test_a_mistake_is_one_line_that_names_it(
     assert names in line
     assert way_out in line
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "--print-config"]])
+def test_a_reader_that_goes_away_is_no_traceback(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fastvicreg", *arguments]
+    try:
+        finished = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -148,7 +172,8 @@ def test_train_leaves_a_run_and_refuses_to_overwrite_it(
     arguments = ["train", "--data", str(data), "--out", str(out), *QUICK]
     assert main(arguments) == 0
     capsys.readouterr()
-    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
+    shown = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert shown == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "total" in row]
     assert [row["step"] for row in steps] == [1, 2, 3]
@@ -183,13 +208,34 @@ def test_half_of_a_launch_is_refused(
     assert "torchrun" in refused(capsys, ["train", "--out", str(tmp_path / "run")])
 
 
-def test_classes_that_differ_between_splits_are_refused(
-    make_folder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("variables", "command"),
+    [
+        ({"SLURM_NTASKS": "4"}, "torchrun --standalone --nproc-per-node 4 -m fastvicreg train"),
+        ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_NNODES": "2"}, "torchrun --nnodes 2 "),
+    ],
+)
+def test_slurm_tasks_without_a_rendezvous_are_told_the_command(
+    variables: dict[str, str],
+    command: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    data = make_folder()
-    (data / "val" / "class2").rename(data / "val" / "other")
-    line = refused(capsys, ["train", "--data", str(data), "--out", str(tmp_path / "run"), *QUICK])
-    assert "classes" in line
+    for name, value in (variables | {"SLURM_PROCID": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert command in refused(capsys, ["train", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_slurm_task_of_a_larger_allocation_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched().world_size == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert launched().world_size == 2, "torchrun's own tasks are left alone"
 
 
 def test_doctor_tells_what_a_pipeline_s_own_process_lacks() -> None:

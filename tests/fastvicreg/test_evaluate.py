@@ -72,6 +72,8 @@ def test_few_labels_takes_as_many_of_each_class() -> None:
     assert len(chosen.unique()) == 15
     assert labels[chosen].bincount().tolist() == [5, 5, 5]
     assert not torch.equal(chosen, few_labels(labels, 5, seed=1))
+    with pytest.raises(ValueError, match="21 labels a class asked for, but class 0 has 20"):
+        few_labels(labels, 21)
 
 
 def test_features_are_in_the_sources_order_normalised_and_whole(make_folder) -> None:

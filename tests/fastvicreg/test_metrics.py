@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,3 +80,66 @@ def test_rankme_counts_the_dimensions_in_use() -> None:
         coordinates = torch.linalg.qr(torch.randn(200, rank))[0]
         assert rank_me(coordinates @ basis[:rank]) == pytest.approx(rank, rel=0.01)
     assert rank_me(100 * basis) == pytest.approx(rank_me(basis))
+
+
+class _FullDisk(io.StringIO):
+    """Takes half of the second line and refuses the rest, as a disk does that fills up."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._lines = path, 0
+
+    def write(self, text: str) -> int:
+        self._lines += 1
+        with self._path.open("a") as file:
+            file.write(text if self._lines == 1 else text[: len(text) // 2])
+        if self._lines > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(text)
+
+
+def fill_disk_at_second_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on logs are opened on a disk that has room for one row and a half."""
+    plain = Path.open
+
+    def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if path.name == f".{FILE}.tmp":
+            plain(path, "w").close()
+            return _FullDisk(path.parent / FILE)
+        return plain(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+def test_a_full_disk_is_one_line_and_the_log_is_read_up_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk_at_second_row(monkeypatch)
+    recorder = Recorder(tmp_path)
+    push(recorder, 1, 4.0)
+    assert len(recorder.flush()) == 1
+    push(recorder, 2, 3.0)
+    with pytest.raises(UserError, match=r"cannot write the log in .*No space left on device; .*--resume"):
+        recorder.flush()
+    recorder.close()
+    monkeypatch.undo()
+    assert not (tmp_path / FILE).read_text().endswith("}\n")
+    assert [row["step"] for row in read(tmp_path)] == [1]
+    resumed = Recorder(tmp_path, resumed_at=1)
+    push(resumed, 2, 3.0)
+    resumed.close()
+    assert [row["total"] for row in read(tmp_path)] == [4.0, 3.0]
+
+
+def test_a_full_disk_under_tensorboard_is_the_same_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    recorder = Recorder(tmp_path)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    push(recorder, 1, 4.0)
+    recorder.flush()
+    with pytest.raises(UserError, match="No space left on device"):
+        recorder.evaluation(1, 0, {"rankme": 2.0})
+    recorder.close()
+    assert "Traceback" not in capsys.readouterr().err

@@ -3,66 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from images import encoded, photo
-from rich.console import Console
+from runs import log, tiny, train
 
 from fastvicreg import checkpoint as checkpoints
-from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_json
+from fastvicreg.config import OptimConfig
 from fastvicreg.display import Display
 from fastvicreg.errors import UserError
 from fastvicreg.metrics import read
 from fastvicreg.pipelines.convert.run import convert_dataset
-from fastvicreg.trainer import Outcome, Trainer
-
-RATES = ("images_per_s", "data_wait")
-
-
-def tiny(data: Path, **run: Any) -> TrainConfig:
-    """3 batches an epoch of a network small enough for a test."""
-    settings = {"epochs": 3, "batch_size": 8, "device": "cpu", "checkpoint_every": 1, "log_every": 2, "eval_every": 1}
-    return TrainConfig(
-        data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
-        optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
-        run=RunConfig(**(settings | run)),
-    )
-
-
-def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Outcome:
-    with (folder.parent / "display.txt").open("a") as text:
-        display = Display(Console(file=text, width=300))
-        return Trainer(config, folder, resume=resume, display=display).train()
-
-
-def log(folder: Path) -> list[dict[str, Any]]:
-    """All that must not depend on when the run was stopped."""
-    return [{k: v for k, v in row.items() if k not in RATES} for row in read(folder)]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(data, run) of a whole run."""
-
-    root = tmp_path_factory.mktemp("whole")
-    for split, count in (("train", 26), ("val", 9)):
-        for number in range(count):
-            path = root / "data" / split / f"class{number % 3}" / f"{number}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(photo(number, 30 + number, 40)))
-    train(tiny(root / "data"), root / "run")
-    return root / "data", root / "run"
+from fastvicreg.trainer import Trainer
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
@@ -83,34 +38,6 @@ def test_another_seed_gives_another_log(uninterrupted: tuple[Path, Path], tmp_pa
     data, whole = uninterrupted
     train(tiny(data, seed=1, steps=2), tmp_path / "run")
     assert log(tmp_path / "run")[0]["total"] != log(whole)[0]["total"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_signal_loses_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path, number: signal.Signals) -> None:
-    data, whole = uninterrupted
-    (tmp_path / "config.json").write_text(to_json(tiny(data)))
-    out = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "fastvicreg",
-        "train",
-        "--config",
-        str(tmp_path / "config.json"),
-        "--out",
-        str(out),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
-    while not checkpoints.listed(out / "checkpoints") and time.monotonic() < deadline:
-        time.sleep(0.005)
-        assert process.poll() is None or checkpoints.listed(out / "checkpoints")
-    process.send_signal(number)
-    code = process.wait(timeout=60)
-    assert code in (0, -number if number == signal.SIGKILL else 128 + number)
-    train(tiny(data), out, resume=True)
-    assert log(out) == log(whole)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(

@@ -1,0 +1,85 @@
+"""Watches over a run's rows: each says one line, once, when something goes wrong that the loss alone does not show."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastvicreg.config import ObjectiveConfig
+from fastvicreg.metrics import data_wait_share
+
+WINDOW, LIMIT, SETTLING = 50, 0.1, 10
+"""``DataWaitWatch``: steps that are looked at together, the share it bears, and first steps that it overlooks."""
+
+TARGET_STD = 1.0
+"""Standard deviation that the variance term pulls each embedding dimension to (paper: gamma)."""
+COLLAPSED, PATIENCE = 0.05, 20
+"""``CollapseWatch``: share of the target below which embeddings count as collapsing, and steps in a row it waits.
+
+A fresh expander starts near .3 to .4; without the variance term the demo is below .05 after 20 steps.
+"""
+
+
+class CollapseWatch:
+    """Notices, once, that the embeddings collapse: views then agree because all images do."""
+
+    def __init__(self, objective: ObjectiveConfig, *, base_lr: float) -> None:
+        self._objective = objective
+        self._base_lr = base_lr
+        self._low = 0
+        self._told = False
+
+    def see(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """A line to show, the first time that ``embedding_std`` was too low for ``PATIENCE`` steps in a row."""
+        for row in rows:
+            std = row.get("embedding_std")
+            low = std is not None and std < COLLAPSED * TARGET_STD  # false for NaN: a step that did not count
+            self._low = self._low + 1 if low else 0
+            if self._low >= PATIENCE and not self._told:
+                self._told = True
+                return (
+                    f"step {row['step']}: the embeddings are collapsing: embedding_std {std:.2g}, under "
+                    f"{COLLAPSED:.0%} of its target {TARGET_STD:g} for {PATIENCE} steps; {self._cause()}."
+                )
+        return None
+
+    def _cause(self) -> str:
+        variance, invariance = self._objective.variance, self._objective.invariance
+        if variance <= 0:
+            return f"--variance {variance:g} leaves nothing against it, --variance 25 is the published weight"
+        if variance < invariance:
+            return f"--variance {variance:g} is weaker than --invariance {invariance:g}: give both the same weight"
+        return f"likely the learning rate: give less than --base-lr {self._base_lr:g}"
+
+
+class DataWaitWatch:
+    """Notices, once, that a run waits for its data."""
+
+    def __init__(self, pipeline: str, *, more_workers: bool = True) -> None:
+        """``more_workers`` where the engine has fewer than there are cores, so that the advice may name them."""
+        self._pipeline = pipeline
+        self._remedies = ["--workers"] * more_workers + ["--pipeline ffcv"] * (pipeline != "ffcv")
+        self._overlook = SETTLING  # compilers and an empty pipeline hold up the first
+        self._recent: deque[Mapping[str, Any]] | None = deque(maxlen=WINDOW)  # None: has been told
+
+    def see(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """A line to show, the first time that the last ``WINDOW`` steps lost more than ``LIMIT`` of their time."""
+        for row in rows:
+            if self._recent is None:
+                return None
+            if self._overlook:
+                self._overlook -= 1
+                continue
+            self._recent.append(row)
+            if len(self._recent) == WINDOW and (share := data_wait_share(self._recent)) > LIMIT:
+                self._recent = None
+                return self._warning(share)
+        return None
+
+    def _warning(self, share: float) -> str:
+        may_help = f", {' or '.join(self._remedies)} may help" if self._remedies else ""
+        return (
+            f"data_wait {share:.0%} of the last {WINDOW} steps: the {self._pipeline} pipeline holds the run back; "
+            f"fastvicreg bench swap shows by how much{may_help}."
+        )

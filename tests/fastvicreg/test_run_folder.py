@@ -1,0 +1,60 @@
+"""One process at a time writes into a run's folder, and a run that lost its disk goes on where it was."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastvicreg.config import TrainConfig
+from fastvicreg.errors import UserError
+from fastvicreg.run_folder import claim, save_config
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fastvicreg.config import TrainConfig
+from fastvicreg.run_folder import claim
+lock = claim(Path(sys.argv[1]), TrainConfig(), resume=True)
+print("held", flush=True)
+time.sleep(120)
+"""
+
+
+def test_a_second_run_is_refused_by_name_and_a_kill_lets_go(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        for resume in (False, True):
+            with pytest.raises(UserError, match=rf"being written by process {other.pid} on .+: .*--out"):
+                claim(tmp_path, TrainConfig(), resume=resume)
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate(timeout=60)
+    claim(tmp_path, TrainConfig(), resume=True).release()
+
+
+def test_a_refusal_lets_go_of_the_folder(tmp_path: Path) -> None:
+    claim(tmp_path, TrainConfig(), resume=False).release()
+    save_config(tmp_path, TrainConfig())
+    with pytest.raises(UserError, match="already holds a run"):
+        claim(tmp_path, TrainConfig(), resume=False)
+    claim(tmp_path, TrainConfig(), resume=True).release()
+
+
+def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    lock = claim(tmp_path, TrainConfig(), resume=False)
+    assert "No locks available" in lock.missing
+    assert (tmp_path / "checkpoints").is_dir()
+    lock.release()

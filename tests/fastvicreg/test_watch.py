@@ -1,0 +1,86 @@
+"""A collapse is told while the run still can be stopped, with its likely cause and a flag that is not set already."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from runs import tiny
+
+from fastvicreg.cli import main
+from fastvicreg.config import ObjectiveConfig
+from fastvicreg.display import Display
+from fastvicreg.errors import UserError
+from fastvicreg.presets import preset
+from fastvicreg.trainer import Trainer
+from fastvicreg.watch import COLLAPSED, PATIENCE, CollapseWatch
+
+
+def rows(*stds: float) -> list[dict[str, float]]:
+    return [{"step": step, "embedding_std": std} for step, std in enumerate(stds, 1)]
+
+
+def test_a_collapse_is_told_once_and_a_healthy_start_is_not() -> None:
+    watch = CollapseWatch(ObjectiveConfig(), base_lr=0.3)
+    low = COLLAPSED / 2
+    assert watch.see(rows(*[0.3] * 100)) is None
+    assert watch.see(rows(*[low] * (PATIENCE - 1), COLLAPSED, *[low] * (PATIENCE - 1), math.nan)) is None
+    assert watch.see(rows(*[low] * (PATIENCE - 1))) is None
+    told = watch.see(rows(low))
+    assert told is not None
+    assert f"embedding_std {low:.2g}" in told
+    assert watch.see(rows(*[low] * 100)) is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        (ObjectiveConfig(variance=0.0), "--variance 25 is the published weight"),
+        (ObjectiveConfig(variance=1.0), "--variance 1 is weaker than --invariance 25"),
+        (ObjectiveConfig(), "less than --base-lr 0.3"),
+    ],
+)
+def test_the_likely_cause_is_one_that_the_settings_have(objective: ObjectiveConfig, says: str) -> None:
+    told = CollapseWatch(objective, base_lr=0.3).see(rows(*[0.01] * PATIENCE))
+    assert told is not None
+    assert says in told
+
+
+def test_a_run_without_the_variance_term_shows_the_warning_before_it_ends(make_folder, tmp_path: Path) -> None:
+    config = tiny(make_folder(val=0), epochs=100, steps=90, eval_every=0, checkpoint_every=90, log_every=1)
+    config = replace(config, objective=ObjectiveConfig(variance=0.0))
+    with (tmp_path / "shown.txt").open("w") as text:
+        Trainer(config, tmp_path / "run", resume=False, display=Display(Console(file=text, width=300))).train()
+    assert (tmp_path / "shown.txt").read_text().count("--variance 0 leaves nothing against it") == 1
+
+
+@pytest.mark.parametrize(("precision", "advised"), [("off", False), ("auto", False), ("bf16", True)])
+def test_a_diverged_run_is_not_advised_the_precision_that_it_has(
+    precision: str, advised: bool, make_folder, tmp_path: Path
+) -> None:
+    trainer = Trainer(tiny(make_folder(val=0), precision=precision), tmp_path / "run", resume=False, display=Display())
+    with torch.no_grad():
+        trainer._run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"less than --base-lr 8") as refused:
+        trainer.train()
+    assert ("--precision off" in str(refused.value)) == advised
+
+
+def test_a_preset_tells_only_divergences_that_the_settings_still_have() -> None:
+    chosen = preset("solo-cifar10")
+    assert any("--precision off" in line for line in chosen.told(chosen.config))
+    off = replace(chosen.config, run=replace(chosen.config.run, precision="off"))
+    assert not any("--precision off" in line for line in chosen.told(off))
+    assert len(chosen.told(off)) == len(chosen.told(chosen.config)) - 1
+
+
+def test_help_shows_the_defaults_of_a_run_with_data(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, epochs in ((["--help"], 100), (["--preset", "demo", "--help"], 12)):
+        with pytest.raises(SystemExit):
+            main(["train", *arguments])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert f"Passes over the data. (default: {epochs})" in text

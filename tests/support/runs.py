@@ -1,0 +1,37 @@
+"""Whole runs small enough for a test, and what of their logs must be equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.display import Display
+from fastvicreg.metrics import read
+from fastvicreg.trainer import Outcome, Trainer
+
+RATES = ("images_per_s", "data_wait")
+
+
+def tiny(data: Path, **run: Any) -> TrainConfig:
+    """3 batches an epoch of a network small enough for a test."""
+    settings = {"epochs": 3, "batch_size": 8, "device": "cpu", "checkpoint_every": 1, "log_every": 2, "eval_every": 1}
+    return TrainConfig(
+        data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
+        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
+        run=RunConfig(**(settings | run)),
+    )
+
+
+def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Outcome:
+    with (folder.parent / "display.txt").open("a") as text:
+        display = Display(Console(file=text, width=300))
+        return Trainer(config, folder, resume=resume, display=display).train()
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """All that must not depend on when the run was stopped."""
+    return [{k: v for k, v in row.items() if k not in RATES} for row in read(folder)]
