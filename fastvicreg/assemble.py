@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from fastvicreg import embedded
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
-from fastvicreg.contracts import Engine, Plan, Source
+from fastvicreg.contracts import Engine, Plan
+from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.distributed import Processes, device_of, join, launched
 from fastvicreg.errors import UserError
 from fastvicreg.model import ResNet, resnet
@@ -22,17 +21,7 @@ from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import Feed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources import find_splits, open_source, require_readable
 from fastvicreg.step import TrainStep
-
-
-@dataclass(frozen=True)
-class Datasets:
-    """What is trained on, and labelled images for the online kNN where there are some."""
-
-    train: Source
-    validation: Source | None
-    where: str
 
 
 @dataclass(frozen=True)
@@ -66,35 +55,6 @@ def resolve_device(asked: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
     return asked
-
-
-def open_data(config: TrainConfig) -> Datasets:
-    """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read."""
-    data = config.data
-    if data.data is None:
-        if data.val_data is not None:
-            raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
-        write = {"ffcv": embedded.write_beton_once, "dali": embedded.write_shards_once}
-        folder = write.get(data.pipeline, embedded.write_once)()
-        names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
-        train, validation = (open_source(folder / name) for name in names)
-        return Datasets(train, validation, f"the embedded images ({folder})")
-    root, below = find_splits(data.data)
-    train = open_source(root)
-    require_readable(train, str(root))
-    val_path = Path(data.val_data) if data.val_data else below
-    validation = open_source(val_path) if val_path else None
-    if validation is not None and not _alike(train.classes, validation.classes):
-        raise UserError(
-            f"the classes of {val_path} are not those of {root}: {len(validation.classes)} there, "
-            f"{len(train.classes)} here, and the same number means another class; both need the same."
-        )
-    return Datasets(train, validation, str(root))
-
-
-def _alike(train: tuple[str, ...], validation: tuple[str, ...]) -> bool:
-    """Whether a number means the same class in both; validation may lack the last classes, either may have none."""
-    return not train or not validation or validation == train[: len(validation)]
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto") -> torch.optim.Optimizer:
