@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from fastvicreg import embedded
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
-from fastvicreg.contracts import Engine, Plan, Source
+from fastvicreg.contracts import Engine, Plan
+from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.distributed import Processes, device_of, join, launched
 from fastvicreg.errors import UserError
 from fastvicreg.model import ResNet, resnet
@@ -22,19 +21,8 @@ from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import Feed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources import find_splits, open_source, require_readable
 from fastvicreg.step import TrainStep
 from fastvicreg.updater import Updater
-
-
-@dataclass(frozen=True)
-class Datasets:
-    """What is trained on, and labelled images for the online kNN where there are some."""
-
-    train: Source
-    validation: Source | None
-    where: str
-    validation_where: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,25 +56,6 @@ def resolve_device(asked: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
     return asked
-
-
-def open_data(config: TrainConfig) -> Datasets:
-    """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read."""
-    data = config.data
-    if data.data is None:
-        if data.val_data is not None:
-            raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
-        write = {"ffcv": embedded.write_beton_once, "dali": embedded.write_shards_once}
-        folder = write.get(data.pipeline, embedded.write_once)()
-        names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
-        train, validation = (open_source(folder / name) for name in names)
-        return Datasets(train, validation, f"the embedded images ({folder})", str(folder / names[1]))
-    root, below = find_splits(data.data)
-    train = open_source(root)
-    require_readable(train, str(root))
-    val_path = Path(data.val_data) if data.val_data else below
-    validation = open_source(val_path) if val_path else None
-    return Datasets(train, validation, str(root), str(val_path) if val_path else "")
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto") -> torch.optim.Optimizer:

@@ -58,7 +58,7 @@ def save(
         if spoilt := not_finite(held):
             raise UserError(
                 f"no checkpoint at step {progress.step}: {spoilt} of the {origin} is not finite, and no later step "
-                f"mends it; {_kept(folder)}. Start a new run with a lower --base-lr, or with --precision off."
+                f"mends it; {_kept(folder)}. Start a new run with a less than --base-lr, or with --precision off."
             )
     final = folder / f"{PREFIX}{progress.step:08d}"
     draft = folder / f".{final.name}.tmp"

@@ -92,6 +92,8 @@ class Trainer:
     def train(self) -> Outcome:
         """Run to the end, or to a stopping signal: then a checkpoint is written at the next batch's end."""
         last = min(self._steps, self._config.run.steps or self._steps)
+        for note in self._run.data.notes:
+            self._display.note(note)
         self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
         if self._evaluate and self._evaluate.no_knn:
             self._display.note(f"no kNN while training: {self._evaluate.no_knn}")

@@ -12,6 +12,7 @@ from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.manifest import Paths, index_digest
 from fastvicreg.pipelines.mapped import map_file
+from fastvicreg.pipelines.patterns import expand, is_pattern
 
 NONE = (-1, 0, 0)
 """Start, size and kind of a label that is not there."""
@@ -21,7 +22,7 @@ NONE = (-1, 0, 0)
 class ShardLayout:
     """N samples in the order of the shards' names, then of their indices."""
 
-    folder: Path
+    path: Path  # a folder, or a pattern of tar files
     files: tuple[tuple[Path, Path], ...]  # (tar, index)
     mapped: tuple[memoryview, ...]  # whole tar files, read-only
     shard_N: np.ndarray  # int64, place in ``files``
@@ -34,11 +35,14 @@ class ShardLayout:
         return len(self.shard_N)
 
 
-def list_shards(folder: Path) -> tuple[tuple[Path, Path], ...]:
-    """(tar, index) pairs in the order of their names; none where ``folder`` holds neither.
+def list_shards(path: Path) -> tuple[tuple[Path, Path], ...]:
+    """(tar, index) pairs in the order of their names; none where the folder ``path`` holds neither.
 
     ``UserError`` where there is no index at all, ``DamagedError`` where one of a pair is missing.
     """
+    if is_pattern(path):
+        return tuple((tar, _index_beside(tar)) for tar in expand(path))
+    folder = path
     names = os.listdir(folder)
     tars, indices = ({name[:-4] for name in names if name.endswith(ending)} for ending in (".tar", ".idx"))
     if tars and not indices:
@@ -54,14 +58,21 @@ def list_shards(folder: Path) -> tuple[tuple[Path, Path], ...]:
     return tuple((folder / f"{stem}.tar", folder / f"{stem}.idx") for stem in ordered)
 
 
-def read_layout(folder: str | Path) -> ShardLayout:
+def _index_beside(tar: Path) -> Path:
+    index = tar.with_suffix(".idx")
+    if not index.is_file():
+        raise UserError(f"{tar} has no index beside it: make one for each tar file with DALI's `wds2idx {tar}`.")
+    return index
+
+
+def read_layout(path: str | Path) -> ShardLayout:
     """Map the tar files and check every index against the size of its own, its first and its last header.
 
     ``UserError`` where there are no shards of JPEGs, ``DamagedError`` where files are missing, cut short or do not
     belong together; each in one line that names the file.
     """
-    folder = Path(folder)
-    files = list_shards(folder)
+    path = Path(path)
+    files = list_shards(path)
     mapped: list[memoryview] = []
     texts: list[bytes] = []
     rows: list[np.ndarray] = []
@@ -76,10 +87,10 @@ def read_layout(folder: str | Path) -> ShardLayout:
         rows.append(row_S5)
         names += [f"{tar.name}/{name}".encode("utf-8", "surrogateescape") for name in members]
     if not names:
-        raise UserError(f"no sample in {folder}: give a folder of .tar files with an .idx beside each.")
+        raise UserError(f"no sample in {path}: give a folder of .tar files with an .idx beside each.")
     row_N5 = np.concatenate(rows)
     return ShardLayout(
-        folder,
+        path,
         files,
         tuple(mapped),
         np.repeat(np.arange(len(files)), [len(row_S5) for row_S5 in rows]),

@@ -17,7 +17,7 @@ from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb, image_size
 from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.sources import open_source, refuse_splits
+from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.shards import ShardSource
 
@@ -36,6 +36,7 @@ class Report:
 
     path: Path
     samples: int  # checked
+    classes: int  # 0: no labels
     bytes: int  # read
     hashed: bool  # against a manifest
     decoded: bool
@@ -58,12 +59,12 @@ def verify_dataset(
     ``UserError`` where ``path`` is no dataset.
     """
     started = time.monotonic()
-    refuse_splits(path, "verify")
+    path = one_dataset(path, "verify")
     try:
         source = open_source(path)
     except DamagedError as error:
         whole = (Finding(-1, str(path), str(error)),)
-        return Report(Path(path), 0, 0, False, False, whole, time.monotonic() - started)
+        return Report(Path(path), 0, 0, 0, False, False, whole, time.monotonic() - started)
     total, size = len(source), 0
     findings: list[Finding] = []
     check = partial(check_sample, source, decode=decode)
@@ -77,7 +78,9 @@ def verify_dataset(
         on_progress(index + 1, total, size, len(findings))
     hashed = isinstance(source, BetonSource | ShardSource) and source.manifest is not None
     findings.sort(key=lambda finding: finding.sample)
-    return Report(Path(path), total, size, hashed, decode, tuple(findings), time.monotonic() - started)
+    return Report(
+        Path(path), total, len(source.classes), size, hashed, decode, tuple(findings), time.monotonic() - started
+    )
 
 
 def check_sample(source: Source, index: int, *, decode: bool) -> tuple[int, str]:

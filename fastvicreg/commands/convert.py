@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -18,7 +17,8 @@ from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
 
 if TYPE_CHECKING:
-    from fastvicreg.pipelines.convert import Summary
+    from fastvicreg.pipelines.convert import Settings, Summary
+    from fastvicreg.pipelines.convert.parts import Job
 
 NAMED = 10
 """Skipped samples shown; the manifest names all."""
@@ -31,9 +31,10 @@ class ConvertOptions:
     Interrupted, the same command continues."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of images, of class folders or of tar shards, or a .beton file."""
+    """Folder of images, of class folders or of tar shards, a .beton file, or a pattern of tar files in quotes."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """File to write, ending in .beton, or for dali the folder; must not exist."""
+    """File to write, ending in .beton, or for dali the folder; must not exist. Where SRC holds splits (train/, val/):
+    the folder for DST/train.beton and DST/val.beton, or DST/train/ and DST/val/."""
     format: str = "ffcv"
     """Format to write: ffcv (a .beton file in SRC's order) or dali (a folder of tar shards, shuffled, and indices)."""
     max_size: int = 0
@@ -66,8 +67,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
 
-    from fastvicreg.pipelines.convert import Settings, convert_dataset
-    from fastvicreg.progress import WalkProgress
+    from fastvicreg.pipelines.convert import Settings
+    from fastvicreg.pipelines.convert.parts import jobs_of
 
     fields = {field.name for field in dataclasses.fields(Settings)} - {"page_size", "shard_size"}
     settings = Settings(
@@ -76,35 +77,50 @@ def main(arguments: Sequence[str]) -> int:
         shard_size=options.shard_size << 20,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
-    try:
-        with WalkProgress("converting", "skipped") as progress:
-            summary = convert_dataset(
-                options.src,
-                options.dst,
-                settings,
-                workers=options.workers,
-                on_progress=lambda state: progress.update(*state),
-            )
-    except KeyboardInterrupt:
-        print(
-            f"fastvicreg: the same command continues; {Path(options.dst)}.partial holds what is done", file=sys.stderr
-        )
-        raise
-    print("\n".join(lines(summary, options.format)))
+    jobs, notes = jobs_of(options.src, options.dst, settings)
+    for note in notes:
+        print(note)
+    summaries = []
+    for job in jobs:
+        if job.split:
+            job.target.parent.mkdir(exist_ok=True)
+        summaries.append(_convert(job, settings, options.workers))
+        print("\n".join(lines(summaries[-1])))
+    data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
+    print(f"next: fastvicreg train --pipeline {options.format} --data {data}   or: fastvicreg verify {data}")
     if options.json:
         from fastvicreg.profiles.measure import document, write_json
 
-        write_json(options.json, document("convert", [row(summary)], 1))
+        write_json(options.json, document("convert", [row(summary) for summary in summaries], 1))
     return 0
 
 
-def lines(summary: Summary, pipeline: str) -> list[str]:
-    """What a person wants to know of a finished conversion, which ``--pipeline`` reads it too."""
+def _convert(job: Job, settings: Settings, workers: int) -> Summary:
+    from fastvicreg.pipelines.convert import convert_dataset
+    from fastvicreg.progress import WalkProgress
+
+    try:
+        with WalkProgress(f"converting {job.split}".strip(), "skipped") as progress:
+            return convert_dataset(
+                job.source,
+                job.target,
+                settings,
+                workers=workers,
+                on_progress=lambda state: progress.update(*state),
+            )
+    except KeyboardInterrupt:
+        print(f"fastvicreg: the same command continues; {job.target}.partial holds what is done", file=sys.stderr)
+        raise
+
+
+def lines(summary: Summary) -> list[str]:
+    """What a person wants to know of a finished conversion."""
     from fastvicreg.pipelines.manifest import manifest_path
 
     mean = summary.bytes / summary.images / 1e3
+    classes = f"{summary.classes:,} classes" if summary.classes else "no labels"
     text = [
-        f"{summary.path}: {summary.images:,} images, {summary.bytes / 1e6:,.1f} MB (mean {mean:,.1f} kB): "
+        f"{summary.path}: {summary.images:,} images, {classes}, {summary.bytes / 1e6:,.1f} MB (mean {mean:,.1f} kB): "
         f"{summary.kept:,} kept as they were, {summary.encoded:,} re-encoded, {summary.raw:,} as pixels"
     ]
     if summary.skipped:
@@ -118,9 +134,6 @@ def lines(summary: Summary, pipeline: str) -> list[str]:
     if summary.resumed:
         text.append(f"continued after {summary.resumed:,} samples of an interrupted run")
     text.append(f"{summary.seconds:,.1f} s, {summary.images_per_s:,.0f} images/s, {summary.mb_per_s:,.0f} MB/s")
-    text.append(
-        f"next: fastvicreg train --pipeline {pipeline} --data {summary.path}   or: fastvicreg verify {summary.path}"
-    )
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -23,7 +24,7 @@ class VerifyOptions:
     """Check a dataset: structure, checksums where there is a manifest, and each image's markers."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Folder of images or of tar shards, or a .beton file."""
+    """Folder of images or of tar shards, a .beton file, or a folder with train/ and val/ of these: each is checked."""
     decode: bool = False
     """Decode every image fully."""
     workers: int = 0
@@ -38,19 +39,27 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
 
+    from fastvicreg.pipelines.sources import splits_of
+
+    splits = splits_of(options.data)
+    for note in splits.notes:
+        print(note)
+    reports = [_verify(path, options) for path in [part.path for part in splits.parts] or [splits.root]]
+    if options.json:
+        from fastvicreg.profiles.measure import document, write_json
+
+        write_json(options.json, document("verify", [row(report) for report in reports], 1))
+    return 1 if any(report.findings for report in reports) else 0
+
+
+def _verify(path: Path, options: VerifyOptions) -> Report:
     from fastvicreg.pipelines.verify import verify_dataset
     from fastvicreg.progress import WalkProgress
 
     with WalkProgress("verifying", "faults") as progress:
-        report = verify_dataset(
-            options.data, decode=options.decode, workers=options.workers, on_progress=progress.update
-        )
+        report = verify_dataset(path, decode=options.decode, workers=options.workers, on_progress=progress.update)
     print("\n".join(lines(report)))
-    if options.json:
-        from fastvicreg.profiles.measure import document, write_json
-
-        write_json(options.json, document("verify", [row(report)], 1))
-    return 1 if report.findings else 0
+    return report
 
 
 def lines(report: Report) -> list[str]:
@@ -63,11 +72,12 @@ def lines(report: Report) -> list[str]:
         text.append(f"and {len(report.findings) - SHOWN:,} more")
     if not report.samples:
         return [*text, f"{report.path}: damaged as a whole, so no sample was checked; {report.seconds:,.1f} s"]
+    classes = f"{report.classes:,} classes" if report.classes else "no labels"
     hashed = "hashes checked" if report.hashed else "no manifest, so no hashes"
     how = "decoded" if report.decoded else "not decoded (--decode does)"
     text.append(
-        f"{report.path}: {len(report.findings):,} faults in {report.samples:,} samples, {report.bytes / 1e6:,.1f} MB, "
-        f"{hashed}, {how}; {report.seconds:,.1f} s"
+        f"{report.path}: {len(report.findings):,} faults in {report.samples:,} samples, {classes}, "
+        f"{report.bytes / 1e6:,.1f} MB, {hashed}, {how}; {report.seconds:,.1f} s"
     )
     return text
 

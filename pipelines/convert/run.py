@@ -24,7 +24,8 @@ from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import Manifest, Skipped, to_bytes
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.sources import open_source, refuse_splits
+from fastvicreg.pipelines.sources import one_dataset, open_source
+from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.registry import resolve
 
 ENCODERS = ("pillow", "simplejpeg")
@@ -50,6 +51,7 @@ class Summary:
 
     path: Path
     images: int
+    classes: int  # 0: no labels
     kept: int
     encoded: int
     raw: int
@@ -82,7 +84,7 @@ def convert_dataset(
     source_path, target = Path(source_path), Path(target)
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
-    refuse_splits(source_path, "convert")
+    source_path = one_dataset(source_path, "convert")
     source = open_source(source_path)
     order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     try:
@@ -162,7 +164,7 @@ class _Conversion:
             paths=[names(index) for index in self._order_N[kept].tolist()],
             classes=self._source.classes,
             skipped=self._skipped(),
-            settings={**asdict(self._settings), **_versions()},
+            settings={**asdict(self._settings), **versions()},
             index_hash=index_hash,
         )
 
@@ -172,6 +174,7 @@ class _Conversion:
         return Summary(
             path=target,
             images=int(counts[: Stored.SKIPPED].sum()),
+            classes=len(self._source.classes),
             kept=int(counts[Stored.KEPT]),
             encoded=int(counts[Stored.ENCODED]),
             raw=int(counts[Stored.RAW]),
@@ -181,7 +184,7 @@ class _Conversion:
             seconds=seconds,
             images_per_s=(self._done - self._resumed) / seconds,
             mb_per_s=(self._bytes - self._before) / seconds / 1e6,
-            notes=self._writer.notes(),
+            notes=(*self._writer.notes(), *_not_taken(self._source)),
         )
 
     def _take(self, sample: Sample) -> None:
@@ -214,6 +217,12 @@ class _Conversion:
         )
 
 
+def _not_taken(source: Source) -> tuple[str, ...]:
+    """What lies in a folder of images beside them, by kind."""
+    found = source.passed.lines() if isinstance(source, FolderSource) else []
+    return (f"not images, so not taken: {'; '.join(found)}",) if found else ()
+
+
 def _command(source: Source, path: Path, settings: Settings) -> dict[str, Any]:
     """All that decides the written bytes, the source's content excepted."""
     names = xxh3_64()
@@ -224,7 +233,7 @@ def _command(source: Source, path: Path, settings: Settings) -> dict[str, Any]:
         "samples": len(source),
         "names": names.hexdigest(),
         **asdict(settings),
-        **_versions(),
+        **versions(),
     }
 
 
@@ -234,7 +243,8 @@ def _shuffled(seed: int, samples: int) -> np.ndarray:
     return permutation(same_bits, BEFORE_TRAINING, samples)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that encode."""
     return {package: importlib.metadata.version(package) for package in ENCODERS}
 
 

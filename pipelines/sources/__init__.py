@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, decode_rgb
 from fastvicreg.pipelines.manifest import manifest_path
+from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.beton import BetonSource
-from fastvicreg.pipelines.sources.folder import FolderSource, image_extensions
+from fastvicreg.pipelines.sources.folder import FolderSource
+from fastvicreg.pipelines.sources.listing import BETON_ENDINGS, list_folder, path_exists
 from fastvicreg.pipelines.sources.shards import ShardSource
+from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
 
-VALIDATION_NAMES = ("val", "test")
+__all__ = ["find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
+
 SHARD_ENDINGS = (".tar", ".idx")
 
 
 def open_source(path: str | Path) -> Source:
-    """Open the images at ``path``: a folder of images, of class folders or of tar shards, or a ``.beton`` file.
+    """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, or tar
+    shards by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``.
 
-    ``UserError`` where there is nothing to read.
+    ``UserError`` where there is nothing to read, or the class folders are splits.
     """
     path = Path(path)
-    if path.is_file():
+    if is_pattern(path):
+        return _open_pattern(path)
+    if path_exists(path) and path.is_file():
         if path.suffix in SHARD_ENDINGS:
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
         return BetonSource(path)
-    return ShardSource(path) if _holds_shards(path) else FolderSource(path)
-
-
-def refuse_splits(path: str | Path, command: str) -> None:
-    """``UserError`` where ``path`` holds train/ beside val/ or test/: as one dataset their images would be mixed."""
-    train, validation = find_splits(path)
-    if validation is not None:
-        raise UserError(
-            f"{path} holds {train.name}/ and {validation.name}/, two datasets: {command} each by itself, "
-            f"such as {train}."
-        )
-
-
-def find_splits(path: str | Path) -> tuple[Path, Path | None]:
-    """(training data, validation data) below ``path``: its train/ and val/ (or test/), or itself."""
-    root = Path(path)
-    train = root / "train"
-    if not train.is_dir():
-        return root, None
-    return train, next((root / name for name in VALIDATION_NAMES if (root / name).is_dir()), None)
+    if _holds_shards(path):
+        return ShardSource(path)
+    source = FolderSource(path)
+    refuse_split_classes(source.classes, path)
+    return source
 
 
 def require_readable(source: Source, where: str, tries: int = 100) -> None:
@@ -61,15 +52,24 @@ def require_readable(source: Source, where: str, tries: int = 100) -> None:
     raise UserError(f"no readable image among the first {min(tries, len(source))} in {where} (first: {first}).")
 
 
+def _open_pattern(pattern: Path) -> Source:
+    files = expand(pattern)
+    if len(files) == 1 and files[0].suffix in BETON_ENDINGS:
+        return BetonSource(files[0])
+    for file in files:
+        if file.suffix != ".tar":
+            raise UserError(f"{pattern} names {file}: a pattern stands for tar shards alone.")
+    folder = files[0].parent
+    if manifest_path(folder).is_file() and set(files) == set(folder.glob("*.tar")):
+        return ShardSource(folder)  # a whole folder of ours, whose manifest knows names and hashes
+    return ShardSource(pattern)
+
+
 def _holds_shards(folder: Path) -> bool:
     """Whether the folder is one of shards: tar files with indices or our manifest, or tar files alone."""
-    if not folder.is_dir():
+    if not path_exists(folder) or not folder.is_dir():
         return False
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return False  # FolderSource tells of it
-    endings = {os.path.splitext(entry.name)[1].lower() for entry in entries if entry.is_file()}
-    if endings.issuperset(SHARD_ENDINGS) or manifest_path(folder).is_file():
+    listing = list_folder(folder)
+    if path_exists(manifest_path(folder)):
         return True
-    return ".tar" in endings and not endings & image_extensions() and not any(entry.is_dir() for entry in entries)
+    return bool(listing.tars) and (listing.indices or not (listing.images or listing.folders))

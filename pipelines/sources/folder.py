@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from pathlib import Path
-
-from PIL import Image
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import image_size
+from fastvicreg.pipelines.sources.listing import (
+    ending_of,
+    identity,
+    is_file,
+    is_folder,
+    is_image,
+    is_shown,
+    path_exists,
+    scan,
+)
 
-NOT_IMAGES = frozenset({"MPEG", "HDF5", "GRIB", "BUFR", "WMF", "EPS", "PDF"})
-"""Formats Pillow only identifies, or needs another program for."""
 
+class Passed:
+    """Files and folders that were not taken, counted by kind, each kind with its first path."""
 
-@cache
-def image_extensions() -> frozenset[str]:
-    """Lower-case file endings of all types that Pillow reads, such as ".jpeg"."""
-    Image.init()
-    readable = set(Image.OPEN) - NOT_IMAGES
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in readable)
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.first: dict[str, str] = {}
+
+    def add(self, kind: str, path: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.first[kind] = min(path, self.first.get(kind, path))  # a folder's entries come in any order
+
+    def lines(self) -> list[str]:
+        """One line a kind, the most frequent first."""
+        kinds = sorted(self.counts, key=lambda kind: (-self.counts[kind], kind))
+        return [f"{self.counts[kind]:,} x {kind} ({self.first[kind]})" for kind in kinds]
 
 
 class FolderSource:
@@ -28,21 +41,19 @@ class FolderSource:
 
     The sub-folders of ``root`` are the classes, in sorted order; a class's images may lie any number of folders deep.
     Where ``root`` itself holds the images there are no classes and every label is -1; both at once are refused.
+    ``passed`` counts what was not taken: files of other types, hidden ones, links that lead nowhere or back.
     """
 
     def __init__(self, root: str | Path) -> None:
-        """``UserError`` where ``root`` is missing, no folder, or holds no image."""
+        """``UserError`` where ``root`` is missing, no folder, holds no image, or may not be listed."""
         self.root = Path(root)
-        if not self.root.is_dir():
+        if not path_exists(self.root) or not self.root.is_dir():
             what = "is a file, not a folder" if self.root.exists() else "does not exist"
             raise UserError(f"the image folder {root} {what}: give a folder of images, or of class folders.")
-        try:
-            entries = sorted(os.scandir(self.root), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"cannot list the image folder {root}: {error.strerror}.") from error
-        folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-        flat = [entry.name for entry in entries if entry.is_file() and _is_image(entry.name)]
-        by_class = [_walk(self.root, folder) for folder in folders]
+        self.passed = Passed()
+        here = {identity(self.root)}
+        flat, folders = self._list(".", here)
+        by_class = [self._walk(folder, here | {identity(self.root / folder)}) for folder in folders]
         if flat and any(by_class):
             raise UserError(
                 f"{root} holds {len(flat)} images (such as {flat[0]}) beside folders of images (such as "
@@ -53,8 +64,10 @@ class FolderSource:
         self._labels: list[int] = [-1] * len(flat) or [n for n, files in enumerate(by_class) for _ in files]
         if not self._files:
             endings = ".jpg .jpeg .png .webp"
+            there = self.passed.lines()
             raise UserError(
-                f"no image in {root}: it holds no file that ends in {endings} or another type Pillow reads."
+                f"no image in {root}: it holds no file that ends in {endings} or another type Pillow reads"
+                + (f", but {'; '.join(there[:3])}." if there else ".")
             )
 
     def __len__(self) -> int:
@@ -80,22 +93,33 @@ class FolderSource:
         """The file's path relative to the folder."""
         return self._files[index]
 
+    def _list(self, folder: str, above: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
+        """(images, folders) in ``folder``, which lies in the folders ``above``: their paths relative to the root."""
+        images, folders = [], []
+        for entry in scan(self.root / folder):
+            path = entry.name if folder == "." else f"{folder}/{entry.name}"
+            if is_folder(entry):
+                if not is_shown(entry.name):
+                    self.passed.add("hidden or left by a program", path)
+                elif entry.is_symlink() and identity(entry.path) in above:
+                    self.passed.add("link that leads back to a folder it lies in", path)
+                else:
+                    folders.append(path)
+            elif not is_file(entry):
+                self.passed.add("link that leads nowhere" if entry.is_symlink() else "no regular file", path)
+            elif is_image(entry.name):
+                images.append(path)
+            else:
+                hidden = entry.name.startswith(".")
+                self.passed.add("hidden file" if hidden else ending_of(entry.name) or "no ending", path)
+        return sorted(images), sorted(folders)
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in image_extensions()
-
-
-def _walk(root: Path, folder: str) -> list[str]:
-    """Image files below root/folder as paths relative to root, sorted."""
-    found: list[str] = []
-    pending = [folder]
-    while pending:
-        below = pending.pop()
-        with os.scandir(root / below) as entries:
-            for entry in entries:
-                path = f"{below}/{entry.name}"
-                if entry.is_dir() and not entry.name.startswith("."):
-                    pending.append(path)
-                elif _is_image(entry.name) and entry.is_file():
-                    found.append(path)
-    return sorted(found)
+    def _walk(self, folder: str, above: set[tuple[int, int]]) -> list[str]:
+        """Image files below root/folder as paths relative to the root, sorted."""
+        found: list[str] = []
+        pending = [(folder, above)]
+        while pending:
+            images, folders = self._list(*(below := pending.pop()))
+            found += images
+            pending += [(inner, below[1] | {identity(self.root / inner)}) for inner in folders]
+        return sorted(found)

@@ -18,7 +18,7 @@ from fastvicreg.pipelines.sources.hints import PageHints
 
 
 class ShardSource:
-    """Random access to the members .jpg (or .jpeg) and .cls.i32 (or .cls) of a folder's tar files.
+    """Random access to the members .jpg (or .jpeg) and .cls.i32 (or .cls) of a folder's tar files, or of a pattern's.
 
     Samples come in the order of the shards' names, then of their indices. With our manifest in the folder ``encoded``
     checks each sample's hash; without one labels are read when the folder is opened, a page a sample, classes have
@@ -117,7 +117,7 @@ def _addresses(layout: ShardLayout, start_N: np.ndarray) -> np.ndarray:
 
 
 def _manifest(layout: ShardLayout) -> Manifest | None:
-    where = manifest_path(layout.folder)
+    where = manifest_path(layout.path)
     if not where.exists():
         return None
     manifest, names = read_manifest(where), {tar.name for tar, _ in layout.files}
@@ -126,17 +126,17 @@ def _manifest(layout: ShardLayout) -> Manifest | None:
     # The last of these is missing from a whole folder too: it would be the next shard.
     if surplus := sorted(names - set(expected)):
         raise DamagedError(
-            f"{layout.folder / surplus[0]} is none of the manifest's shards: move it away, or delete {where} to read "
+            f"{layout.path / surplus[0]} is none of the manifest's shards: move it away, or delete {where} to read "
             "all shards unchecked."
         )
     if len(missing) > 1 or len(layout) < len(manifest):
         raise DamagedError(
-            f"{layout.folder / missing[0]} is missing: the shards hold {len(layout):,} of the manifest's "
+            f"{layout.path / missing[0]} is missing: the shards hold {len(layout):,} of the manifest's "
             f"{len(manifest):,} samples; copy it again."
         )
     if len(manifest) != len(layout) or manifest.index_hash != layout.index_hash:
         raise DamagedError(
-            f"the indices in {layout.folder} and its manifest do not belong together: one of them was changed or "
+            f"the indices in {layout.path} and its manifest do not belong together: one of them was changed or "
             f"replaced; convert again, or delete {where} to read the shards unchecked."
         )
     return manifest

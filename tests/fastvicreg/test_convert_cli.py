@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fastvicreg.cli import main
 from fastvicreg.pipelines import open_source
+from fastvicreg.pipelines.sources import find_splits
 from fastvicreg.progress import WalkProgress
 
 
@@ -191,14 +192,60 @@ def test_progress_shows_rate_and_time_left(tmp_path: Path, terminal: bool, monke
         assert "425 s left" in text.splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["convert", "verify"])
-def test_splits_are_not_mixed_into_one_dataset(
-    command: str, make_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_splits_are_never_mixed_into_one_file(
+    make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make_folder()
-    target = [str(tmp_path / "all.beton")] if command == "convert" else []
-    assert main([command, str(data), *target]) == 2
+    assert main(["convert", str(data), str(tmp_path / "all.beton")]) == 2
     line = capsys.readouterr().err
     assert "train/ and val/" in line
+    assert f"such as {tmp_path / 'all'}-ffcv" in line
     assert line.count("\n") == 1
-    assert not (tmp_path / "all.beton").exists()
+    assert not list(tmp_path.glob("all*"))
+
+
+@pytest.mark.parametrize(("format", "ending"), [("ffcv", ".beton"), ("dali", "")])
+def test_each_split_is_converted_and_the_folder_is_trained_on(
+    format: str, ending: str, make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, target, figures = make_folder(train=24, val=6), tmp_path / "converted", tmp_path / "figures.json"
+    command = ["convert", str(data), str(target), "--format", format]
+    assert main([*command, "--json", str(figures)]) == 0
+    text = capsys.readouterr().out
+    assert f"splits of {data}: train, val" in text
+    assert f"{target / 'train'}{ending}: 24 images, 3 classes" in text
+    assert f"{target / 'val'}{ending}: 6 images, 3 classes" in text
+    assert f"next: fastvicreg train --pipeline {format} --data {target}   or: fastvicreg verify {target}" in text
+    assert [row["images"] for row in json.loads(figures.read_text())["rows"]] == [24, 6]
+    train, validation = find_splits(target)
+    assert validation is not None
+    assert (len(open_source(train)), len(open_source(validation))) == (24, 6)
+    assert main(["verify", str(target)]) == 0
+    assert capsys.readouterr().out.count("0 faults in") == 2
+    assert main(command) == 2
+    assert "holds train, val already" in capsys.readouterr().err
+
+
+def test_a_split_that_is_complete_is_not_converted_again(
+    make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, target = make_folder(train=24, val=6), tmp_path / "converted"
+    target.mkdir()
+    assert main(["convert", str(data / "train"), str(target / "train.beton")]) == 0
+    before = (target / "train.beton").stat().st_mtime_ns
+    assert main(["convert", str(data), str(target)]) == 0
+    assert f"{target / 'train.beton'} is there already, complete" in capsys.readouterr().out
+    assert (target / "train.beton").stat().st_mtime_ns == before
+    (target / "val.beton").unlink()
+    assert main(["convert", str(data), str(target), "--max-size", "20"]) == 2  # other settings: not the same file
+    assert f"{target / 'train.beton'} exists" in capsys.readouterr().err
+
+
+def test_splits_are_not_written_into_their_own_folder(
+    make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_folder()
+    for target, says in ((data / "out", "inside its own source"), (tmp_path / "no" / "out", "does not exist")):
+        assert main(["convert", str(data), str(target)]) == 2
+        assert says in capsys.readouterr().err
+        assert not target.exists()

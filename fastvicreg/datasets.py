@@ -1,0 +1,60 @@
+"""The datasets that a config names: what is trained on, and labelled images for evaluation where there are some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastvicreg import embedded
+from fastvicreg.config import TrainConfig
+from fastvicreg.contracts import Source
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.sources import open_source, require_readable, splits_of
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """What is trained on, and labelled images for the online kNN where there are some."""
+
+    train: Source
+    validation: Source | None
+    where: str
+    validation_where: str = ""
+    notes: tuple[str, ...] = ()  # what was found and taken, a line each, for a person
+
+
+def open_data(config: TrainConfig) -> Datasets:
+    """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read."""
+    data = config.data
+    if data.data is None:
+        if data.val_data is not None:
+            raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
+        write = {"ffcv": embedded.write_beton_once, "dali": embedded.write_shards_once}
+        folder = write.get(data.pipeline, embedded.write_once)()
+        names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
+        train, validation = (open_source(folder / name) for name in names)
+        return Datasets(train, validation, f"the embedded images ({folder})", str(folder / names[1]))
+    splits = splits_of(data.data)
+    notes = list(splits.notes)
+    root, val_path = splits.train, splits.validation
+    train = open_source(root)
+    require_readable(train, str(root))
+    if data.val_data:
+        given = splits_of(data.val_data)
+        notes += given.notes
+        val_path = given.validation or given.train
+    validation = open_source(val_path) if val_path else None
+    where = str(val_path) if val_path else ""
+    return Datasets(train, validation, str(root), where, (*notes, taken(train, validation)))
+
+
+def taken(train: Source, validation: Source | None) -> str:
+    """ "train: 1,281,167 images, 1,000 classes; val: 50,000 images, 1,000 classes"."""
+    parts = [f"train: {counted(train)}"] + ([f"val: {counted(validation)}"] if validation is not None else [])
+    return "; ".join(parts)
+
+
+def counted(source: Source) -> str:
+    """A source's images and classes in words."""
+    classes = len(source.classes)
+    named = "no labels" if not classes else "1 class" if classes == 1 else f"{classes:,} classes"
+    return f"{len(source):,} images, {named}"

@@ -1,0 +1,72 @@
+"""A dataset with splits as one conversion a split: ``DST/train.beton`` and ``DST/val.beton``, or folders of shards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert.run import convert_dataset, versions
+from fastvicreg.pipelines.convert.settings import FORMATS, Settings
+from fastvicreg.pipelines.convert.workspace import FILES
+from fastvicreg.pipelines.convert.writer import Writer
+from fastvicreg.pipelines.manifest import manifest_path, read_manifest
+from fastvicreg.pipelines.sources import open_source, splits_of
+from fastvicreg.registry import resolve
+
+__all__ = ["Job", "convert_dataset", "jobs_of"]
+
+
+class Job(NamedTuple):
+    """One conversion of a command."""
+
+    split: str  # "" where the source is one dataset
+    source: Path
+    target: Path
+
+
+def jobs_of(source: str | Path, target: str | Path, settings: Settings) -> tuple[list[Job], list[str]]:
+    """(what is still to be converted, what a person should know of it).
+
+    Of several splits each is written into the folder ``target``, which is made; those that an interrupted call with
+    the same settings has completed are left out. ``UserError`` where ``target`` does not suit.
+    """
+    settings.check()
+    target = Path(target)
+    splits = splits_of(source)
+    notes = list(splits.notes)
+    if len(splits.parts) < 2:
+        if splits.parts:
+            notes.append(f"converting {splits.train}, the only split of {splits.root}")
+        return [Job("", splits.train, target)], notes
+    build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
+    names = [part.name for part in splits.parts]
+    if target.suffix in FILES:
+        raise UserError(
+            f"{splits.root} holds {' and '.join(f'{name}/' for name in names[:2])}, and each split is written by "
+            f"itself: name a folder for them, such as {target.with_suffix('')}-{settings.format}, or convert one, such "
+            f"as {splits.parts[0].path}."
+        )
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file, and the splits {', '.join(names)} need a folder: choose another name.")
+    if not target.parent.is_dir():
+        raise UserError(f"the folder {target.parent} does not exist: make it first.")
+    if target.resolve().is_relative_to(splits.root.resolve()):
+        raise UserError(f"{target} lies inside its own source {splits.root}: write it elsewhere.")
+    jobs = [Job(part.name, part.path, target / f"{part.name}{build.ending}") for part in splits.parts]
+    missing = [job for job in jobs if not _complete(job, settings)]
+    if not missing:
+        raise UserError(f"{target} holds {', '.join(names)} already: delete it, or choose another name.")
+    notes += [f"{job.target} is there already, complete" for job in jobs if job not in missing]
+    return missing, [*notes, f"splits of {splits.root}: {', '.join(names)}"]
+
+
+def _complete(job: Job, settings: Settings) -> bool:
+    """Whether ``job`` has been done: its manifest names the same settings and as many samples as the source has."""
+    where = manifest_path(job.target)
+    if not job.target.exists() or not where.exists():
+        return False
+    manifest = read_manifest(where)
+    same = dict(manifest.settings) == {**asdict(settings), **versions()}
+    return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source))
