@@ -41,6 +41,9 @@ class DataConfig:
     """Side of the square views in pixels."""
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images)."""
+    to_rgb: str = "range"
+    """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
+    largest, LOW:HIGH from these two (0:65535), refuse counts them as faults."""
     fault_count: int = 10
     """A run stops when an epoch has replaced more samples than this ..."""
     fault_share: float = 0.01

@@ -8,7 +8,12 @@ from fastvicreg import embedded
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.sources import open_source, require_readable, splits_of
+from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
+from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
+from fastvicreg.pipelines.to_rgb import COLOUR
+
+LOOKED_AT = 8
+"""Samples whose headers are read to tell of images of more than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,31 @@ def open_data(config: TrainConfig) -> Datasets:
     splits = splits_of(data.data)
     notes = list(splits.notes)
     root, val_path = splits.train, splits.validation
-    train = open_source(root)
+    train = open_source(root, to_rgb=data.to_rgb)
     require_readable(train, str(root))
     if data.val_data:
         given = splits_of(data.val_data)
         notes += given.notes
         val_path = given.validation or given.train
-    validation = open_source(val_path) if val_path else None
+    validation = open_source(val_path, to_rgb=data.to_rgb) if val_path else None
     where = str(val_path) if val_path else ""
-    return Datasets(train, validation, str(root), where, (*notes, taken(train, validation)))
+    return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
+
+
+def _deep(source: Source, rule: str) -> tuple[str, ...]:
+    """A word on images of more than 8 bits, where some of a few samples have them."""
+    for index in range(0, len(source), max(1, len(source) // LOOKED_AT)):
+        try:
+            encoded = source.encoded(index)
+            kind = "" if bytes(encoded[:2]) == JPEG else read_image_header(encoded).deep
+        except (DecodeError, OSError):
+            continue
+        if kind == COLOUR:
+            return (f"{source.name(index)} has {kind} bits",)
+        if kind:
+            how = "each from its own smallest value to its largest" if rule == "range" else f"from {rule}"
+            return (f"{source.name(index)} is {kind}: such images are scaled to 8 bits, {how} (--to-rgb)",)
+    return ()
 
 
 def taken(train: Source, validation: Source | None) -> str:
@@ -55,6 +76,4 @@ def taken(train: Source, validation: Source | None) -> str:
 
 def counted(source: Source) -> str:
     """A source's images and classes in words."""
-    classes = len(source.classes)
-    named = "no labels" if not classes else "1 class" if classes == 1 else f"{classes:,} classes"
-    return f"{len(source):,} images, {named}"
+    return f"{len(source):,} images, {classes_in_words(len(source.classes))}"

@@ -25,7 +25,7 @@ from fastvicreg.contracts import Cursor, Source
 from fastvicreg.evaluate.features import Features
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
 from fastvicreg.pipelines import build_engine
-from fastvicreg.pipelines.decode import decode_rgb
+from fastvicreg.pipelines.decode import decode_sample
 from fastvicreg.pipelines.feed import Feed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
@@ -159,5 +159,5 @@ def _place(ax: Axes, image: np.ndarray, at: np.ndarray, extent: np.ndarray) -> N
 
 
 def _thumbnail(source: Source, index: int, side: int) -> np.ndarray:
-    image = Image.fromarray(decode_rgb(source.encoded(index)))
+    image = Image.fromarray(decode_sample(source, index))
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Encoded bytes to RGB pixels, exactly as ``PIL.Image.open(...).convert("RGB")`` gives them, faster where that is safe.
+"""Encoded bytes to RGB pixels: as ``PIL.Image.open(...).convert("RGB")`` for 8 bits, by ``to_rgb``'s rule for more.
 
 libjpeg-turbo (through simplejpeg, which releases the GIL) takes the JPEGs whose pixels equal Pillow's: YCbCr, grey and
 RGB ones that decode without a warning. All else is Pillow's to accept or refuse. EXIF orientation is not applied.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from fastvicreg.contracts import Fault
+from fastvicreg.contracts import Fault, Source
+from fastvicreg.pipelines.to_rgb import RANGE, ToRGB, convert, deep_kind, rule_of
 
+JPEG = b"\xff\xd8"
+"""What every JPEG begins with."""
 SAME_AS_PILLOW = ("YCbCr", "Gray", "RGB")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Above this Pillow itself refuses an image as a decompression bomb."""
@@ -28,10 +32,23 @@ class DecodeError(Exception):
         self.fault = fault
 
 
-def decode_rgb(encoded: bytes | memoryview) -> np.ndarray:
-    """Decode an image of any type that Pillow reads.
+class ImageHeader(NamedTuple):
+    """What an image file says before it is decoded."""
 
-    Returns (H, W, 3) uint8, C-contiguous. ``DecodeError`` where Pillow would refuse the bytes.
+    width: int
+    height: int
+    deep: str  # what it is where it has more than 8 bits a channel, else ""
+
+
+def decode_sample(source: Source, index: int) -> np.ndarray:
+    """The pixels of one sample, by the source's own rule; ``OSError`` or ``DecodeError`` where there are none."""
+    return decode_rgb(source.encoded(index), rule_of(source))
+
+
+def decode_rgb(encoded: bytes | memoryview, rule: ToRGB = RANGE) -> np.ndarray:
+    """Decode an image of any type that Pillow reads; ``rule`` is for those of more than 8 bits a channel.
+
+    Returns (H, W, 3) uint8, C-contiguous. ``DecodeError`` where Pillow or ``rule`` would refuse the bytes.
     """
     if bytes(encoded[:3]) == b"\xff\xd8\xff":
         try:
@@ -40,26 +57,33 @@ def decode_rgb(encoded: bytes | memoryview) -> np.ndarray:
                 return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
         except ValueError:
             pass  # damaged, or merely unusual: Pillow decides
-    return _decode_pillow(encoded)
+    return _decode_pillow(encoded, rule)
 
 
 def image_size(encoded: bytes | memoryview) -> tuple[int, int]:
     """(width, height) from the header alone. ``DecodeError`` where it has none."""
+    header = read_image_header(encoded)
+    return header.width, header.height
+
+
+def read_image_header(encoded: bytes | memoryview) -> ImageHeader:
+    """Size and depth, nothing decoded. ``DecodeError`` where the bytes are no image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(encoded)).size
+            image = Image.open(io.BytesIO(encoded))
+            return ImageHeader(*image.size, deep_kind(image))
     except Exception as error:
         raise DecodeError(Fault.UNDECODABLE, _reason(error)) from error
 
 
-def _decode_pillow(encoded: bytes | memoryview) -> np.ndarray:
+def _decode_pillow(encoded: bytes | memoryview, rule: ToRGB) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(encoded))
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DecodeError(Fault.TOO_LARGE, f"{width} x {height} pixels, more than {MAX_PIXELS}")
-        return np.ascontiguousarray(image.convert("RGB"))
+        return convert(image, rule)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:

@@ -14,7 +14,7 @@ import numpy as np
 from fastvicreg.contracts import Source
 from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines import shards
-from fastvicreg.pipelines.decode import DecodeError, decode_rgb, image_size
+from fastvicreg.pipelines.decode import JPEG, DecodeError, decode_rgb, read_image_header
 from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.sources import one_dataset, open_source
@@ -30,6 +30,14 @@ class Finding(NamedTuple):
     fault: str
 
 
+class Checked(NamedTuple):
+    """One sample: bytes read, the fault or "", and what it is where it has more than 8 bits a channel."""
+
+    size: int
+    fault: str = ""
+    deep: str = ""
+
+
 @dataclass(frozen=True)
 class Report:
     """What was checked, and every fault found."""
@@ -42,6 +50,7 @@ class Report:
     decoded: bool
     findings: tuple[Finding, ...]
     seconds: float
+    deep: tuple[tuple[str, int, str], ...] = ()  # images of more than 8 bits: (what they are, how many, the first)
 
 
 def verify_dataset(
@@ -69,8 +78,12 @@ def verify_dataset(
     findings: list[Finding] = []
     check = partial(check_sample, source, decode=decode)
     begins = _first_samples(source) if isinstance(source, ShardSource) else {}
-    for index, (read, fault) in enumerate(in_order(check, range(total), workers=workers)):
+    deep: dict[str, tuple[int, int]] = {}
+    for index, (read, fault, kind) in enumerate(in_order(check, range(total), workers=workers)):
         size += read
+        if kind:
+            count, first = deep.get(kind, (0, index))
+            deep[kind] = count + 1, first
         if isinstance(source, ShardSource) and index in begins:
             findings += check_shard(source, begins[index], index)
         if fault:
@@ -79,25 +92,39 @@ def verify_dataset(
     hashed = isinstance(source, BetonSource | ShardSource) and source.manifest is not None
     findings.sort(key=lambda finding: finding.sample)
     return Report(
-        Path(path), total, len(source.classes), size, hashed, decode, tuple(findings), time.monotonic() - started
+        Path(path),
+        total,
+        len(source.classes),
+        size,
+        hashed,
+        decode,
+        tuple(findings),
+        time.monotonic() - started,
+        tuple((kind, count, source.name(first)) for kind, (count, first) in sorted(deep.items())),
     )
 
 
-def check_sample(source: Source, index: int, *, decode: bool) -> tuple[int, str]:
-    """(bytes read, the fault or "") of one sample."""
+def check_sample(source: Source, index: int, *, decode: bool) -> Checked:
+    """Read one sample, and decode it on request."""
     try:
         encoded = source.encoded(index)
     except OSError as error:
-        return 0, error.strerror or str(error)
+        return Checked(0, error.strerror or str(error))
+    deep = ""
     try:
-        size = _decoded_size(encoded) if decode else _header_size(encoded)
+        if bytes(encoded[:2]) == JPEG:
+            size = _decoded_size(encoded) if decode else _jpeg_size(encoded)
+        else:
+            width, height, deep = read_image_header(encoded)
+            size = _decoded_size(encoded) if decode else (width, height)
     except DecodeError as error:
-        return len(encoded), str(error)
+        return Checked(len(encoded), str(error), deep)
     recorded = isinstance(source, BetonSource) or (isinstance(source, ShardSource) and source.manifest is not None)
     if recorded and size != source.size(index):
         width, height = source.size(index)
-        return len(encoded), f"the image is {size[0]} x {size[1]} pixels, the metadata says {width} x {height}"
-    return len(encoded), ""
+        fault = f"the image is {size[0]} x {size[1]} pixels, the metadata says {width} x {height}"
+        return Checked(len(encoded), fault, deep)
+    return Checked(len(encoded), "", deep)
 
 
 def check_shard(source: ShardSource, shard: int, first: int) -> Iterator[Finding]:
@@ -138,10 +165,8 @@ def _first_samples(source: ShardSource) -> dict[int, int]:
     return dict(zip(sample.tolist(), shard.tolist(), strict=True))
 
 
-def _header_size(encoded: bytes | memoryview) -> tuple[int, int]:
+def _jpeg_size(encoded: bytes | memoryview) -> tuple[int, int]:
     """(width, height) without decoding; a JPEG whose markers are not plainly good is decoded after all."""
-    if bytes(encoded[:2]) != b"\xff\xd8":
-        return image_size(encoded)
     try:
         header = read_header(encoded)
     except JpegError:

@@ -49,6 +49,9 @@ class ConvertOptions:
     """Share of the images stored as JPEG, 0 to 1; the rest as pixels (ffcv)."""
     decode: bool = False
     """Decode every image fully, also one whose bytes are kept; re-encode what decodes with a warning."""
+    to_rgb: str = "range"
+    """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
+    largest, LOW:HIGH from these two (0:65535), refuse skips them."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (ffcv)."""
     shard_size: int = 256
@@ -116,9 +119,10 @@ def _convert(job: Job, settings: Settings, workers: int) -> Summary:
 def lines(summary: Summary) -> list[str]:
     """What a person wants to know of a finished conversion."""
     from fastvicreg.pipelines.manifest import manifest_path
+    from fastvicreg.pipelines.sources import classes_in_words
 
     mean = summary.bytes / summary.images / 1e3
-    classes = f"{summary.classes:,} classes" if summary.classes else "no labels"
+    classes = classes_in_words(summary.classes)
     text = [
         f"{summary.path}: {summary.images:,} images, {classes}, {summary.bytes / 1e6:,.1f} MB (mean {mean:,.1f} kB): "
         f"{summary.kept:,} kept as they were, {summary.encoded:,} re-encoded, {summary.raw:,} as pixels"

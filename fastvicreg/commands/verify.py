@@ -63,7 +63,10 @@ def _verify(path: Path, options: VerifyOptions) -> Report:
 
 
 def lines(report: Report) -> list[str]:
-    """The first faults by sample and path, then the count and what was checked."""
+    """The first faults by sample and path, then the count and what was checked, and images of more than 8 bits."""
+    from fastvicreg.pipelines.sources import classes_in_words
+    from fastvicreg.pipelines.to_rgb import COLOUR
+
     text = [
         f"sample {finding.sample}, {finding.path}: {finding.fault}" if finding.sample >= 0 else finding.fault
         for finding in report.findings[:SHOWN]
@@ -72,13 +75,20 @@ def lines(report: Report) -> list[str]:
         text.append(f"and {len(report.findings) - SHOWN:,} more")
     if not report.samples:
         return [*text, f"{report.path}: damaged as a whole, so no sample was checked; {report.seconds:,.1f} s"]
-    classes = f"{report.classes:,} classes" if report.classes else "no labels"
+    classes = classes_in_words(report.classes)
     hashed = "hashes checked" if report.hashed else "no manifest, so no hashes"
     how = "decoded" if report.decoded else "not decoded (--decode does)"
     text.append(
         f"{report.path}: {len(report.findings):,} faults in {report.samples:,} samples, {classes}, "
         f"{report.bytes / 1e6:,.1f} MB, {hashed}, {how}; {report.seconds:,.1f} s"
     )
+    text += [
+        f"{count:,} images of {kind} bits (such as {first})"
+        if kind == COLOUR
+        else f"{count:,} images of {kind} (such as {first}): each is scaled by its own range; --to-rgb of train and "
+        "convert takes another rule"
+        for kind, count, first in report.deep
+    ]
     return text
 
 

@@ -12,10 +12,14 @@ from xxhash import xxh3_64_intdigest
 
 from fastvicreg.contracts import Fault, Source
 from fastvicreg.pipelines import jpeg
-from fastvicreg.pipelines.beton import MAX_PAGE, MAX_SIDE
+from fastvicreg.pipelines.beton import MAX_PAGE
 from fastvicreg.pipelines.convert.settings import Settings
-from fastvicreg.pipelines.decode import MAX_PIXELS, DecodeError, decode_rgb
+from fastvicreg.pipelines.decode import JPEG, MAX_PIXELS, DecodeError, decode_rgb, read_image_header
 from fastvicreg.pipelines.manifest import digest
+from fastvicreg.pipelines.to_rgb import RANGE, ToRGB, rule_of
+
+MAX_JPEG_SIDE = 65500
+"""Pixels: what libjpeg encodes and decodes; a .beton's metadata would hold 65,535."""
 
 
 class Stored(IntEnum):
@@ -37,28 +41,30 @@ class Sample(NamedTuple):
     label: int  # -1: none
     hash: int  # XXH3-64 of the payload
     reason: str  # why it was skipped
+    deep: str = ""  # what the source's image is where it has more than 8 bits a channel
 
 
 def prepare(source: Source, index: int, settings: Settings) -> Sample:
     """Read sample ``index`` and bring it into its stored form; one that cannot be read or decoded is SKIPPED."""
-    label = source.label(index)
+    label, rule, deep = source.label(index), rule_of(source), ""
     try:
         encoded = source.encoded(index)
         if settings.raw or not is_jpeg_share(index, settings):
-            pixels_HWC = shrink(decode_rgb(encoded), settings.max_size)
+            pixels_HWC = shrink(decode_rgb(encoded, rule), settings.max_size)
             height, width = pixels_HWC.shape[:2]
             stored, payload = Stored.RAW, pixels_HWC.data.cast("B")
         else:
-            stored, payload, width, height = as_jpeg(encoded, settings)
+            stored, payload, width, height = as_jpeg(encoded, settings, rule)
         # The narrowest format's limits, so that a dataset has the same samples in all of them.
-        if max(width, height) > MAX_SIDE or len(payload) > MAX_PAGE:
-            reason = f"{width} x {height} pixels in {len(payload)} bytes do not fit; --max-size shrinks it"
-            raise DecodeError(Fault.TOO_LARGE, reason)
+        if stored != Stored.KEPT and bytes(encoded[:2]) != JPEG:
+            deep = read_image_header(encoded).deep
+        if max(width, height) > MAX_JPEG_SIDE or len(payload) > MAX_PAGE:
+            raise DecodeError(Fault.TOO_LARGE, _too_large(width, height, len(payload)))
     except OSError as error:
         return Sample(Stored.SKIPPED, b"", 0, 0, label, 0, error.strerror or str(error))
     except DecodeError as error:
         return Sample(Stored.SKIPPED, b"", 0, 0, label, 0, str(error))
-    return Sample(stored, payload, width, height, label, digest(payload), "")
+    return Sample(stored, payload, width, height, label, digest(payload), "", deep)
 
 
 def is_jpeg_share(index: int, settings: Settings) -> bool:
@@ -68,7 +74,9 @@ def is_jpeg_share(index: int, settings: Settings) -> bool:
     return xxh3_64_intdigest(index.to_bytes(8, "little"), settings.seed) < settings.proportion * 2.0**64
 
 
-def as_jpeg(encoded: bytes | memoryview, settings: Settings) -> tuple[Stored, bytes | memoryview, int, int]:
+def as_jpeg(
+    encoded: bytes | memoryview, settings: Settings, rule: ToRGB = RANGE
+) -> tuple[Stored, bytes | memoryview, int, int]:
     """(how, JPEG bytes, width, height): the bytes themselves where they are fit, else re-encoded at ``quality``, 4:2:0.
 
     ``DecodeError`` where they are no image that can be decoded.
@@ -76,8 +84,10 @@ def as_jpeg(encoded: bytes | memoryview, settings: Settings) -> tuple[Stored, by
     size = None if settings.reencode else fit_size(encoded, settings.max_size)
     if size is not None and (not settings.decode or _decodes_cleanly(encoded)):
         return Stored.KEPT, encoded, *size
-    pixels_HWC = shrink(decode_rgb(encoded), settings.max_size)
+    pixels_HWC = shrink(decode_rgb(encoded, rule), settings.max_size)
     height, width = pixels_HWC.shape[:2]
+    if max(width, height) > MAX_JPEG_SIDE:
+        raise DecodeError(Fault.TOO_LARGE, _too_large(width, height))
     payload = simplejpeg.encode_jpeg(pixels_HWC, settings.quality, "RGB", "420")
     return Stored.ENCODED, payload, width, height
 
@@ -118,6 +128,11 @@ def shrink(image_HWC: np.ndarray, max_size: int) -> np.ndarray:
         return image_HWC
     size = max(1, width * max_size // longest), max(1, height * max_size // longest)
     return np.asarray(Image.fromarray(image_HWC).resize(size, Image.Resampling.BICUBIC))
+
+
+def _too_large(width: int, height: int, size: int = 0) -> str:
+    stored = f" in {size} bytes" if size else ""
+    return f"{width} x {height} pixels{stored} do not fit; --max-size shrinks it"
 
 
 def _decodes_cleanly(encoded: bytes | memoryview) -> bool:

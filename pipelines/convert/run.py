@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from fastvicreg.pipelines.manifest import Manifest, Skipped, to_bytes
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.sources.folder import FolderSource
+from fastvicreg.pipelines.to_rgb import COLOUR
 from fastvicreg.registry import resolve
 
 ENCODERS = ("pillow", "simplejpeg")
@@ -85,7 +87,7 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source = open_source(source_path)
+    source = open_source(source_path, to_rgb=settings.to_rgb)
     order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     try:
         with closing(Workspace(target, _command(source, source_path, settings))) as work:
@@ -120,6 +122,7 @@ class _Conversion:
         self._pending_reasons: list[str] = []
         self._done = self._resumed = len(journal.entries)
         self._bytes = self._before = int(journal.entries["size"].sum())
+        self._deep: Counter[str] = Counter()
         self._started = time.monotonic()
         writer.resume(self.stored())
 
@@ -184,8 +187,14 @@ class _Conversion:
             seconds=seconds,
             images_per_s=(self._done - self._resumed) / seconds,
             mb_per_s=(self._bytes - self._before) / seconds / 1e6,
-            notes=(*self._writer.notes(), *_not_taken(self._source)),
+            notes=(*self._writer.notes(), *self._deepened(), *_not_taken(self._source)),
         )
+
+    def _deepened(self) -> Iterator[str]:
+        """What became of images of more than 8 bits; those of an interrupted run's part are not known any more."""
+        for kind, count in sorted(self._deep.items()):
+            how = "" if kind == COLOUR else f", scaled by --to-rgb {self._settings.to_rgb}"
+            yield f"{count:,} images of {kind}{how}"
 
     def _take(self, sample: Sample) -> None:
         if sample.stored == Stored.SKIPPED:
@@ -193,6 +202,7 @@ class _Conversion:
             self._pending_reasons.append(sample.reason)
         else:
             self._writer.add(sample)
+            self._deep.update([sample.deep] if sample.deep else [])
         size = len(sample.payload)
         self._pending.append((sample.stored, sample.label, sample.width, sample.height, size, sample.hash))
         self._done += 1

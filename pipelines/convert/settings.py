@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.beton import MAX_PAGE, MIN_PAGE, check_page_size
+from fastvicreg.pipelines.to_rgb import parse_rule
 
 FORMATS = {
     "ffcv": "fastvicreg.pipelines.convert.ffcv:FfcvWriter",
@@ -31,6 +32,8 @@ class Settings:
     """Share of the samples stored as JPEG, the rest as pixels."""
     decode: bool = False
     """Decode every image, also one whose bytes are kept."""
+    to_rgb: str = "range"
+    """How images of more than 8 bits become 8, as ``pipelines.to_rgb`` tells: range, LOW:HIGH or refuse."""
     page_size: int = 8 << 20
     """Bytes a page; doubled where a sample does not fit."""
     shard_size: int = 256 << 20
@@ -56,6 +59,7 @@ class Settings:
             raise UserError(f"--seed {self.seed}: give 0 to 2^64 - 1.")
         if self.shard_size <= 0:
             raise UserError(f"--shard-size {self.shard_size / (1 << 20):g}: give the MiB of a shard, 1 or more.")
+        parse_rule(self.to_rgb)
         self._check_format()
         try:
             check_page_size(self.page_size)

@@ -15,7 +15,7 @@ from fastvicreg import stages
 from fastvicreg.contracts import Crops, Cursor, Fault, Plan, ReadAhead, Source
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample import resampler
-from fastvicreg.pipelines.decode import DecodeError, decode_rgb
+from fastvicreg.pipelines.decode import DecodeError, decode_sample
 from fastvicreg.pipelines.engines.annotate import in_worker
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.engines.memory import PixelMemory
@@ -135,7 +135,7 @@ class NativeEngine:
         for place in range(slot, slot + min(NEIGHBOURS, total)):
             index = place % total
             try:
-                return index, decode_rgb(self._source.encoded(index)), first, first_reason
+                return index, decode_sample(self._source, index), first, first_reason
             except ChangedError as error:
                 fault, reason = Fault.CHANGED, str(error)
             except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.decode import DecodeError, decode_rgb
+from fastvicreg.pipelines.decode import DecodeError, decode_sample
 from fastvicreg.pipelines.manifest import manifest_path
 from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.beton import BetonSource
@@ -14,30 +14,37 @@ from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.pipelines.sources.listing import BETON_ENDINGS, list_folder, path_exists
 from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
+from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 
-__all__ = ["find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
+__all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
 
 SHARD_ENDINGS = (".tar", ".idx")
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path, *, to_rgb: str = "range") -> Source:
     """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, or tar
     shards by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``.
 
+    ``to_rgb`` says how images of more than 8 bits become 8: range, LOW:HIGH or refuse, as ``pipelines.to_rgb`` tells.
     ``UserError`` where there is nothing to read, or the class folders are splits.
     """
-    path = Path(path)
+    path, rule = Path(path), parse_rule(to_rgb)
     if is_pattern(path):
-        return _open_pattern(path)
+        return _open_pattern(path, rule)
     if path_exists(path) and path.is_file():
         if path.suffix in SHARD_ENDINGS:
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
         return BetonSource(path)
     if _holds_shards(path):
-        return ShardSource(path)
-    source = FolderSource(path)
+        return ShardSource(path, rule)
+    source = FolderSource(path, rule)
     refuse_split_classes(source.classes, path)
     return source
+
+
+def classes_in_words(count: int) -> str:
+    """ "1,000 classes", "1 class" or "no labels"."""
+    return "no labels" if not count else "1 class" if count == 1 else f"{count:,} classes"
 
 
 def require_readable(source: Source, where: str, tries: int = 100) -> None:
@@ -45,14 +52,14 @@ def require_readable(source: Source, where: str, tries: int = 100) -> None:
     first = ""
     for index in range(min(tries, len(source))):
         try:
-            decode_rgb(source.encoded(index))
+            decode_sample(source, index)
             return
         except (DecodeError, OSError) as error:
             first = first or f"{source.name(index)}: {error}"
     raise UserError(f"no readable image among the first {min(tries, len(source))} in {where} (first: {first}).")
 
 
-def _open_pattern(pattern: Path) -> Source:
+def _open_pattern(pattern: Path, rule: ToRGB) -> Source:
     files = expand(pattern)
     if len(files) == 1 and files[0].suffix in BETON_ENDINGS:
         return BetonSource(files[0])
@@ -61,8 +68,8 @@ def _open_pattern(pattern: Path) -> Source:
             raise UserError(f"{pattern} names {file}: a pattern stands for tar shards alone.")
     folder = files[0].parent
     if manifest_path(folder).is_file() and set(files) == set(folder.glob("*.tar")):
-        return ShardSource(folder)  # a whole folder of ours, whose manifest knows names and hashes
-    return ShardSource(pattern)
+        return ShardSource(folder, rule)  # a whole folder of ours, whose manifest knows names and hashes
+    return ShardSource(pattern, rule)
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from fastvicreg.pipelines.sources.listing import (
     path_exists,
     scan,
 )
+from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
 
 
 class Passed:
@@ -44,13 +45,14 @@ class FolderSource:
     ``passed`` counts what was not taken: files of other types, hidden ones, links that lead nowhere or back.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, to_rgb: ToRGB = RANGE) -> None:
         """``UserError`` where ``root`` is missing, no folder, holds no image, or may not be listed."""
         self.root = Path(root)
         if not path_exists(self.root) or not self.root.is_dir():
             what = "is a file, not a folder" if self.root.exists() else "does not exist"
             raise UserError(f"the image folder {root} {what}: give a folder of images, or of class folders.")
         self.passed = Passed()
+        self.to_rgb = to_rgb
         here = {identity(self.root)}
         flat, folders = self._list(".", here)
         by_class = [self._walk(folder, here | {identity(self.root / folder)}) for folder in folders]

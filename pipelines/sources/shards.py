@@ -15,6 +15,7 @@ from fastvicreg.pipelines.mapped import address_of
 from fastvicreg.pipelines.shard_layout import ShardLayout, read_layout
 from fastvicreg.pipelines.sources.beton import numbered
 from fastvicreg.pipelines.sources.hints import PageHints
+from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
 
 
 class ShardSource:
@@ -26,9 +27,10 @@ class ShardSource:
     shown to people only. The files must not shrink while they are open.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, to_rgb: ToRGB = RANGE) -> None:
         """``UserError`` where ``path`` holds no shards, ``DamagedError`` where they contradict index or manifest."""
         self.path = Path(path)
+        self.to_rgb = to_rgb
         self.layout: ShardLayout = read_layout(path)
         self.manifest: Manifest | None = _manifest(self.layout)
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N

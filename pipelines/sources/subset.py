@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastvicreg.contracts import Source
+from fastvicreg.pipelines.to_rgb import rule_of
 
 
 class SubsetSource:
@@ -14,6 +15,7 @@ class SubsetSource:
         self._source = source
         self._indices = tuple(indices)
         self.classes = source.classes
+        self.to_rgb = rule_of(source)
 
     def __len__(self) -> int:
         return len(self._indices)

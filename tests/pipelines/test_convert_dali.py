@@ -174,7 +174,9 @@ def test_a_class_number_beyond_four_bytes_is_refused(mixed: Path, tmp_path: Path
             return 1 << 31
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastvicreg.pipelines.convert.run.open_source", lambda path: Large(open_source(path)))
+        patch.setattr(
+            "fastvicreg.pipelines.convert.run.open_source", lambda path, **options: Large(open_source(path, **options))
+        )
         with pytest.raises(UserError, match=r"class number 2147483648 .* 4 bytes"):
             convert_dataset(mixed, tmp_path / "x", SHARDS)
     assert not (tmp_path / "x").exists()

@@ -7,10 +7,12 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mixed import SMALL, both, write_mixed
+from PIL import Image
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert import Settings, Summary, convert_dataset
@@ -74,6 +76,23 @@ def test_a_source_without_one_readable_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none of the 1 samples .*a\.jpg: not an image"):
         convert_dataset(tmp_path / "x", tmp_path / "x.beton", SMALL)
     assert not (tmp_path / "x.beton").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("x.beton", SMALL), ("shards", Settings(format="dali")), ("raw.beton", Settings(raw=True, page_size=1 << 21))],
+)
+def test_an_image_wider_than_a_jpeg_may_be_is_skipped_with_the_way_out(
+    tmp_path: Path, name: str, settings: Settings
+) -> None:
+    (tmp_path / "wide").mkdir()
+    for width in (65500, 65501, 65600):
+        Image.new("L", (width, 1)).save(tmp_path / "wide" / f"{width}.png")
+    summary = convert_dataset(tmp_path / "wide", tmp_path / name, settings)
+    assert (summary.images, [entry.path for entry in summary.skipped]) == (1, ["65501.png", "65600.png"])
+    assert all("do not fit; --max-size shrinks it" in entry.reason for entry in summary.skipped)
+    shrunk = convert_dataset(tmp_path / "wide", tmp_path / f"small-{name}", replace(settings, max_size=2000))
+    assert shrunk.images == 3
 
 
 def test_a_full_disk_is_one_line_and_continues_when_there_is_room(

@@ -26,7 +26,6 @@ KINDS = {
     "png": encoded(PHOTO, "PNG"),
     "png alpha": encoded(PHOTO.convert("RGBA"), "PNG"),
     "png palette": encoded(PHOTO.convert("P"), "PNG"),
-    "png 16 bit": encoded(Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), "PNG"),
     "png 1 bit": encoded(PHOTO.convert("1"), "PNG"),
     "webp": encoded(PHOTO, "WEBP"),
     "bmp": encoded(PHOTO, "BMP"),
