@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
-from fastvicreg.contracts import Engine, Plan
+from fastvicreg.contracts import BuildContext, Encoder, Engine, Method, ParamGroup, Plan
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.distributed import Processes, device_of, join, launched
+from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
-from fastvicreg.model import ResNet, resnet
 from fastvicreg.norm import synchronise
-from fastvicreg.objectives import build_objective
-from fastvicreg.optim import LARS
+from fastvicreg.optim import LARS, lars_groups
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.feed import Feed
+from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.step import TrainStep
+from fastvicreg.step import EagerStep
 from fastvicreg.updater import Updater
 
 
@@ -32,13 +33,22 @@ class Run:
     data: Datasets
     plan: Plan
     engine: Engine
-    feed: Feed
-    encoder: ResNet
-    module: nn.ModuleDict  # encoder and objective: all that a checkpoint holds
-    step: TrainStep
+    feed: AugmentedFeed
+    method: Method
+    step: EagerStep
     device: str
     precision: str
     processes: Processes
+
+    @property
+    def module(self) -> nn.Module:
+        """The method: all that a checkpoint holds of a network."""
+        return as_module(self.method)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The principal encoder: what is evaluated."""
+        return next(iter(self.method.encoders.values()))
 
 
 def resolve_device(asked: str) -> str:
@@ -58,14 +68,31 @@ def resolve_device(asked: str) -> str:
     return asked
 
 
-def build_optimizer(config: OptimConfig, module: nn.Module, *, impl: str = "auto") -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names; none decays a parameter of one dimension."""
+def build_method(config: TrainConfig, kernels: Mapping[str, str], device: str) -> Method:
+    """The method with fresh weights by the run's seed, on ``device``; ``UserError`` for a setting it cannot have."""
+    torch.manual_seed(config.run.seed)
+    context = BuildContext(build_encoder=partial(build_encoder, config.encoder), kernels=kernels)
+    method = config.method.build(context)
+    module = as_module(method).to(device)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method
+
+
+def as_module(part: Method | Encoder) -> nn.Module:
+    """``part`` as the ``nn.Module`` that it also is, which a protocol cannot say."""
+    assert isinstance(part, nn.Module)
+    return part
+
+
+def build_optimizer(
+    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto"
+) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted."""
+    adapted = [param for group in param_groups if group.adapted for param in group.params]
+    plain = [param for group in param_groups if not group.adapted for param in group.params]
     if config.optimizer == "lars":
-        return LARS(module.parameters(), lr=0.0, weight_decay=config.weight_decay, eta=config.eta, impl=impl)
-    groups = [
-        {"params": [p for p in module.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in module.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+        return LARS(lars_groups(adapted, plain), lr=0.0, weight_decay=config.weight_decay, eta=config.eta, impl=impl)
+    groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     assert config.optimizer == "adamw", config.optimizer
@@ -96,16 +123,12 @@ def assemble(config: TrainConfig) -> Run:
         image_size=config.data.image_size,
         shuffle=config.data.shuffle,
     )
-    torch.manual_seed(config.run.seed)
-    encoder = resnet(config.model.arch, width=config.model.width, stem=config.model.stem)
-    objective = build_objective(config.objective, encoder.features, config.model.expander, impl=kernels["loss"])
-    module = nn.ModuleDict({"encoder": encoder, "objective": objective}).to(device)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = build_method(config, kernels, device)
     if processes.world_size > 1:
-        synchronise(module, device)
-    optimizer = build_optimizer(config.optim, module, impl=kernels["lars"])
-    updater = Updater(module, optimizer, device=device, precision=precision)
-    step = TrainStep(encoder, objective, updater, device=device, precision=precision, world_size=processes.world_size)
+        synchronise(as_module(method), device)
+    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
+    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
+    step = EagerStep(method, updater, device=device, precision=precision, world_size=processes.world_size)
     engine = build_engine(
         config.data.pipeline,
         data.train,
@@ -123,5 +146,5 @@ def assemble(config: TrainConfig) -> Run:
     )
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    feed = Feed(engine, plan, device=device, dtype=dtype, impl=kernels["augment"])
-    return Run(data, plan, engine, feed, encoder, module, step, device, precision, processes)
+    feed = AugmentedFeed(engine, plan, device=device, dtype=dtype, impl=kernels["augment"])
+    return Run(data, plan, engine, feed, method, step, device, precision, processes)

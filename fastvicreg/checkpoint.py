@@ -19,7 +19,8 @@ from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.updater import Updater, UpdaterState
 
-FORMAT = 1
+FORMAT = 2
+"""1: the method's own parts were under "objective."."""
 PREFIX = "step-"
 
 
@@ -48,7 +49,7 @@ def save(
 
     Beyond it lie only checkpoints that were damaged, else the run would have gone on from them.
 
-    ``module`` holds encoder and objective; optimizer state is kept under its parameters' names. Everything is written
+    ``module`` is the method; optimizer state is kept under its parameters' names. Everything is written
     to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier checkpoints whole.
     ``UserError`` where a value is not finite, or the disk refuses.
     """
@@ -58,7 +59,7 @@ def save(
         if spoilt := not_finite(held):
             raise UserError(
                 f"no checkpoint at step {progress.step}: {spoilt} of the {origin} is not finite, and no later step "
-                f"mends it; {_kept(folder)}. Start a new run with a less than --base-lr, or with --precision off."
+                f"mends it; {_kept(folder)}. Start a new run with a lower --base-lr, or with --precision off."
             )
     final = folder / f"{PREFIX}{progress.step:08d}"
     draft = folder / f".{final.name}.tmp"
@@ -121,7 +122,7 @@ def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
         state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
         tensors = load_file(checkpoint / "model.safetensors")
         moments = load_file(checkpoint / "optimizer.safetensors")
-        if state["format"] != FORMAT:
+        if state["format"] not in (1, FORMAT):
             raise UserError(f"{checkpoint} is of format {state['format']}, this version reads {FORMAT}: use the other.")
         cursor = Cursor(int(state["epoch"]), int(state["batch"]))
         progress = Progress(cursor, int(state["step"]), int(state["samples"]))
@@ -130,6 +131,8 @@ def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
         raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
+    if state["format"] == 1:
+        tensors, moments = ({k.removeprefix("objective."): v for k, v in held.items()} for held in (tensors, moments))
     load_weights(module, tensors, str(checkpoint))
     updater.load(UpdaterState(moments, scaler_state))
     return progress

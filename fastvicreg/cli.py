@@ -15,8 +15,9 @@ from fastvicreg.registry import unknown
 COMMANDS = {
     "convert": "write images in a form that is read fast: FFCV's .beton, or tar shards for DALI",
     "verify": "check a dataset: structure, checksums, and with --decode every image",
-    "train": "train VICReg on a folder of images, or on the embedded ones",
+    "train": "train an encoder by VICReg or another method, on a folder of images or on the embedded ones",
     "eval": "kNN and linear accuracy of a trained run",
+    "export": "a run's encoder as a file that others load",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
     "bench": "measure plan, convert, loader, loss, lars, augment, resample or step; swap tells what holds a run back",
     "profile": "a trace of a run, or of one of its parts alone, where TensorBoard finds it",

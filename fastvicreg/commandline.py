@@ -7,6 +7,7 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import field, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
@@ -36,6 +37,17 @@ def parse(kind: type[Options], arguments: Sequence[str], command: str, *, defaul
         if not error.code:
             raise  # --help
         raise UserError(_one_line(refused.getvalue(), kind, arguments, command)) from None
+
+
+def with_parts(kind: type[Any], **parts: Any) -> type[Any]:
+    """``kind`` with its fields named by ``parts`` narrowed to these dataclasses, which become their defaults.
+
+    For options whose settings depend on which part is chosen: the help shows the chosen one's, and no others are taken.
+    """
+    fields = [(name, type(part), field(default=part)) for name, part in parts.items()]
+    narrowed = make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
+    narrowed.__doc__ = kind.__doc__
+    return narrowed
 
 
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:

@@ -7,10 +7,10 @@ C channels (RGB), P photometric parameters, D embedding width, F feature width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +72,11 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Views:
-    """Augmented, normalised views on the device; each (B, C, H, W) in channels_last memory order."""
+class Batch:
+    """One batch as the training step takes it: augmented, normalised views on the device.
+
+    Images are (B, C, H, W) in channels_last memory order.
+    """
 
     views: tuple[Tensor, ...]
     index_B: Tensor
@@ -82,7 +85,7 @@ class Views:
 
 
 class Terms(NamedTuple):
-    """A loss: ``total`` carries the gradient, ``parts`` are detached, unweighted scalars named by the objective."""
+    """A loss: ``total`` carries the gradient, ``parts`` are detached, unweighted scalars named by the method."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -162,19 +165,143 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-class Objective(Protocol):
-    """Owns its expander, predictor and target network; an ``nn.Module``."""
+class Waited(Protocol):
+    """What a step lost to waiting for its batch."""
 
-    def __call__(self, views: tuple[Tensor, ...], encoder: nn.Module) -> Terms: ...
-    def after_step(self, schedule: Mapping[str, float]) -> None:
-        """Called once the optimizer has stepped: target networks move here."""
+    def seconds(self) -> float:
+        """On CUDA only known once the device has done that step, which this does not wait for."""
         ...
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A batch ready for the step, and what waiting for it cost."""
+
+    batch: Batch
+    data_wait: Waited
+
+
+class Feed(Protocol):
+    """All that the trainer knows of data."""
+
+    def epoch(self, start: Cursor) -> Generator[Fed, None, None]:
+        """From ``start`` to the end of its epoch."""
+        ...
+
+
+class ParamGroup(NamedTuple):
+    """Parameters, and whether weight decay and LARS's trust ratio apply to them."""
+
+    params: list[nn.Parameter]
+    adapted: bool
+
+
+def by_dimension(module: nn.Module) -> list[ParamGroup]:
+    """The usual rule: parameters of one dimension (biases, norms) are neither decayed nor adapted."""
+    params = [param for param in module.parameters() if param.requires_grad]
+    wide, narrow = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
+    return [ParamGroup(wide, True), ParamGroup(narrow, False)]
+
+
+class Encoder(Protocol):
+    """An ``nn.Module`` from images (B, 3, H, W) to features (B, F); ``features`` is F."""
+
+    features: int
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor: ...
+    def param_groups(self) -> list[ParamGroup]:
+        """All trained parameters: a network's tokens and norms are its own to name."""
+        ...
+
+
+Schedule = Callable[[int], float]
+"""The value of a schedule at a step, counted from 0."""
+
+
+class Horizon(NamedTuple):
+    """The extent of a run, which schedules are stretched over."""
+
+    steps: int
+    steps_per_epoch: int
+    batch_size: int  # total
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of a method's parts as display, log and plots show it."""
+
+    name: str
+    """Key in ``Terms.parts``."""
+    short: str
+    """Heading in a line of text."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Reference values: what they are called to the parts that hold them."""
+    scale: Literal["linear", "log"] = "linear"
+
+
+class Spread(NamedTuple):
+    """How a method's embeddings spread over a batch: collapse is a part that falls far below its healthy value."""
+
+    part: str
+    """Key in ``Terms.parts``: a standard deviation."""
+    healthy: float
+    cause: str
+    """What a collapse most likely comes from, and the flag that helps; "": the learning rate."""
+
+
+class Method(Protocol):
+    """A self-supervised method: an ``nn.Module`` that owns its encoders, heads, targets and queues.
+
+    The step calls ``embed``, ``target`` and ``loss`` in this order, under autocast, and ``after_update`` once the
+    optimizer had its turn. What ``embed`` and ``target`` return is the method's own: any nesting of tensors.
+    """
+
+    columns: tuple[Column, ...]
+
+    @property
+    def spread(self) -> Spread: ...
+
+    @property
+    def encoders(self) -> Mapping[str, nn.Module]:
+        """For evaluation and export, the principal one first, by attribute name, which begins its tensors' names."""
+        ...
+
+    def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
+        """What the method varies over the run, beside the learning rate "lr"; logged and shown by these names."""
+        ...
+
+    def embed(self, views: tuple[Tensor, ...]) -> Any:
+        """Embeddings with gradient; ``ValueError`` for a number of views that it does not take."""
+        ...
+
+    def target(self, views: tuple[Tensor, ...]) -> Any:
+        """Embeddings without gradient, of a target network; None where there is none."""
+        ...
+
+    def loss(self, embeddings: Any, targets: Any) -> Terms: ...
+    def after_update(self, scalars: Mapping[str, float], finite: bool | Tensor) -> None:
+        """Move targets and queues; nothing moves where ``finite`` (a flag that may be on the device) is not set."""
+        ...
+
+    def param_groups(self) -> list[ParamGroup]: ...
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a method is built from beside its own settings."""
+
+    build_encoder: Callable[[], Encoder]
+    """A new encoder at every call, as the run's settings describe it."""
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    """Implementations by part, as --kernel names them; parts that are not named are "auto"."""
 
 
 class Step(Protocol):
     """One update: forward, backward, finite gate, optimizer. Never synchronises with the device."""
 
-    def __call__(self, views: tuple[Tensor, ...], schedule: Mapping[str, float]) -> Terms: ...
+    def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
+        """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
+        ...
 
 
 def photometric_identity(*shape: int) -> Tensor:

@@ -13,17 +13,19 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastvicreg.assemble import Datasets, open_data, resolve_device
+from fastvicreg.assemble import as_module, resolve_device
 from fastvicreg.config import TrainConfig
+from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.display import Display
 from fastvicreg.doctor import pipeline_finding
+from fastvicreg.encoders import build_encoder
 from fastvicreg.evaluate.features import Features, extract
-from fastvicreg.evaluate.frozen import load_encoder
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.linear import few_labels, linear_predict
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.metrics import read
-from fastvicreg.model import resnet
 from fastvicreg.presets import preset
+from fastvicreg.pretrained import load_encoder
 from fastvicreg.trainer import Trainer
 
 FEW = 10
@@ -99,9 +101,10 @@ def tell(folder: Path, *, seed: int = 0, epochs: int = 0, display: Display) -> S
     began = time.perf_counter()
     if not outcome.signal:
         display.note("the same with variance weight 0, shortly: the embeddings collapse")
-        objective = replace(config.objective, variance=0.0)
+        assert isinstance(config.method, VICRegConfig)
+        method = replace(config.method, variance=0.0)
         short = replace(config.run, epochs=min(COLLAPSE_EPOCHS, config.run.epochs))
-        second = replace(config, objective=objective, run=short)
+        second = replace(config, method=method, run=short)
         outcome = Trainer(second, collapse, resume=False, display=display).train()
         seconds["training without the variance term"] = time.perf_counter() - began
     began = time.perf_counter()
@@ -124,8 +127,8 @@ def _pipeline(display: Display) -> str:
 def compare(config: TrainConfig, data: Datasets, main: Path, collapse: Path) -> tuple[list[dict[str, Any]], Features]:
     """Rows of the table, weakest knowledge first, and the trained encoder's test features."""
     torch.manual_seed(config.run.seed)
-    untrained = resnet(config.model.arch, width=config.model.width, stem=config.model.stem)
-    trained, collapsed = load_encoder(main)[0], load_encoder(collapse)[0]
+    untrained = as_module(build_encoder(config.encoder))
+    trained, collapsed = load_encoder(main), load_encoder(collapse)
     steps, collapse_steps = (_steps(run) for run in (main, collapse))
     candidates: list[tuple[str, nn.Module, bool, float | None]] = [
         ("raw pixels", nn.Flatten(), False, None),

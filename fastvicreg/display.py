@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fastvicreg.contracts import Column
 from fastvicreg.metrics import data_wait_share
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -45,11 +46,21 @@ class Display:
         self._evaluation: Mapping[str, Any] = {}
         self._last_line = 0.0
 
-    def start(self, description: str, *, total: int, done: int, per_epoch: int) -> None:
-        """Show what begins: ``total`` steps of which ``done`` are done."""
+    def start(
+        self,
+        description: str,
+        *,
+        columns: Sequence[Column],
+        schedules: Sequence[str],
+        total: int,
+        done: int,
+        per_epoch: int,
+    ) -> None:
+        """Show what begins: ``total`` steps of which ``done`` are done; rows are shown by ``columns``."""
         if self._quiet:
             return
         self._total = total
+        self._columns, self._schedules = tuple(columns), tuple(schedules)
         self._totals, self._row, self._evaluation = [], {}, {}
         self.note(description)
         self._progress = Progress(
@@ -82,9 +93,9 @@ class Display:
             row = self._row
             self.note(
                 f"epoch {row['epoch']}  step {row['step']}/{self._total}  loss {row['total']:.3f}  "
-                f"inv {row.get('invariance', 0):.3f}  var {row.get('variance', 0):.3f}  "
-                f"cov {row.get('covariance', 0):.3f}  std {row.get('embedding_std', 0):.2f}  lr {row['lr']:.3g}  "
-                f"{row['images_per_s']:.0f} img/s  data-wait {row['data_wait']:.0%}"
+                + "".join(f"{column.short} {row[column.name]:.3f}  " for column in self._columns)
+                + "".join(f"{name} {row[name]:.4g}  " for name in self._schedules)
+                + f"{row['images_per_s']:.0f} img/s  data-wait {row['data_wait']:.0%}"
             )
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
@@ -131,16 +142,13 @@ class Display:
         row, shown = self._row, Table.grid(padding=(0, 2))
         if row:
             shown.add_row("loss", f"{row['total']:8.3f}", Text(sparkline(self._totals), style="cyan"))
-            shown.add_row("invariance", f"{row.get('invariance', 0):8.4f}", "")
-            shown.add_row(
-                "variance", f"{row.get('variance', 0):8.4f}", f"embedding std {row.get('embedding_std', 0):.3f}"
-            )
-            independent, minimum = row.get("covariance_independent", 0), row.get("covariance_minimum", 0)
-            bounds = f"independent embeddings {independent:.3f}, least possible {minimum:.3f}"
-            shown.add_row("covariance", f"{row.get('covariance', 0):8.4f}", bounds)
+            for column in self._columns:
+                beside = ", ".join(f"{label} {row[part]:.3f}" for label, part in column.beside.items())
+                shown.add_row(column.name.replace("_", " "), f"{row[column.name]:8.4f}", beside)
             waits = Text(f"data-wait {row['data_wait']:.0%}", style="red" if row["data_wait"] > 0.1 else "green")
             shown.add_row("images/s", f"{row['images_per_s']:8.0f}", waits)
-            shown.add_row("lr", f"{row['lr']:8.3g}", "")
+            for name in self._schedules:
+                shown.add_row(name, f"{row[name]:8.4g}", "")
         if self._evaluation:
             value = self._evaluation
             if "knn" in value:

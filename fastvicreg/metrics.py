@@ -34,7 +34,7 @@ class _Pending(NamedTuple):
 class Recorder:
     """Keeps a step's scalars on the device until ``flush`` reads them all in one copy.
 
-    A row holds epoch, step (1 is the first), total, the objective's parts (unweighted), lr, images_per_s and
+    A row holds epoch, step (1 is the first), total, the method's parts (unweighted), its schedules, images_per_s and
     data_wait (share of the step's wall time lost to waiting for crops; on CUDA only while the device was idle too).
     """
 
@@ -75,8 +75,8 @@ class Recorder:
         step: int,
         cursor: Cursor,
         terms: Terms,
+        scalars: Mapping[str, float],
         *,
-        lr: float,
         images: int,
         data_wait: float | Callable[[], float],
     ) -> None:
@@ -87,7 +87,7 @@ class Recorder:
         now = time.perf_counter()
         seconds, self._clock = now - self._clock, now
         row = {"epoch": cursor.epoch, "step": step}
-        rates = {"lr": lr, "images_per_s": images / seconds}
+        rates = {**scalars, "images_per_s": images / seconds}
         names = ("total", *terms.parts)
         values = torch.stack([terms.total.float(), *(part.float() for part in terms.parts.values())])
         self._pending.append(_Pending(row, rates, names, values, seconds, data_wait))

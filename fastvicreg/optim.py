@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,12 +16,14 @@ from fastvicreg.kernels.lars import DEVICE_SCALARS, choose_for, lars_update
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), step for step as VICReg's main_vicreg.py.
 
-    One-dimensional parameters (biases, norms) are neither decayed nor adapted. ``lr`` may be changed in
-    ``param_groups`` before each step; as an fp32 scalar on the device, for ``impl`` "cuda", it is changed in place and
-    a captured step reads it anew. That ``impl`` also takes the gradients as torch.amp.GradScaler scaled them, and
-    unscales and skips on the device. State per parameter: ``momentum_buffer``, shaped as the parameter; the state
-    dict holds tensors and floats alone. ``impl`` names an implementation of ``fastvicreg.kernels.lars``; it is a
-    property of this object, not of its state.
+    One-dimensional parameters (biases, norms) are neither decayed nor adapted, nor are those of a group with
+    ``"adapted": False``, whatever their shape (a transformer's tokens; they must be contiguous).
+
+    ``lr`` may be changed in ``param_groups`` before each step; as an fp32 scalar on the device, for ``impl`` "cuda",
+    it is changed in place and a captured step reads it anew. That ``impl`` also takes the gradients as
+    torch.amp.GradScaler scaled them, and unscales and skips on the device. State per parameter: ``momentum_buffer``,
+    shaped as the parameter; the state dict holds tensors and floats alone. ``impl`` names an implementation of
+    ``fastvicreg.kernels.lars``; it is a property of this object, not of its state.
 
     Raises ``ValueError`` for a hyper-parameter outside its range, ``UserError`` for an unknown ``impl``.
     """
@@ -42,7 +44,8 @@ class LARS(Optimizer):
         if not 0 <= momentum < 1:
             raise ValueError(f"LARS: momentum must lie in [0, 1), got {momentum}")
         self.impl = impl
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapted": True}
+        super().__init__(params, defaults)
         choose_for(impl, self._params())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -59,10 +62,15 @@ class LARS(Optimizer):
             pairs: list[tuple[Tensor, Tensor]] = [
                 (param, grad) for param in group["params"] if (grad := param.grad) is not None
             ]
+            params, grads = [param for param, _ in pairs], [grad for _, grad in pairs]
+            buffers = [self._momentum_buffer(param) for param in params]
+            if not group["adapted"]:
+                # The kernels tell by the dimensions: seen as a vector, a tensor is left alone.
+                params, grads, buffers = ([tensor.view(-1) for tensor in part] for part in (params, grads, buffers))
             lars_update(
-                [param for param, _ in pairs],
-                [grad for _, grad in pairs],
-                [self._momentum_buffer(param) for param, _ in pairs],
+                params,
+                grads,
+                buffers,
                 lr=group["lr"],
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],
@@ -86,6 +94,18 @@ class LARS(Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
         return state["momentum_buffer"]
+
+
+def lars_groups(adapted: Sequence[Tensor], plain: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Parameter groups in as few updates as can be: vectors go with the adapted, since LARS leaves them alone anyway.
+
+    ``ValueError`` where an adapted parameter has one dimension.
+    """
+    if narrow := [tuple(param.shape) for param in adapted if param.ndim <= 1]:
+        raise ValueError(f"LARS does not adapt parameters of one dimension, such as one of shape {narrow[0]}")
+    vectors, others = [p for p in plain if p.ndim <= 1], [p for p in plain if p.ndim > 1]
+    groups = [{"params": [*adapted, *vectors]}, {"params": others, "adapted": False}]
+    return [group for group in groups if group["params"]]
 
 
 def cosine_schedule(

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from fastvicreg.assemble import open_data
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Cursor, Source
+from fastvicreg.contracts import Column, Cursor, Source
+from fastvicreg.datasets import open_data
 from fastvicreg.evaluate.features import Features
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
 from fastvicreg.pipelines import build_engine
 from fastvicreg.pipelines.decode import decode_sample
-from fastvicreg.pipelines.feed import Feed
+from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 
@@ -73,17 +73,17 @@ def knn(rows: Rows, baselines: Mapping[str, float]) -> str:
     return _svg(figure)
 
 
-def terms(steps: Rows) -> str:
-    """The unweighted terms over the steps, the covariance term beside its two reference values."""
-    figure, axes = _axes(11, 3.2, 3)
+def terms(steps: Rows, columns: Sequence[Column]) -> str:
+    """A method's parts over the steps, each beside its reference values."""
+    figure, axes = _axes(3.7 * len(columns), 3.2, len(columns))
     x = [row["step"] for row in steps]
-    for ax, name in zip(axes, ("invariance", "variance", "covariance"), strict=True):
-        ax.plot(x, [row[name] for row in steps], color=OWN, lw=1.2, label=name)
-        ax.set(title=name, xlabel="step")
-    axes[2].plot(x, [row["covariance_independent"] for row in steps], "--", color=GREY, lw=1.2, label="independent")
-    axes[2].plot(x, [row["covariance_minimum"] for row in steps], ":", color=GREY, lw=1.5, label="least possible")
-    axes[2].set_yscale("log")
-    axes[2].legend(frameon=False)
+    for ax, column in zip(axes, columns, strict=True):
+        ax.plot(x, [row[column.name] for row in steps], color=OWN, lw=1.2)
+        for (label, part), style in zip(column.beside.items(), ("--", ":", "-."), strict=False):
+            ax.plot(x, [row[part] for row in steps], style, color=GREY, lw=1.3, label=label)
+        ax.set(title=column.name.replace("_", " "), xlabel="step", yscale=column.scale)
+        if column.beside:
+            ax.legend(frameon=False)
     return _svg(figure)
 
 
@@ -104,7 +104,7 @@ def pairs(config: TrainConfig, count: int = 24, columns: int = 6, zoom: int = 2)
     plan = train_plan(len(source), seed=config.run.seed, recipe=named_recipe(config.data.recipe), image_size=side)
     engine = build_engine("native", source, plan, batch_size=count)
     try:
-        fed = next(Feed(engine, plan).epoch(Cursor(0, 0)))
+        fed = next(AugmentedFeed(engine, plan).epoch(Cursor(0, 0)))
     finally:
         engine.close()
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -113,8 +113,8 @@ def pairs(config: TrainConfig, count: int = 24, columns: int = 6, zoom: int = 2)
     canvas = np.full((tile_h * -(-count // columns), tile_w * columns, 3), 255, np.uint8)
     for place in range(count):
         top, left = place // columns * tile_h + gap, place % columns * tile_w + gap
-        images = [_thumbnail(source, int(fed.views.index_B[place]), side)]
-        for view in fed.views.views:
+        images = [_thumbnail(source, int(fed.batch.index_B[place]), side)]
+        for view in fed.batch.views:
             pixels = ((view[place] * std + mean) * 255).round().clamp(0, 255)
             images.append(pixels.permute(1, 2, 0).to(torch.uint8).numpy())
         for position, image in enumerate(images):

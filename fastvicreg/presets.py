@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastvicreg.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.registry import unknown
 
 
@@ -37,12 +39,12 @@ class Preset:
 
 def _value(config: TrainConfig, setting: str) -> object:
     section, _, name = setting.partition(".")
-    return getattr(getattr(config, section), name)
+    return getattr(getattr(config, section), name, None)
 
 
 OFFICIAL_CODE = (
     Divergence(
-        "variance hinge halved per branch, as the official code (--loss-form paper: not halved)", "objective.loss_form"
+        "variance hinge halved per branch, as the official code (--loss-form paper: not halved)", "method.loss_form"
     ),
     Divergence(
         "asymmetric views: blur p 1.0/0.1, solarize p 0/.2, as the official code (--recipe paper: .5/.5, .1/.1)",
@@ -72,7 +74,8 @@ def cifar10() -> Preset:
     """32 px images on one GPU: a CIFAR stem, no blur, 10 % warm-up."""
     config = TrainConfig(
         data=DataConfig(image_size=32, recipe="small"),
-        model=ModelConfig(arch="resnet18", stem="3x3", expander=(2048, 2048, 2048)),
+        encoder=ResNetConfig(arch="resnet18", stem="3x3"),
+        method=VICRegConfig(expander=(2048, 2048, 2048)),
         optim=OptimConfig(base_lr=0.3, weight_decay=1e-4, eta=0.02, warmup_share=0.1),
         run=RunConfig(epochs=200, batch_size=256, eval_every=5),
     )
@@ -94,8 +97,8 @@ def solo_cifar10() -> Preset:
     """solo-learn's scripts/pretrain/cifar/vicreg.yaml, which reports 92.07 (online linear) on CIFAR-10."""
     config = TrainConfig(
         data=DataConfig(image_size=32, recipe="small"),
-        model=ModelConfig(arch="resnet18", stem="3x3", expander=(2048, 2048, 2048)),
-        objective=ObjectiveConfig(loss_form="paper"),
+        encoder=ResNetConfig(arch="resnet18", stem="3x3"),
+        method=VICRegConfig(expander=(2048, 2048, 2048), loss_form="paper"),
         optim=OptimConfig(base_lr=0.3, weight_decay=1e-4, eta=0.02, warmup_epochs=10),
         run=RunConfig(epochs=1000, batch_size=256, precision="fp16", eval_every=10),
     )
@@ -125,7 +128,8 @@ def demo() -> Preset:
     """Minutes on two CPU cores, on the embedded photographs."""
     config = TrainConfig(
         data=DataConfig(image_size=32, recipe="small"),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(512, 512, 512)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(512, 512, 512)),
         optim=OptimConfig(base_lr=2.0, weight_decay=1e-6, warmup_share=0.1),
         run=RunConfig(epochs=12, batch_size=128),
     )

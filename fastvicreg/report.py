@@ -8,8 +8,10 @@ from typing import Any
 
 from fastvicreg import plots
 from fastvicreg.assemble import resolve_device
-from fastvicreg.config import load, to_json
+from fastvicreg.config_file import load, to_json
 from fastvicreg.demo import HEADINGS, PROBES, Story
+from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.metrics import read
 
 STYLE = """
@@ -35,6 +37,7 @@ def write_report(story: Story) -> Path:
     steps = [row for row in rows if "total" in row]
     knn = [row for row in rows if "knn" in row]
     config = load(story.main)
+    assert isinstance(config.method, VICRegConfig)
     baselines = {row["features"]: row["knn"] for row in story.rows[:3]}
     collapse_steps = [row for row in collapse if "total" in row]
     accuracy = story.rows[-1]
@@ -51,9 +54,9 @@ used here only, after training. {html.escape(_sentence(story.rows))}</p>
 <section><h2>The three terms</h2>
 <p>The variance term keeps every dimension's standard deviation up, the invariance term pulls the two views of an image
 together, the covariance term decorrelates the dimensions. A batch of {config.run.batch_size} in
-{config.model.expander[-1]} dimensions cannot bring the covariance term to 0: the dotted line is the least possible at
+{config.method.expander[-1]} dimensions cannot bring the covariance term to 0: the dotted line is the least possible at
 the measured variances, the dashed line what independent embeddings would give.</p>
-{plots.terms(steps)}</section>
+{plots.terms(steps, VICReg.columns[:3])}</section>
 <section><h2>Without the variance term</h2>
 <p>The same run with variance weight 0: every image gets nearly the same embedding. Its standard deviation falls to
 {collapse_steps[-1]["embedding_std"]:.3f}, against {accuracy["embedding_std"]:.3f} with it.</p>

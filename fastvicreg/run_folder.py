@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import socket
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
-from fastvicreg import config as configs
-from fastvicreg.config import TrainConfig
+from fastvicreg import config_file
+from fastvicreg.config import RESUMABLE, TrainConfig
 from fastvicreg.errors import UserError
 
 LOCK = ".lock"
@@ -83,7 +84,7 @@ def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
         if saved.exists() and not resume:
             raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
         if saved.exists():
-            _same_run(configs.load(saved), config, folder)
+            _same_run(config_file.load(saved), config, folder)
         (folder / "checkpoints").mkdir(exist_ok=True)
     except (OSError, UserError) as error:
         if lock is not None:
@@ -98,29 +99,29 @@ def save_config(folder: Path, config: TrainConfig) -> None:
     """Write ``config.json`` whole or not at all; ``UserError`` where it cannot be written."""
     draft = folder / ".config.json.tmp"
     try:
-        draft.write_text(configs.to_json(config) + "\n")
+        draft.write_text(config_file.to_json(config) + "\n")
         draft.rename(folder / "config.json")
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
 
 
-# What a resumed run may change: where and how fast it computes, not what.
-FREE_TO_CHANGE = {"workers", "prefetch", "device", "log_every", "checkpoint_every", "keep", "eval_every", "steps"}
-FREE_TO_CHANGE |= {"knn_bank", "fault_count", "fault_share", "pipeline", "data", "val_data", "kernel"}
-FREE_TO_CHANGE |= {"decoder", "hw_decoder_load"}
-
-
 def _same_run(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
     """``UserError`` for the first setting that a resumed run cannot change."""
-    for section in configs.SECTIONS:
-        before, now = vars(getattr(saved, section)), vars(getattr(asked, section))
-        for name, value in before.items():
-            if now[name] != value and name not in FREE_TO_CHANGE:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(
-                    f"{folder} was started with {flag} {_flat(value)}, not {_flat(now[name])}: "
-                    f"resume with the same, or start a new run in another --out."
-                )
+    if saved.method.name != asked.method.name:
+        _refuse(folder, "--method", saved.method.name, asked.method.name)
+    for section in dataclasses.fields(TrainConfig):
+        before, now = getattr(saved, section.name), getattr(asked, section.name)
+        for setting in dataclasses.fields(before):
+            value, other = getattr(before, setting.name), getattr(now, setting.name, None)
+            if other != value and not setting.metadata.get(RESUMABLE):
+                _refuse(folder, "--" + setting.name.replace("_", "-"), value, other)
+
+
+def _refuse(folder: Path, flag: str, value: object, other: object) -> NoReturn:
+    raise UserError(
+        f"{folder} was started with {flag} {_flat(value)}, not {_flat(other)}: "
+        f"resume with the same, or start a new run in another --out."
+    )
 
 
 def _flat(value: object) -> str:

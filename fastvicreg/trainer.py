@@ -13,18 +13,17 @@ from typing import Any
 import torch
 
 from fastvicreg import checkpoint as checkpoints
-from fastvicreg import config as configs
 from fastvicreg.assemble import Run, assemble
 from fastvicreg.checkpoint import Progress
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Cursor
+from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.display import Display
 from fastvicreg.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.metrics import Recorder
-from fastvicreg.optim import cosine_schedule
 from fastvicreg.run_folder import claim, save_config
+from fastvicreg.schedules import schedules_of
 from fastvicreg.signals import stop_signals
 from fastvicreg.updater import NON_FINITE
 from fastvicreg.watch import CollapseWatch, DataWaitWatch
@@ -49,7 +48,7 @@ class Trainer:
     """One run, from its config to its last checkpoint."""
 
     def __init__(self, config: TrainConfig, folder: Path, *, resume: bool, display: Display) -> None:
-        configs.check(config)
+        config.check()
         self._config = config
         self._folder = folder
         self._display = display
@@ -69,7 +68,10 @@ class Trainer:
             self._display.note(self._lock.missing)
         self._per_epoch = self._run.engine.batches_per_epoch(0)
         self._steps = config.run.epochs * self._per_epoch
-        self._warmup = self._warmup_steps()
+        horizon = Horizon(self._steps, self._per_epoch, config.run.batch_size)
+        self._schedules, shortened = schedules_of(self._run.method, config.optim, horizon)
+        if shortened:
+            self._display.note(shortened)
         self._samples = len(self._run.data.train)
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
         self._not_finite = 0
@@ -78,7 +80,7 @@ class Trainer:
         spare = 0 < config.data.workers < processes.cores
         self._watches = (
             DataWaitWatch(config.data.pipeline, more_workers=spare),
-            CollapseWatch(config.objective, base_lr=config.optim.base_lr),
+            CollapseWatch(self._run.method.spread, base_lr=config.optim.base_lr),
         )
         if resume:
             self._restore()
@@ -94,7 +96,14 @@ class Trainer:
         last = min(self._steps, self._config.run.steps or self._steps)
         for note in self._run.data.notes:
             self._display.note(note)
-        self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
+        self._display.start(
+            self._describe(),
+            columns=self._run.method.columns,
+            schedules=tuple(self._schedules),
+            total=last,
+            done=self._progress.step,
+            per_epoch=self._per_epoch,
+        )
         if self._evaluate and self._evaluate.no_knn:
             self._display.note(f"no kNN while training: {self._evaluate.no_knn}")
         try:
@@ -144,17 +153,12 @@ class Trainer:
         self._recorder.start_clock()
         try:
             for fed in feed:
-                lr = cosine_schedule(
-                    step,
-                    steps=self._steps,
-                    warmup_steps=self._warmup,
-                    base_lr=self._config.optim.base_lr,
-                    batch_size=config.batch_size,
-                )
-                terms = run.step(fed.views.views, {"lr": lr})
-                at = fed.views.cursor
+                scalars = {name: schedule(step) for name, schedule in self._schedules.items()}
+                terms = run.step(fed.batch, scalars)
+                at = fed.batch.cursor
                 step += 1
-                self._recorder.step(step, at, terms, lr=lr, images=config.batch_size, data_wait=fed.data_wait.seconds)
+                waited = fed.data_wait.seconds
+                self._recorder.step(step, at, terms, scalars, images=config.batch_size, data_wait=waited)
                 ends = at.batch + 1 == self._per_epoch
                 following = Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1)
                 self._progress = Progress(following, step, self._samples)
@@ -258,25 +262,11 @@ class Trainer:
             )
         self._display.note(f"nothing to resume in {self._folder}: starting at step 0.")
 
-    def _warmup_steps(self) -> int:
-        optim = self._config.optim
-        if optim.warmup_share:
-            return min(round(optim.warmup_share * self._steps), self._steps - 1)
-        steps = round(optim.warmup_epochs * self._per_epoch)
-        if steps < self._steps:
-            return steps
-        shorter = self._steps // 10
-        self._display.note(
-            f"a warm-up of {optim.warmup_epochs:g} epochs never ends in {self._config.run.epochs}: "
-            f"shortened to 10 % of the steps ({shorter}); --warmup-share sets it."
-        )
-        return shorter
-
     def _describe(self) -> str:
         config, run = self._config, self._run
         parameters = sum(p.numel() for p in run.module.parameters()) / 1e6
         return (
-            f"{config.objective.objective} · {config.model.arch}, {parameters:.2f} M parameters · "
+            f"{config.method.name} · {config.encoder.arch}, {parameters:.2f} M parameters · "
             f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
             f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
         )

@@ -6,16 +6,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastvicreg.config import ObjectiveConfig
+from fastvicreg.contracts import Spread
 from fastvicreg.metrics import data_wait_share
 
 WINDOW, LIMIT, SETTLING = 50, 0.1, 10
 """``DataWaitWatch``: steps that are looked at together, the share it bears, and first steps that it overlooks."""
 
-TARGET_STD = 1.0
-"""Standard deviation that the variance term pulls each embedding dimension to (paper: gamma)."""
 COLLAPSED, PATIENCE = 0.05, 20
-"""``CollapseWatch``: share of the target below which embeddings count as collapsing, and steps in a row it waits.
+"""``CollapseWatch``: share of the healthy spread below which embeddings collapse, and steps in a row it waits.
 
 A fresh expander starts near .3 to .4; without the variance term the demo is below .05 after 20 steps.
 """
@@ -24,33 +22,28 @@ A fresh expander starts near .3 to .4; without the variance term the demo is bel
 class CollapseWatch:
     """Notices, once, that the embeddings collapse: views then agree because all images do."""
 
-    def __init__(self, objective: ObjectiveConfig, *, base_lr: float) -> None:
-        self._objective = objective
+    def __init__(self, spread: Spread, *, base_lr: float) -> None:
+        self._spread = spread
         self._base_lr = base_lr
         self._low = 0
         self._told = False
 
     def see(self, rows: Sequence[Mapping[str, Any]]) -> str | None:
-        """A line to show, the first time that ``embedding_std`` was too low for ``PATIENCE`` steps in a row."""
+        """A line to show, the first time that the spread was too low for ``PATIENCE`` steps in a row."""
         for row in rows:
-            std = row.get("embedding_std")
-            low = std is not None and std < COLLAPSED * TARGET_STD  # false for NaN: a step that did not count
+            std = row.get(self._spread.part)
+            low = std is not None and std < COLLAPSED * self._spread.healthy  # false for NaN: a step that did not count
             self._low = self._low + 1 if low else 0
             if self._low >= PATIENCE and not self._told:
                 self._told = True
                 return (
-                    f"step {row['step']}: the embeddings are collapsing: embedding_std {std:.2g}, under "
-                    f"{COLLAPSED:.0%} of its target {TARGET_STD:g} for {PATIENCE} steps; {self._cause()}."
+                    f"step {row['step']}: the embeddings are collapsing: {self._spread.part} {std:.2g}, under "
+                    f"{COLLAPSED:.0%} of its target {self._spread.healthy:.3g} for {PATIENCE} steps; {self._cause()}."
                 )
         return None
 
     def _cause(self) -> str:
-        variance, invariance = self._objective.variance, self._objective.invariance
-        if variance <= 0:
-            return f"--variance {variance:g} leaves nothing against it, --variance 25 is the published weight"
-        if variance < invariance:
-            return f"--variance {variance:g} is weaker than --invariance {invariance:g}: give both the same weight"
-        return f"likely the learning rate: give less than --base-lr {self._base_lr:g}"
+        return self._spread.cause or f"likely the learning rate: give less than --base-lr {self._base_lr:g}"
 
 
 class DataWaitWatch:

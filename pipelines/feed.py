@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from fastvicreg import stages
-from fastvicreg.contracts import Crops, Cursor, Engine, Plan, Views
+from fastvicreg.contracts import Batch, Crops, Cursor, Engine, Fed, Plan
 from fastvicreg.kernels.augment import IMPLEMENTATIONS, augment
 from fastvicreg.registry import resolve
 
@@ -42,15 +42,7 @@ class DataWait:
         return min(self.host, max(0.0, worked.elapsed_time(arrived) / 1e3))
 
 
-@dataclass(frozen=True)
-class Fed:
-    """A batch ready for the step, and what waiting for it cost."""
-
-    views: Views
-    data_wait: DataWait
-
-
-class Feed:
+class AugmentedFeed:
     """Joins an engine with the photometric kernel.
 
     On CUDA the copy and the augmentation run on a stream of their own while the step computes, ``AHEAD`` batches ahead
@@ -78,9 +70,9 @@ class Feed:
         self._kernel = kernel
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
-    def replaced(self, *, engine: Engine | None = None, kernel: Kernel | None = None) -> Feed:
+    def replaced(self, *, engine: Engine | None = None, kernel: Kernel | None = None) -> AugmentedFeed:
         """The same feed with another engine or photometric kernel in it."""
-        return Feed(
+        return AugmentedFeed(
             engine or self._engine,
             self._plan,
             device=str(self._device),
@@ -101,15 +93,15 @@ class Feed:
                     launched.popleft().synchronize()
             began = time.perf_counter()
             with record_function(stages.DATA_WAIT):
-                batch = next(crops, None)
-            if batch is None:
+                cut = next(crops, None)
+            if cut is None:
                 return
             waited = time.perf_counter() - began
             # On the stream of copies, which is idle until the crops are there: it sees their arrival as it happens.
             idle = (launched[-1], _now(self._stream)) if self._stream is not None else None
-            yield Fed(self._stage(batch), DataWait(waited, idle))
+            yield Fed(self._stage(cut), DataWait(waited, idle))
 
-    def _stage(self, crops: Crops) -> Views:
+    def _stage(self, crops: Crops) -> Batch:
         params_BVP = self._plan.photometric(crops.cursor.epoch, crops.slot_B)
         if self._stream is None:
             return self._augment(crops, crops.crops_BVHWC, params_BVP)
@@ -117,17 +109,17 @@ class Feed:
         with torch.cuda.stream(self._stream):
             with record_function(stages.H2D):
                 crops_BVHWC = crops.crops_BVHWC.to(self._device, non_blocking=True)
-            views = self._augment(crops, crops_BVHWC, params_BVP)
+            batch = self._augment(crops, crops_BVHWC, params_BVP)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        for view in views.views:
+        for view in batch.views:
             view.record_stream(current)
-        return views
+        return batch
 
-    def _augment(self, crops: Crops, crops_BVHWC: Tensor, params_BVP: Tensor) -> Views:
+    def _augment(self, crops: Crops, crops_BVHWC: Tensor, params_BVP: Tensor) -> Batch:
         with record_function(stages.AUGMENT):
             views = self._kernel(crops_BVHWC, params_BVP, dtype=self._dtype, impl=self._impl)
-        return Views(views, crops.index_B, crops.label_B, crops.cursor)
+        return Batch(views, crops.index_B, crops.label_B, crops.cursor)
 
 
 def _now(stream: torch.cuda.Stream) -> torch.cuda.Event:

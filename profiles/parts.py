@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.profiler import record_function
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fastvicreg import stages
 from fastvicreg.assemble import Run, assemble
-from fastvicreg.config import TrainConfig, kernel_choices
-from fastvicreg.contracts import Crops, Cursor, Engine, Views
+from fastvicreg.config import TrainConfig
+from fastvicreg.contracts import Batch, Crops, Cursor, Engine, Horizon
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.metrics import Recorder
-from fastvicreg.step import AUTOCAST
 
 Loop = Generator[Cursor, None, None]
 """Each ``next`` is one batch's work, and gives the batch that it was; ``close`` ends it."""
 
-Batch = TypeVar("Batch")
-SCHEDULE = {"lr": 0.0}
+Item = TypeVar("Item")
 START = Cursor(0, 0)
 
 
@@ -45,7 +44,7 @@ def opened(config: TrainConfig) -> Iterator[Run]:
         run.engine.close()
 
 
-def endless(batches: Callable[[Cursor], Iterator[Batch]], start: Cursor) -> Generator[Batch, None, None]:
+def endless(batches: Callable[[Cursor], Iterator[Item]], start: Cursor) -> Generator[Item, None, None]:
     """``batches`` from ``start`` on, epoch after epoch."""
     cursor = start
     while True:
@@ -56,12 +55,12 @@ def endless(batches: Callable[[Cursor], Iterator[Batch]], start: Cursor) -> Gene
 def whole(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
     """As ``fastvicreg train``: feed, step and records, but no evaluation and no checkpoint."""
     with tempfile.TemporaryDirectory() as folder, closing(endless(run.feed.epoch, start)) as feed:
-        recorder = Recorder(Path(folder))
+        recorder, scalars = Recorder(Path(folder)), still(config, run)
         try:
             for step, fed in enumerate(feed, 1):
-                terms = run.step(fed.views.views, SCHEDULE)
-                at, waited = fed.views.cursor, fed.data_wait.seconds
-                recorder.step(step, at, terms, lr=0.0, images=config.run.batch_size, data_wait=waited)
+                terms = run.step(fed.batch, scalars)
+                at, waited = fed.batch.cursor, fed.data_wait.seconds
+                recorder.step(step, at, terms, scalars, images=config.run.batch_size, data_wait=waited)
                 if step % config.run.log_every == 0:
                     recorder.flush()
                 yield at
@@ -82,7 +81,7 @@ def fed(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
     """Loader, copy to the device and augmentation, without training."""
     with closing(endless(run.feed.epoch, start)) as feed:
         for batch in feed:
-            yield batch.views.cursor
+            yield batch.batch.cursor
 
 
 def augment(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
@@ -91,28 +90,18 @@ def augment(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
 
 
 def loss(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
-    """The loss's forward and backward on the embeddings of one batch; ``UserError`` for another objective's."""
-    settings, expander = config.objective, getattr(run.step.objective, "expander", None)
-    if settings.objective != "vicreg" or expander is None:
-        raise UserError(f"--part loss takes --objective vicreg, not {settings.objective}: profile --part step.")
-    impl = kernel_choices(config)["loss"]
-    with torch.no_grad(), autocast(run):
-        # Copied: embeddings alone, not the network's memory behind them.
-        za_BD, zb_BD = (expander(run.encoder(view)).clone() for view in first_views(run).views)
-    za_BD.requires_grad_()
-    zb_BD.requires_grad_()
+    """The loss's forward and backward on the embeddings of one batch, whichever method's they are."""
+    method, views = run.method, first_batch(run).views
+    with run.step.autocast():
+        embeddings, targets = method.embed(views), method.target(views)
+    # Copied: embeddings alone, not the network's memory behind them.
+    embeddings = tree_map(_cut_off, embeddings)
+    leaves = [leaf for leaf in tree_leaves(embeddings) if leaf.requires_grad]
     while True:
-        za_BD.grad = zb_BD.grad = None
-        with record_function(stages.LOSS):
-            terms = vicreg_loss(
-                za_BD,
-                zb_BD,
-                invariance=settings.invariance,
-                variance=settings.variance,
-                covariance=settings.covariance,
-                form=settings.loss_form,
-                impl=impl,
-            )
+        for leaf in leaves:
+            leaf.grad = None
+        with record_function(stages.LOSS), run.step.autocast():
+            terms = method.loss(embeddings, targets)
         with record_function(stages.BACKWARD):
             terms.total.backward()
         yield start
@@ -120,7 +109,7 @@ def loss(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
 
 def lars(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
     """The finite gate and the optimizer's update, whichever optimizer it is, on the gradients of one batch."""
-    total = run.step(first_views(run).views, SCHEDULE).total
+    total = run.step(first_batch(run), still(config, run)).total
     while True:
         run.step.updater(total)
         yield start
@@ -128,9 +117,9 @@ def lars(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
 
 def step(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
     """Forward, loss, backward and update on the views of one batch: the whole run but for its data."""
-    views = first_views(run).views
+    batch, scalars = first_batch(run), still(config, run)
     while True:
-        run.step(views, SCHEDULE)
+        run.step(batch, scalars)
         yield start
 
 
@@ -169,15 +158,19 @@ def first_crops(run: Run) -> Crops:
     return _first(run.engine.batches)
 
 
-def first_views(run: Run) -> Views:
+def first_batch(run: Run) -> Batch:
     """The first batch as the step takes it."""
-    return _first(run.feed.epoch).views
+    return _first(run.feed.epoch).batch
 
 
-def autocast(run: Run) -> torch.autocast | nullcontext[None]:
-    """The precision in which the run's step does its forward pass."""
-    dtype = AUTOCAST[run.precision]
-    return torch.autocast(torch.device(run.device).type, dtype) if dtype else nullcontext()
+def still(config: TrainConfig, run: Run) -> dict[str, float]:
+    """A step's scalars for a network that stays as it is: learning rate 0, the method's schedules at their start."""
+    horizon = Horizon(config.run.epochs, 1, config.run.batch_size)
+    return {"lr": 0.0} | {name: schedule(0) for name, schedule in run.method.schedules(horizon).items()}
+
+
+def _cut_off(leaf: Tensor) -> Tensor:
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
 
 def with_engine(run: Run, engine: Engine) -> Run:
@@ -185,6 +178,6 @@ def with_engine(run: Run, engine: Engine) -> Run:
     return replace(run, engine=engine, feed=run.feed.replaced(engine=engine))
 
 
-def _first(batches: Callable[[Cursor], Iterator[Batch]]) -> Batch:
+def _first(batches: Callable[[Cursor], Iterator[Item]]) -> Item:
     with closing(endless(batches, START)) as stream:
         return next(stream)

@@ -7,7 +7,6 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any, TypeVar
 
-from fastvicreg import config as configs
 from fastvicreg.commandline import parse
 from fastvicreg.commands.train import TrainOptions, options_of
 from fastvicreg.errors import UserError
@@ -31,7 +30,7 @@ def parse_as_train(kind: type[Options], arguments: Sequence[str], command: str) 
     for flag, given in (("--resume", train.resume), ("--print-config", train.print_config)):
         if given:
             raise UserError(f"{flag} belongs to fastvicreg train: fastvicreg {command} starts from fresh weights.")
-    configs.check(train.settings)
+    train.settings.check()
     return options, train
 
 

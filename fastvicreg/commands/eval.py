@@ -1,26 +1,24 @@
-"""``fastvicreg eval {knn,linear} RUN --data PATH``: what a run's frozen features are worth."""
+"""``fastvicreg eval PROTOCOL RUN --data PATH``: what a run's frozen features are worth."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import tyro
 
-from fastvicreg.commandline import parse
+from fastvicreg.commandline import parse, with_parts
 from fastvicreg.errors import UserError
-from fastvicreg.registry import unknown
-
-METHODS = ("knn", "linear")
+from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """Classify a run's frozen features: knn (20 neighbours, temperature .07) or linear (logistic regression)."""
+    """Classify a run's frozen features; eval PROTOCOL --help shows a protocol's own settings."""
 
-    method: Annotated[str, tyro.conf.Positional]
-    """knn or linear."""
+    protocol: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(PROTOCOLS)}.")]
     run: Annotated[str, tyro.conf.Positional]
     """The run's folder."""
     data: str | None = None
@@ -29,31 +27,32 @@ class EvalOptions:
     """Labelled images to classify, where they do not lie in --data as val/ or test/."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
-    k: int = 20
-    """Neighbours of knn."""
-    temperature: float = 0.07
-    """Temperature of knn's weights."""
-    labels_per_class: int = 0
-    """Labels a class that linear may see; 0: all."""
     device: str = "auto"
     """auto, cpu or cuda."""
     workers: int = 0
     """Decoding threads; 0: one a core."""
     json: str | None = None
     """Write the figures to this file."""
+    settings: Any = field(default=None)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print one accuracy; returns the exit code."""
-    options = parse(EvalOptions, arguments, "eval")
-    if options.method not in METHODS:
-        raise UserError(unknown("method", options.method, METHODS))
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    named = next((word for word in words if word in PROTOCOLS), words[0] if words else None)
+    asked = {"-h", "--help"} & set(arguments)
+    if named is None and not asked:
+        raise UserError(f"give fastvicreg eval PROTOCOL RUN [OPTIONS]; the protocols are {', '.join(PROTOCOLS)}.")
+    name = named or next(iter(PROTOCOLS))
+    options: Any = parse(with_parts(EvalOptions, settings=protocol_class(name)()), arguments, "eval")
 
-    from fastvicreg.evaluate.frozen import evaluate_run
+    from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
 
-    result = evaluate_run(options)
+    kept = {part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)}
+    result = {"protocol": name, **dataclasses.asdict(options.settings)}
+    result |= evaluate_run(Evaluation(**kept), options.settings)
     print(
-        f"{options.method}: {result['accuracy']:.2f} % of {result['queries']:,} images, from a bank of "
+        f"{name}: {result['accuracy']:.2f} % of {result['queries']:,} images, from a bank of "
         f"{result['bank']:,} in {result['classes']} classes ({result['checkpoint']})"
     )
     if result["faults"]:
@@ -61,5 +60,5 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         from fastvicreg.profiles.measure import document, write_json
 
-        write_json(options.json, document(f"eval {options.method}", [result], 1))
+        write_json(options.json, document(f"eval {name}", [result], 1))
     return 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Annotated, Any
 
-from fastvicreg import config as configs
-from fastvicreg.commandline import flag_value, parse
+import tyro
+
+from fastvicreg import config_file, encoders, methods
+from fastvicreg.commandline import flag_value, parse, with_parts
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
@@ -20,7 +24,7 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train an encoder with VICReg. Every field of a preset can be overridden.
+    """Train an encoder without labels, by VICReg or another method. Every field of a preset can be overridden.
 
     The defaults shown are those of a run with --data (--preset imagenet-100ep), or of a --preset given with --help.
     """
@@ -35,15 +39,19 @@ class TrainOptions:
     """Continue the run in --out from its newest checkpoint, mid-epoch; starts at 0 where there is none."""
     print_config: bool = False
     """Show the resulting config as JSON and stop."""
+    method: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"{', '.join(methods.METHODS)}; --method NAME --help shows its own settings."),
+    ] = None
     settings: TrainConfig = field(default_factory=TrainConfig)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse, show or train; returns the exit code."""
     options = options_of(list(arguments))
-    configs.check(options.settings)
+    options.settings.check()
     if options.print_config:
-        print(configs.to_json(options.settings))
+        print(config_file.to_json(options.settings))
         return 0
     if options.resume and options.out is None:
         raise UserError("--resume needs --out RUN: the folder of the run to continue.")
@@ -61,7 +69,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.settings.data.data is None:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
-        for divergence in preset(options.preset).told(options.settings):
+        made = preset(options.preset)
+        told = made.told(options.settings)
+        if made.config.method.name != (name := options.settings.method.name):
+            told = (f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule",)
+        for divergence in told:
             display.note(f"{options.preset}: {divergence}")
     try:
         outcome = Trainer(options.settings, out, resume=options.resume, display=display).train()
@@ -89,14 +101,55 @@ def options_of(arguments: list[str]) -> TrainOptions:
         raise UserError(f"--out {out} is a file, not a run: give a folder.")
     resumed = out and "--resume" in arguments and (Path(out) / "config.json").is_file()
     if saved or (resumed and not name):
-        settings = configs.load(saved or out or "")
+        settings = config_file.load(saved or out or "")
         name = name or "config"
     else:
         own_images = flag_value(arguments, "--data") or {"--help", "-h"} & set(arguments)
         name = name or ("imagenet-100ep" if own_images else "demo")
         settings = preset(name).config
-    options = parse(TrainOptions, arguments, "train", default=TrainOptions(preset=name, settings=settings))
+    options = _parsed(arguments, name, _with_parts(settings, arguments))
     data = options.settings.data
     # Absolute, so that the saved run can be resumed and evaluated from anywhere.
     paths = {key: value and os.path.abspath(value) for key, value in (("data", data.data), ("val_data", data.val_data))}
     return replace(options, settings=replace(options.settings, data=replace(data, **paths)))
+
+
+def _with_parts(settings: TrainConfig, arguments: list[str]) -> TrainConfig:
+    """``settings`` with the method and the family of encoders that are asked for, at their defaults where they change.
+
+    ``UserError`` for a name that there is not.
+    """
+    if name := flag_value(arguments, "--method"):
+        kind = methods.config_class(name)
+        if type(settings.method) is not kind:
+            settings = replace(settings, method=kind())
+    if arch := flag_value(arguments, "--arch"):
+        kind = encoders.config_class(arch)
+        if type(settings.encoder) is not kind:
+            settings = replace(settings, encoder=kind(arch=arch))
+    return settings
+
+
+def _parsed(arguments: list[str], name: str, settings: TrainConfig) -> TrainOptions:
+    """With the options of the chosen parts alone. ``UserError`` in one line for what is refused."""
+    sections = {section.name: getattr(settings, section.name) for section in fields(TrainConfig)}
+    kind = with_parts(TrainOptions, settings=with_parts(TrainConfig, **sections)())
+    default = kind(preset=name, method=settings.method.name)
+    try:
+        options: Any = parse(kind, arguments, "train", default=default)
+    except UserError as error:
+        raise UserError(_foreign(str(error), settings.method.name) or str(error)) from None
+    parsed = TrainConfig(**{key: getattr(options.settings, key) for key in sections})
+    return TrainOptions(
+        options.preset, options.config, options.out, options.resume, options.print_config, options.method, parsed
+    )
+
+
+def _foreign(message: str, method: str) -> str:
+    """A line on an option of another method, where ``message`` refuses one."""
+    if not (found := re.match(r"unknown option --([a-z-]+)", message)):
+        return ""
+    owner = methods.owner_of(found.group(1).replace("-", "_"))
+    if owner is None:
+        return ""
+    return f"--{found.group(1)} is a setting of {owner}, not of {method}: give --method {owner}, or leave it out."

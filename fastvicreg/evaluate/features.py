@@ -12,7 +12,7 @@ from fastvicreg.contracts import Cursor, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.feed import Feed
+from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import eval_plan
 
 
@@ -51,9 +51,9 @@ def extract(
     encoder.eval()
     features, labels = [], []
     try:
-        for fed in Feed(engine, plan, device=device).epoch(Cursor(0, 0)):
-            features.append(encoder(fed.views.views[0]).float())
-            labels.append(fed.views.label_B)
+        for fed in AugmentedFeed(engine, plan, device=device).epoch(Cursor(0, 0)):
+            features.append(encoder(fed.batch.views[0]).float())
+            labels.append(fed.batch.label_B)
     finally:
         encoder.train(was_training)
         engine.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from fastvicreg.contracts import Source
+if TYPE_CHECKING:
+    from fastvicreg.contracts import Source
 
 NAMED = 3
 """Classes that a line names before it counts the rest."""

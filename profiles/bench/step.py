@@ -7,16 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastvicreg.assemble import build_optimizer
+from fastvicreg.assemble import as_module, build_method, build_optimizer
 from fastvicreg.config import TrainConfig, kernel_choices
+from fastvicreg.contracts import Batch, Cursor, Terms
 from fastvicreg.errors import UserError
-from fastvicreg.model import resnet
-from fastvicreg.objectives import build_objective
 from fastvicreg.presets import preset
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
-from fastvicreg.step import AUTOCAST, TrainStep
+from fastvicreg.step import AUTOCAST, EagerStep
 from fastvicreg.updater import Updater
 
 COLUMNS = (
@@ -59,7 +57,7 @@ def run(
     return [
         {
             "preset": name,
-            "arch": config.model.arch,
+            "arch": config.encoder.arch,
             "batch": batch,
             "size": config.data.image_size,
             "memory_format": cases[case][0],
@@ -81,13 +79,13 @@ def run(
 class _Subject:
     """A step that is called without arguments, and the moments that its last call passed."""
 
-    step: TrainStep
-    views: tuple[Tensor, ...]
+    step: EagerStep
+    batch: Batch
     device: str
     passed: dict[str, Instant] = field(default_factory=dict)
 
     def __call__(self) -> None:
-        self.step(self.views, {"lr": 0.0})
+        self.step(self.batch, {"lr": 0.0})
 
     def mark(self, stage: str) -> Callable[..., None]:
         """A hook of any kind that notes the moment at which it is called, the last time."""
@@ -99,42 +97,44 @@ class _Subject:
 
 
 def _build(config: TrainConfig, form: str, precision: str, device: str, batch: int, seed: int) -> _Subject:
-    torch.manual_seed(seed)
+    config = replace(config, run=replace(config.run, seed=seed))
     kernels, order = kernel_choices(config), FORMATS[form]
-    encoder = resnet(config.model.arch, width=config.model.width, stem=config.model.stem)
-    objective = build_objective(config.objective, encoder.features, config.model.expander, impl=kernels["loss"])
-    module = torch.nn.ModuleDict({"encoder": encoder, "objective": objective}).to(device)
-    module.to(memory_format=order)  # type: ignore[call-overload]
-    optimizer = build_optimizer(config.optim, module, impl=kernels["lars"])
+    method = build_method(config, kernels, device)
+    as_module(method).to(memory_format=order)  # type: ignore[call-overload]
+    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
     side = config.data.image_size
     # As the augmentation hands them over: in the precision's own type.
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[precision] or torch.float32)
     ordered = tuple(view.contiguous(memory_format=order) for view in views)
-    updater = Updater(module, optimizer, device=device, precision=precision)
-    return _Subject(TrainStep(encoder, objective, updater, device=device, precision=precision), ordered, device)
+    numbers = torch.arange(batch, device=device)
+    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
+    step = EagerStep(method, updater, device=device, precision=precision)
+    return _Subject(step, Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0)), device)
 
 
 def _stages(subject: _Subject, repeats: int) -> dict[str, float]:
     """Median milliseconds by stage."""
-    step = subject.step
-    expander = step.objective.get_submodule("expander")
-    weights = [p for module in (step.encoder, step.objective) for p in module.parameters()]
-    hooks = [
-        expander.register_forward_hook(subject.mark("forward")),
-        step.objective.register_forward_hook(subject.mark("loss")),
-        torch.autograd.graph.register_multi_grad_hook(weights, subject.mark("backward")),
-    ]
+    step, method = subject.step, subject.step.method
+
+    def marked_loss(embeddings: Any, targets: Any) -> Terms:
+        subject.mark("forward")()
+        terms = method.loss(embeddings, targets)
+        subject.mark("loss")()
+        return terms
+
+    staged = replace(subject, step=step.replaced(loss=marked_loss))
+    weights = [param for group in method.param_groups() for param in group.params]
+    hook = torch.autograd.graph.register_multi_grad_hook(weights, subject.mark("backward"))
     samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for _ in range(repeats):
         began = now(subject.device)
-        subject()
+        staged()
         subject.passed["optimizer"] = now(subject.device)
         synchronize(subject.device)
         for stage in STAGES:
             samples[stage].append(milliseconds(began, subject.passed[stage]))
             began = subject.passed[stage]
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
     return {f"{stage}_ms": summarize(values).ms for stage, values in samples.items()}
 
 

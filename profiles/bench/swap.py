@@ -11,19 +11,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.profiler import record_function
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from fastvicreg import stages
-from fastvicreg.assemble import Run, build_optimizer
+from fastvicreg.assemble import Run, as_module, build_optimizer
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.distributed import gather
-from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.measure import summarize, synchronize
-from fastvicreg.profiles.parts import START, Loop, fed, first_views, loader, opened, step, whole, with_engine
-from fastvicreg.step import TrainStep
+from fastvicreg.profiles.parts import START, Loop, fed, first_batch, loader, opened, step, whole, with_engine
+from fastvicreg.step import EagerStep
 from fastvicreg.updater import Update, Updater
 
 COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves")
@@ -57,7 +55,7 @@ def run(config: TrainConfig, *, repeats: int = 5, window: int = 0) -> list[dict[
     Among several processes one row more leaves out their communication: each trains on its own share alone. The rates
     are of all together, timed by the process that asks.
 
-    ``UserError`` where the run cannot be built, or has an objective without an expander.
+    ``UserError`` where the run cannot be built.
     """
     with opened(config) as built:
         loops = _loops(config, built)
@@ -120,22 +118,26 @@ def _filling(config: TrainConfig, name: str) -> int:
 
 
 def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]:
-    expander = getattr(run.step.objective, "expander", None)
-    if expander is None:
-        raise UserError(f"bench swap replaces the loss behind an expander; {config.objective.objective} has none.")
     processes = run.processes.world_size
     alone = run if processes == 1 else _copied(config, run, _alone())
-    model = _without_update(_loss_free(alone, 1), run)
-    views = first_views(run).views
+    model = alone.step.replaced(loss=mean_square, updater=_without_update(alone))
+    views = first_batch(run).views
 
     def same_views(*_: Any, **__: Any) -> tuple[Tensor, ...]:
         return views
 
+    def another() -> Run:
+        """Of several processes, each step needs a method of its own."""
+        return run if processes == 1 else _copied(config, run)
+
+    loss_free, still = another(), another()
     runs = {
         FULL: run,
         WITHOUT["augment"]: replace(run, feed=run.feed.replaced(kernel=same_views)),
-        WITHOUT["loss"]: replace(run, step=_loss_free(run if processes == 1 else _copied(config, run), processes)),
-        WITHOUT["optimizer"]: replace(run, step=_without_update(run.step, run)),
+        WITHOUT["loss"]: replace(loss_free, step=loss_free.step.replaced(loss=mean_square, world_size=processes)),
+        WITHOUT["optimizer"]: replace(
+            still, step=still.step.replaced(updater=_without_update(still), world_size=processes)
+        ),
     }
     if processes > 1:
         runs[WITHOUT["comm"]] = alone
@@ -155,15 +157,13 @@ def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]
 
 def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = None) -> Run:
     """The run with modules of its own, whose batch is that of ``group`` (None: of all); gradients are not averaged."""
-    module = copy.deepcopy(nn.ModuleDict({"encoder": run.encoder, "objective": run.step.objective}))
-    for part in module.modules():
-        if hasattr(part, "process_group"):  # batch norms and the objective
+    method = copy.deepcopy(run.method)
+    for part in as_module(method).modules():
+        if hasattr(part, "process_group"):  # batch norms, and methods whose loss is of the whole batch
             part.process_group = group  # type: ignore[assignment]
-    encoder, objective = module["encoder"], module["objective"]
-    optimizer = build_optimizer(config.optim, module, impl=kernel_choices(config)["lars"])
-    updater = Updater(module, optimizer, device=run.device, precision=run.precision)
-    step = TrainStep(encoder, objective, updater, device=run.device, precision=run.precision)
-    return replace(run, encoder=encoder, step=step)
+    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernel_choices(config)["lars"])
+    updater = Updater(as_module(method), optimizer, device=run.device, precision=run.precision)
+    return replace(run, method=method, step=EagerStep(method, updater, device=run.device, precision=run.precision))
 
 
 def _alone() -> dist.ProcessGroup:
@@ -173,21 +173,8 @@ def _alone() -> dist.ProcessGroup:
     return own
 
 
-def _loss_free(run: Run, processes: int) -> TrainStep:
-    objective = MeanSquare(run.step.objective.expander)  # type: ignore[arg-type]
-    return TrainStep(
-        run.encoder,
-        objective,
-        run.step.updater,
-        device=run.device,
-        precision=run.precision,
-        world_size=processes,
-    )
-
-
-def _without_update(one: TrainStep, run: Run) -> TrainStep:
-    updater = NoUpdate(nn.ModuleList([one.encoder, one.objective]), one.updater.optimizer, device=run.device)
-    return TrainStep(one.encoder, one.objective, updater, device=run.device, precision=run.precision)
+def _without_update(run: Run) -> NoUpdate:
+    return NoUpdate(as_module(run.method), run.step.updater.optimizer, device=run.device, precision=run.precision)
 
 
 class NoUpdate(Updater):
@@ -198,21 +185,10 @@ class NoUpdate(Updater):
         return Update(total, False)
 
 
-class MeanSquare(nn.Module):
+def mean_square(embeddings: Any, targets: Any) -> Terms:
     """No loss: the embeddings' mean square gives every weight a gradient at next to no cost."""
-
-    def __init__(self, expander: nn.Module) -> None:
-        super().__init__()
-        self.expander = expander
-
-    def forward(self, views: tuple[Tensor, ...], encoder: nn.Module) -> Terms:
-        with record_function(stages.FORWARD):
-            z_BD = [self.expander(encoder(view)) for view in views]
-        total = torch.stack([z.float().square().mean() for z in z_BD]).sum()
-        return Terms(total, {})
-
-    def after_step(self, schedule: Mapping[str, float]) -> None:
-        """Has no target network to move."""
+    trained = [leaf for leaf in tree_leaves(embeddings) if leaf.requires_grad]
+    return Terms(torch.stack([leaf.float().square().mean() for leaf in trained]).sum(), {})
 
 
 @dataclass(frozen=True)

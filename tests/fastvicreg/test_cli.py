@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fastvicreg import config as configs
+from fastvicreg import config_file
 from fastvicreg.cli import COMMANDS, main
 from fastvicreg.distributed import launched
 from fastvicreg.doctor import deliver_apart, pipeline_finding
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import PRESETS, preset
 
 TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small"
@@ -116,11 +117,11 @@ def test_a_reader_that_goes_away_is_no_traceback(arguments: list[str]) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_whole_and_name_their_divergences(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = preset(name)
-    configs.check(chosen.config)
+    chosen.config.check()
     assert chosen.divergences
     assert main(["train", "--preset", name, "--print-config"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert configs.from_mapping(shown, "shown") == chosen.config
+    assert config_file.from_mapping(shown, "shown") == chosen.config
 
 
 def test_presets_hold_the_published_numbers() -> None:
@@ -128,11 +129,11 @@ def test_presets_hold_the_published_numbers() -> None:
     assert (long.optim.base_lr, short.optim.base_lr) == (0.2, 0.3)
     for config in (long, short):
         assert config.run.batch_size == 2048
-        assert config.model.expander == (8192, 8192, 8192)
-        assert config.model.arch == "resnet50"
+        assert isinstance(config.method, VICRegConfig)
+        assert config.method.expander == (8192, 8192, 8192)
+        assert config.encoder.arch == "resnet50"
         assert (config.optim.weight_decay, config.optim.warmup_epochs, config.optim.eta) == (1e-6, 10, 0.001)
-        weights = config.objective.invariance, config.objective.variance, config.objective.covariance
-        assert weights == (25, 25, 1)
+        assert (config.method.invariance, config.method.variance, config.method.covariance) == (25, 25, 1)
 
 
 def test_any_field_overrides_a_preset_and_a_saved_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -142,8 +143,9 @@ def test_any_field_overrides_a_preset_and_a_saved_config(capsys: pytest.CaptureF
     saved = tmp_path / "mine.json"
     saved.write_text(capsys.readouterr().out)
     assert main(["train", "--config", str(saved), "--base-lr", "0.7", "--print-config"]) == 0
-    config = configs.from_mapping(json.loads(capsys.readouterr().out), "shown")
-    assert (config.run.epochs, config.model.expander, config.optim.base_lr) == (7, (64, 32), 0.7)
+    config = config_file.from_mapping(json.loads(capsys.readouterr().out), "shown")
+    assert isinstance(config.method, VICRegConfig)
+    assert (config.run.epochs, config.method.expander, config.optim.base_lr) == (7, (64, 32), 0.7)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from images import encoded
 from PIL import Image
 
-from fastvicreg import config as configs
+from fastvicreg import config_file
 from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
@@ -66,4 +66,4 @@ def test_images_of_more_than_8_bits_are_named_and_follow_the_rule(tmp_path: Path
 def test_a_config_saved_before_there_was_a_rule_still_loads() -> None:
     content = dataclasses.asdict(TrainConfig())
     del content["data"]["to_rgb"]
-    assert configs.from_mapping(content, "old").data.to_rgb == "range"
+    assert config_file.from_mapping(content, "old").data.to_rgb == "range"

@@ -14,7 +14,10 @@ import pytest
 from images import encoded, photo
 from safetensors.torch import load_file
 
-from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_json
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.config_file import to_json
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.metrics import read
 
 SECONDS = 120
@@ -30,7 +33,8 @@ def config_file(folder: Path, **run: object) -> Path:
     settings = {"epochs": 2, "batch_size": 8, "device": "cpu", "log_every": 1, "eval_every": 1} | run
     config = TrainConfig(
         data=DataConfig(data=str(folder / "data"), image_size=16, recipe="small", workers=1, prefetch=1),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 24)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(16, 24)),
         optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
         run=RunConfig(**settings),  # type: ignore[arg-type]
     )

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate import knn_predict, linear_predict
 from fastvicreg.evaluate.features import evaluation_resize, extract
 from fastvicreg.evaluate.linear import few_labels
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
-from fastvicreg.model import resnet
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.decode import decode_rgb
 

@@ -11,10 +11,10 @@ from images import encoded, photo
 
 from fastvicreg import checkpoint as checkpoints
 from fastvicreg.cli import main
-from fastvicreg.evaluate.frozen import load_encoder
 from fastvicreg.evaluate.labels import mismatch, obstacle, too_few
 from fastvicreg.metrics import read
 from fastvicreg.pipelines import open_source
+from fastvicreg.pretrained import load_encoder
 
 TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small --device cpu"
 QUICK = [*TINY.split(), *["--workers", "1", "--epochs", "2", "--batch-size", "8", "--warmup-share", "0.1"]]
@@ -135,7 +135,7 @@ def test_a_weights_file_where_a_run_is_expected_says_which_folder_to_give(
 def test_a_loaded_encoder_is_in_evaluation_mode(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["train", "--data", str(make_folder(val=0)), "--out", str(run), *QUICK, "--steps", "1"]) == 0
-    encoder, _, _ = load_encoder(run)
+    encoder = load_encoder(run)
     assert not any(module.training for module in encoder.modules())
 
 

@@ -20,7 +20,7 @@ from fastvicreg.metrics import FILE, Recorder, rank_me, read
 
 def push(recorder: Recorder, step: int, value: float) -> None:
     terms = Terms(torch.tensor(value), {"invariance": torch.tensor(value / 2)})
-    recorder.step(step, Cursor(0, step - 1), terms, lr=0.1, images=8, data_wait=0.0)
+    recorder.step(step, Cursor(0, step - 1), terms, {"lr": 0.1}, images=8, data_wait=0.0)
 
 
 def test_rows_are_written_in_order_and_read_back(tmp_path: Path) -> None:

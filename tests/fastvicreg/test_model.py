@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from fastvicreg.encoders import build_encoder
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
-from fastvicreg.model import expander, resnet
+from fastvicreg.methods.heads import expander
 
 # torchvision's without fc (11,689,512 - 513,000 and so on); resnet50x2 is the official code's, all widths doubled.
 PARAMETERS = {
@@ -94,9 +97,9 @@ def test_the_expander_is_the_official_one() -> None:
 
 def test_a_width_that_corrupts_memory_is_refused() -> None:
     with pytest.raises(UserError, match="--width 8 is below 16"):
-        resnet("resnet18", width=8)
+        build_encoder(ResNetConfig("resnet18", width=8))
 
 
 def test_an_unknown_architecture_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
-        resnet("resnet5")
+        build_encoder(ResNetConfig("resnet5"))

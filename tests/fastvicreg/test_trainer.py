@@ -15,6 +15,7 @@ from fastvicreg import checkpoint as checkpoints
 from fastvicreg.config import OptimConfig
 from fastvicreg.display import Display
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.metrics import read
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.trainer import Trainer
@@ -68,7 +69,7 @@ def test_a_resumed_run_cannot_change_what_it_computes(uninterrupted: tuple[Path,
     train(config, tmp_path / "run")
     for changed, flag in (
         (replace(config, optim=replace(config.optim, base_lr=1.0)), "--base-lr 8.0"),
-        (replace(config, model=replace(config.model, expander=(32, 16))), "--expander 16 16"),
+        (replace(config, method=VICRegConfig(expander=(32, 16))), "--expander 16 16"),
     ):
         with pytest.raises(UserError, match=flag):
             train(changed, tmp_path / "run", resume=True)
@@ -80,10 +81,10 @@ def test_a_checkpoint_of_another_architecture_names_the_tensor(
     data, _ = uninterrupted
     config = tiny(data, steps=1)
     train(config, tmp_path / "run")
-    other = replace(config, model=replace(config.model, width=32))
+    other = replace(config, encoder=replace(config.encoder, width=32))  # type: ignore[type-var]
     saved = tmp_path / "run" / "config.json"
     content = json.loads(saved.read_text())
-    content["model"]["width"] = 32
+    content["encoder"]["width"] = 32
     saved.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"another architecture: encoder\.conv1\.weight is \(16, 3, 3, 3\) there"):
         train(other, tmp_path / "run", resume=True)
@@ -95,7 +96,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(uninterrupted: tuple[
     trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
     run = trainer._run
     with torch.no_grad():
-        run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
+        run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
     before = {name: value.clone() for name, value in run.module.named_parameters()}
     with pytest.raises(UserError, match=r"no longer finite after step 0 .*less than --base-lr 8"):
         trainer.train()
@@ -107,19 +108,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(uninterrupted: tuple[
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, make_folder) -> None:
     trainer = Trainer(tiny(make_folder()), tmp_path / "run", resume=False, display=Display(quiet=True))
     run = trainer._run
-    run.encoder.conv1.weight.register_hook(lambda gradient: gradient * float("nan"))
-    before = run.encoder.conv1.weight.detach().clone()
+    weight = run.encoder.get_parameter("conv1.weight")
+    weight.register_hook(lambda gradient: gradient * float("nan"))
+    before = weight.detach().clone()
     with pytest.raises(UserError, match="no longer finite"):
         trainer.train()
-    assert torch.equal(run.encoder.conv1.weight, before)
+    assert torch.equal(weight, before)
 
 
 def test_fp16_that_never_finds_a_scale_stops(tmp_path: Path, make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastvicreg.trainer.SCALER_PATIENCE", 3)
-    config = tiny(make_folder(), precision="fp16", log_every=1)
+    config = tiny(make_folder(), precision="fp16", log_every=1, checkpoint_every=100)
     trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
     with torch.no_grad():
-        trainer._run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
+        trainer._run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
     with pytest.raises(UserError, match="no longer finite after step 3"):
         trainer.train()
 

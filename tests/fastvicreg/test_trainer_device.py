@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from skipping import Skipping
-from torch import Tensor
 
 from fastvicreg import checkpoint as checkpoints
-from fastvicreg.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from fastvicreg.contracts import Terms
+from fastvicreg.config import DataConfig, RunConfig, TrainConfig
+from fastvicreg.contracts import Batch, Terms
 from fastvicreg.display import Display
+from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.metrics import read
 from fastvicreg.trainer import Trainer, device_failure
 
@@ -31,7 +32,7 @@ class Failing:
         self._error = error
         self._done = False
 
-    def __call__(self, views: tuple[Tensor, ...], schedule: Mapping[str, float]) -> Terms:
+    def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         if self._done:
             raise self._error
         self._done = True
@@ -41,7 +42,8 @@ class Failing:
 def tiny(folder: Path, data: Path, **run: Any) -> Trainer:
     config = TrainConfig(
         data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(16, 16)),
         run=RunConfig(epochs=3, batch_size=8, device="cpu", **run),
     )
     return Trainer(config, folder, resume=False, display=Display(quiet=True))
@@ -71,13 +73,16 @@ def test_a_step_that_is_not_finite_is_skipped_on_the_device_and_ends_the_run(
     trainer = tiny(tmp_path / "run", make_folder(val=0), log_every=2, checkpoint_every=1)
     run = trainer._run
     run.step.updater.optimizer = Skipping(run.module.parameters())
-    weight, calls = run.encoder.conv1.weight, iter(range(9))
+    weight, calls = run.encoder.get_parameter("conv1.weight"), iter(range(9))
     if where == "gradient":
         weight.register_hook(lambda gradient: gradient * (torch.nan if next(calls) else 1.0))
     else:
-        run.step.objective.register_forward_hook(
-            lambda module, inputs, terms: terms._replace(total=terms.total * (torch.nan if next(calls) else 1.0))
-        )
+
+        def spoilt(embeddings: Any, targets: Any) -> Terms:
+            terms = run.method.loss(embeddings, targets)
+            return terms._replace(total=terms.total * (torch.nan if next(calls) else 1.0))
+
+        trainer._run = replace(run, step=run.step.replaced(loss=spoilt))
     with pytest.raises(UserError, match="no longer finite after step 1 "):
         trainer.train()
     assert weight.isfinite().all()

@@ -18,7 +18,8 @@ from rich.console import Console
 from runs import log, tiny, train
 
 from fastvicreg import checkpoint as checkpoints
-from fastvicreg.config import TrainConfig, to_json
+from fastvicreg.config import TrainConfig
+from fastvicreg.config_file import to_json
 from fastvicreg.display import Display
 from fastvicreg.errors import UserError
 from fastvicreg.metrics import Recorder

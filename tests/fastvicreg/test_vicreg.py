@@ -1,36 +1,32 @@
-"""The objective and the step, against the loss's definition and plain autograd."""
+"""VICReg and the step, against the loss's definition and plain autograd."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from methods import batch_of, encoder
 
-from fastvicreg.config import ObjectiveConfig
 from fastvicreg.kernels.loss import vicreg_loss
-from fastvicreg.model import resnet
-from fastvicreg.objectives import build_objective
+from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.optim import LARS
-from fastvicreg.step import TrainStep
+from fastvicreg.step import EagerStep
 from fastvicreg.updater import Updater
 
 
-def parts(**weights: float) -> tuple[nn.Module, nn.Module, tuple[torch.Tensor, ...]]:
-    """A tiny encoder, its objective, and two views."""
+def vicreg(*, impl: str = "auto", **weights: Any) -> VICReg:
     torch.manual_seed(0)
-    encoder = resnet("resnet18", width=16, stem="3x3s2")
-    objective = build_objective(ObjectiveConfig(**weights), encoder.features, (16, 12))  # type: ignore[arg-type]
-    views = tuple(torch.randn(6, 3, 16, 16).to(memory_format=torch.channels_last) for _ in range(2))
-    return encoder, objective, views
+    return VICReg(encoder(), VICRegConfig(expander=(16, 12), **weights), impl=impl)
 
 
 def test_terms_are_the_losses_on_the_expanded_features() -> None:
-    encoder, objective, views = parts(invariance=3.0, variance=5.0, covariance=7.0)
-    twin, twin_encoder = copy.deepcopy(objective), copy.deepcopy(encoder)
-    terms = objective(views, encoder)
-    za, zb = (twin.expander(twin_encoder(view)) for view in views)  # type: ignore[operator]
+    method, views = vicreg(invariance=3.0, variance=5.0, covariance=7.0), batch_of(6).views
+    twin = copy.deepcopy(method)
+    terms = method.loss(method.embed(views), method.target(views))
+    za, zb = (twin.expander(twin.encoder(view)) for view in views)
     expected = vicreg_loss(za, zb, invariance=3.0, variance=5.0, covariance=7.0, impl="reference")
     torch.testing.assert_close(terms.total, expected.total)
     for name in ("invariance", "variance", "covariance"):
@@ -42,25 +38,21 @@ def test_terms_are_the_losses_on_the_expanded_features() -> None:
 
 
 def test_two_views_are_needed() -> None:
-    encoder, objective, views = parts()
     with pytest.raises(ValueError, match="2 views, not 1"):
-        objective(views[:1], encoder)
+        vicreg().embed(batch_of(6).views[:1])
 
 
 @pytest.mark.parametrize("impl", ["reference", "gram"])
 def test_ten_steps_equal_plain_autograd_and_the_written_out_update(impl: str) -> None:
-    encoder, objective, views = parts()
-    objective._impl = impl  # type: ignore[assignment]
-    twin = copy.deepcopy(nn.ModuleDict({"encoder": encoder, "objective": objective})).double()
-    own = nn.ModuleDict({"encoder": encoder, "objective": objective}).double()
-    views = tuple(view.double() for view in views)
-    optimizer = LARS(own.parameters(), lr=0.0, weight_decay=1e-3, eta=0.1)
-    step = TrainStep(encoder, objective, Updater(own, optimizer))
+    own = vicreg(impl=impl).double()
+    twin = copy.deepcopy(own)
+    batch = batch_of(6, torch.float64)
+    step = EagerStep(own, Updater(own, LARS(own.parameters(), lr=0.0, weight_decay=1e-3, eta=0.1)))
     moments = [torch.zeros_like(p) for p in twin.parameters()]
     for number in range(10):
         lr = 0.01 * (number + 1)
-        step(views, {"lr": lr})
-        za, zb = (twin["objective"].expander(twin["encoder"](view)) for view in views)  # type: ignore[operator]
+        step(batch, {"lr": lr})
+        za, zb = (twin.expander(twin.encoder(view)) for view in batch.views)
         total = vicreg_loss(za, zb, impl="reference").total
         gradients = torch.autograd.grad(total, list(twin.parameters()))
         with torch.no_grad():
@@ -78,10 +70,9 @@ def test_ten_steps_equal_plain_autograd_and_the_written_out_update(impl: str) ->
 def test_the_variance_term_prevents_the_collapse_that_its_absence_brings() -> None:
     spread = {}
     for variance in (25.0, 0.0):
-        encoder, objective, views = parts(variance=variance)
-        module = nn.ModuleDict({"encoder": encoder, "objective": objective})
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.0, momentum=0.9)
-        step = TrainStep(encoder, objective, Updater(module, optimizer))
-        terms = [step(views, {"lr": 0.01}) for _ in range(60)]
-        spread[variance] = float(terms[-1].parts["embedding_std"])
+        method, batch = vicreg(variance=variance), batch_of(6)
+        optimizer = torch.optim.SGD(method.parameters(), lr=0.0, momentum=0.9)
+        step = EagerStep(method, Updater(method, optimizer))
+        terms = [step(batch, {"lr": 0.01}) for _ in range(60)]
+        spread[variance] = float(terms[-1].parts[method.spread.part])
     assert spread[0.0] < 0.2 * spread[25.0]

@@ -12,12 +12,19 @@ from rich.console import Console
 from runs import tiny
 
 from fastvicreg.cli import main
-from fastvicreg.config import ObjectiveConfig
+from fastvicreg.contracts import Spread
 from fastvicreg.display import Display
+from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.presets import preset
 from fastvicreg.trainer import Trainer
 from fastvicreg.watch import COLLAPSED, PATIENCE, CollapseWatch
+
+
+def spread(settings: VICRegConfig) -> Spread:
+    return VICReg(resnet("resnet18", width=16), replace(settings, expander=(4, 4))).spread
 
 
 def rows(*stds: float) -> list[dict[str, float]]:
@@ -25,7 +32,7 @@ def rows(*stds: float) -> list[dict[str, float]]:
 
 
 def test_a_collapse_is_told_once_and_a_healthy_start_is_not() -> None:
-    watch = CollapseWatch(ObjectiveConfig(), base_lr=0.3)
+    watch = CollapseWatch(spread(VICRegConfig()), base_lr=0.3)
     low = COLLAPSED / 2
     assert watch.see(rows(*[0.3] * 100)) is None
     assert watch.see(rows(*[low] * (PATIENCE - 1), COLLAPSED, *[low] * (PATIENCE - 1), math.nan)) is None
@@ -37,22 +44,22 @@ def test_a_collapse_is_told_once_and_a_healthy_start_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "says"),
+    ("settings", "says"),
     [
-        (ObjectiveConfig(variance=0.0), "--variance 25 is the published weight"),
-        (ObjectiveConfig(variance=1.0), "--variance 1 is weaker than --invariance 25"),
-        (ObjectiveConfig(), "less than --base-lr 0.3"),
+        (VICRegConfig(variance=0.0), "--variance 25 is the published weight"),
+        (VICRegConfig(variance=1.0), "--variance 1 is weaker than --invariance 25"),
+        (VICRegConfig(), "less than --base-lr 0.3"),
     ],
 )
-def test_the_likely_cause_is_one_that_the_settings_have(objective: ObjectiveConfig, says: str) -> None:
-    told = CollapseWatch(objective, base_lr=0.3).see(rows(*[0.01] * PATIENCE))
+def test_the_likely_cause_is_one_that_the_settings_have(settings: VICRegConfig, says: str) -> None:
+    told = CollapseWatch(spread(settings), base_lr=0.3).see(rows(*[0.01] * PATIENCE))
     assert told is not None
     assert says in told
 
 
 def test_a_run_without_the_variance_term_shows_the_warning_before_it_ends(make_folder, tmp_path: Path) -> None:
     config = tiny(make_folder(val=0), epochs=100, steps=90, eval_every=0, checkpoint_every=90, log_every=1)
-    config = replace(config, objective=ObjectiveConfig(variance=0.0))
+    config = replace(config, method=VICRegConfig(variance=0.0, expander=(16, 16)))
     with (tmp_path / "shown.txt").open("w") as text:
         Trainer(config, tmp_path / "run", resume=False, display=Display(Console(file=text, width=300))).train()
     assert (tmp_path / "shown.txt").read_text().count("--variance 0 leaves nothing against it") == 1
@@ -64,7 +71,7 @@ def test_a_diverged_run_is_not_advised_the_precision_that_it_has(
 ) -> None:
     trainer = Trainer(tiny(make_folder(val=0), precision=precision), tmp_path / "run", resume=False, display=Display())
     with torch.no_grad():
-        trainer._run.encoder.conv1.weight[0, 0, 0, 0] = float("nan")
+        trainer._run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
     with pytest.raises(UserError, match=r"less than --base-lr 8") as refused:
         trainer.train()
     assert ("--precision off" in str(refused.value)) == advised

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastvicreg.contracts import Crops, Cursor
 from fastvicreg.pipelines import feed as feed_module
-from fastvicreg.pipelines.feed import AHEAD, Feed
+from fastvicreg.pipelines.feed import AHEAD, AugmentedFeed, DataWait
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 
@@ -84,14 +84,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     return device
 
 
-def fed_by(device: Device) -> Feed:
+def fed_by(device: Device) -> AugmentedFeed:
     def kernel(crops: OnHost, params_BVP: Tensor, **options: Any) -> tuple[Any, ...]:
         device.log.append((device.current, "augments"))
         told = SimpleNamespace(record_stream=lambda stream: device.log.append((stream.name, "holds a view")))
         return told, told
 
     plan = train_plan(BATCHES, seed=0, recipe=named_recipe("small"), image_size=16)
-    return Feed(Batches(device), plan, device="cuda", kernel=kernel)  # type: ignore[arg-type]
+    return AugmentedFeed(Batches(device), plan, device="cuda", kernel=kernel)  # type: ignore[arg-type]
 
 
 def test_copies_and_augmentation_have_a_stream_of_their_own_and_the_step_waits_for_it(device: Device) -> None:
@@ -110,6 +110,7 @@ def test_copies_and_augmentation_have_a_stream_of_their_own_and_the_step_waits_f
 def test_the_host_is_ahead_of_the_device_by_so_many_steps_and_no_more(device: Device) -> None:
     waits = []
     for fed in fed_by(device).epoch(Cursor(0, 0)):
+        assert isinstance(fed.data_wait, DataWait)
         events: Any = fed.data_wait.idle
         waits.append(tuple(event.number for event in events))
     # Two events a batch, and the last, which finds that there is no more.

@@ -17,12 +17,14 @@ from rich.console import Console
 
 from fastvicreg import stages
 from fastvicreg.cli import main
-from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.contracts import Cursor
 from fastvicreg.display import Display
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.pipelines import build_engine
 from fastvicreg.pipelines.engines.annotate import in_worker
-from fastvicreg.pipelines.feed import DataWait, Feed
+from fastvicreg.pipelines.feed import AugmentedFeed, DataWait
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import open_source
@@ -75,7 +77,8 @@ def tiny(data: Path, **run: Any) -> TrainConfig:
     settings = {"epochs": 20, "batch_size": 8, "device": "cpu", "eval_every": 0} | run
     return TrainConfig(
         data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(16, 16)),
         optim=OptimConfig(base_lr=8.0),
         run=RunConfig(**settings),
     )
@@ -204,7 +207,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
     (tmp_path / "file").write_text("")
     arguments = ["--part", "lars", "--data", str(make_folder(val=0)), "--out", str(tmp_path / "file")]
     assert main(["profile", *TINY, *arguments]) == 2
-    assert "cannot write to" in capsys.readouterr().err
+    assert "is a file, not a run: give a folder" in capsys.readouterr().err
 
 
 def test_workers_are_annotated_only_while_a_profiler_runs() -> None:
@@ -244,7 +247,7 @@ def test_a_busy_device_loses_nothing_to_a_host_that_waits(make_folder) -> None:
     source = open_source(make_folder(train=64, val=0, name="flat"))
     plan = train_plan(len(source), seed=0, recipe=named_recipe("small"), image_size=16)
     engine = build_engine("native", source, plan, batch_size=4, device="cuda")
-    feed = Feed(engine, plan, device="cuda").epoch(Cursor(0, 0))
+    feed = AugmentedFeed(engine, plan, device="cuda").epoch(Cursor(0, 0))
     busy, idle = [], []
     for step, fed in enumerate(feed):
         (busy if step > 2 else idle).append(fed.data_wait)

@@ -12,13 +12,15 @@ import torch
 
 from fastvicreg import stages
 from fastvicreg.cli import main
-from fastvicreg.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from fastvicreg.config import DataConfig, RunConfig, TrainConfig
 from fastvicreg.contracts import Cursor
+from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.profiles.bench import step as bench_step
 from fastvicreg.profiles.bench import swap
 from fastvicreg.profiles.charts import bars
-from fastvicreg.profiles.parts import Loop, first_views, opened
+from fastvicreg.profiles.parts import Loop, first_batch, opened
 
 TINY = ("--preset", "demo", "--batch-size", "8", "--image-size", "16", "--width", "16", "--expander", "16", "16")
 ROWS = [swap.FULL, *(name for part, name in swap.WITHOUT.items() if part != "comm"), swap.LOADER, swap.FED, swap.MODEL]
@@ -27,7 +29,8 @@ ROWS = [swap.FULL, *(name for part, name in swap.WITHOUT.items() if part != "com
 def tiny(data: Path, pipeline: str = "native") -> TrainConfig:
     return TrainConfig(
         data=DataConfig(data=str(data), pipeline=pipeline, image_size=16, recipe="small", workers=2, prefetch=1),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(16, 16)),
         run=RunConfig(epochs=20, batch_size=8, device="cpu", eval_every=0),
     )
 
@@ -91,7 +94,7 @@ def test_synthetic_data_decodes_nothing_and_no_augmentation_computes_nothing(
     config = tiny(make_folder(val=0))
     decoded, augmented = [], []
     with opened(config) as run:
-        first = first_views(run)
+        first = first_batch(run)
         count(monkeypatch, "fastvicreg.pipelines.engines.native.NativeEngine._decode", decoded)
         count(monkeypatch, "fastvicreg.kernels.augment.parallel.augment", augmented)
         loops = swap._loops(config, run)
@@ -127,24 +130,23 @@ def count(monkeypatch: pytest.MonkeyPatch, target: str, calls: list[int]) -> Non
 def test_without_update_the_weights_stay(make_folder) -> None:
     config = tiny(make_folder(val=0))
     with opened(config) as run:
-        views = first_views(run).views
+        batch, still = first_batch(run), run.step.replaced(updater=swap._without_update(run))
         before = [p.detach().clone() for p in run.module.parameters()]
-        swap._without_update(run.step, run)(views, {"lr": 1.0})
+        still(batch, {"lr": 1.0})
         assert all(torch.equal(a, b) for a, b in zip(before, run.module.parameters(), strict=True))
         assert all(p.grad is not None for p in run.module.parameters())
-        run.step(views, {"lr": 1.0})  # negative control
+        run.step(batch, {"lr": 1.0})  # negative control
         assert not all(torch.equal(a, b) for a, b in zip(before, run.module.parameters(), strict=True))
 
 
 def test_without_a_loss_every_weight_still_gets_a_gradient(make_folder) -> None:
     config = tiny(make_folder(val=0))
     with opened(config) as run:
-        views = first_views(run).views
-        total = swap.MeanSquare(run.module.get_submodule("objective").expander)(views, run.encoder).total  # type: ignore[arg-type]
-        total.backward()
+        batch = first_batch(run)
+        swap.mean_square(run.method.embed(batch.views), None).total.backward()
         # zero_init_residual: what lies behind a scale of 0 has no gradient yet, under any loss.
         own = {name for name, p in run.module.named_parameters() if p.grad is not None and p.grad.any()}
-        run.step(views, {"lr": 0.0})
+        run.step(batch, {"lr": 0.0})
         assert own == {name for name, p in run.module.named_parameters() if p.grad is not None and p.grad.any()}
 
 
@@ -265,8 +267,10 @@ def test_the_step_bench_computes_what_it_names() -> None:
     config = tiny(Path("unused"))
     for form, order in bench_step.FORMATS.items():
         subject = bench_step._build(config, form, "bf16", "cpu", 4, 0)
-        assert all(view.is_contiguous(memory_format=order) and view.dtype == torch.bfloat16 for view in subject.views)
-        weight = subject.step.encoder.get_parameter("conv1.weight")
+        assert all(
+            view.is_contiguous(memory_format=order) and view.dtype == torch.bfloat16 for view in subject.batch.views
+        )
+        weight = subject.step.method.encoders["encoder"].get_parameter("conv1.weight")
         assert weight.is_contiguous(memory_format=order)
         stages_ms = bench_step._stages(subject, 1)
         assert list(stages_ms) == [f"{stage}_ms" for stage in bench_step.STAGES]

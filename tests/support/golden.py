@@ -22,8 +22,11 @@ import torch
 from images import encoded, photo
 from rich.console import Console
 
-from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_json
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.config_file import to_json
 from fastvicreg.display import Display
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.metrics import read
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
@@ -66,7 +69,8 @@ def config(root: Path, *, pipeline: str = "native", loss: str = "gram", **run: A
     }
     return TrainConfig(
         data=DataConfig(**places[pipeline], pipeline=pipeline, image_size=32, recipe="official", workers=1),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(48, 48, 64)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(48, 48, 64)),
         optim=OptimConfig(base_lr=1.0, warmup_share=0.2),
         run=RunConfig(**(settings | run)),
     )

@@ -7,8 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from fastvicreg.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.display import Display
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.metrics import read
 from fastvicreg.trainer import Outcome, Trainer
 
@@ -20,7 +22,8 @@ def tiny(data: Path, **run: Any) -> TrainConfig:
     settings = {"epochs": 3, "batch_size": 8, "device": "cpu", "checkpoint_every": 1, "log_every": 2, "eval_every": 1}
     return TrainConfig(
         data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
-        model=ModelConfig(arch="resnet18", width=16, stem="3x3s2", expander=(16, 16)),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(16, 16)),
         optim=OptimConfig(base_lr=8.0, warmup_share=0.1),
         run=RunConfig(**(settings | run)),
     )

@@ -23,6 +23,8 @@ class Skipping(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for param in group["params"]:
+                if param.grad is None:
+                    continue
                 gradient = param.grad / getattr(self, "grad_scale", 1.0)
                 moved = param - group["lr"] * gradient
                 param.copy_(torch.where(self.found_inf == 0, moved, param))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor, nn
 
-from fastvicreg.errors import UserError
-from fastvicreg.registry import unknown
+from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.resnet.config import Stem
 
-Stem = Literal["7x7", "3x3", "3x3s2"]
 STEMS: dict[str, tuple[int, int]] = {"7x7": (7, 2), "3x3": (3, 1), "3x3s2": (3, 2)}
 """Kernel and stride of the first convolution; the large one is followed by max-pooling."""
 
@@ -113,9 +111,10 @@ class ResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.avgpool(x).flatten(1)
 
+    def param_groups(self) -> list[ParamGroup]:
+        """Biases and norms are neither decayed nor adapted."""
+        return by_dimension(self)
 
-NARROWEST = 16
-"""Below it, oneDNN's backward pass of a strided 1x1 channels-last convolution writes out of bounds (oneDNN #6035)."""
 
 ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, ...], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), 1),
@@ -127,27 +126,6 @@ ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, 
 
 
 def resnet(arch: str, *, width: int = 64, stem: Stem = "7x7") -> ResNet:
-    """The encoder called ``arch``; ``width`` is the first stage's channels, doubled for resnet50x2.
-
-    ``UserError`` for an unknown name or a width below ``NARROWEST``.
-    """
-    if arch not in ARCHITECTURES:
-        raise UserError(unknown("architecture", arch, ARCHITECTURES))
-    if width < NARROWEST:
-        raise UserError(
-            f"--width {width} is below {NARROWEST}, where oneDNN corrupts memory on a CPU: give {NARROWEST}."
-        )
+    """The network called ``arch``; ``width`` is the first stage's channels, doubled for resnet50x2."""
     block, depths, multiple = ARCHITECTURES[arch]
     return ResNet(block, depths, width * multiple, stem)
-
-
-def expander(features: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear + batch norm + ReLU for each width but the last, then one linear layer without bias.
-
-    As the official code's Projector: the hidden linear layers keep their bias.
-    """
-    layers: list[nn.Module] = []
-    for width in widths[:-1]:
-        layers += [nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
-        features = width
-    return nn.Sequential(*layers, nn.Linear(features, widths[-1], bias=False))

@@ -1,0 +1,49 @@
+"""Networks from images to features, by the name of their architecture. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastvicreg.registry import resolve
+
+if TYPE_CHECKING:
+    from fastvicreg.contracts import Encoder
+
+RESNET = "fastvicreg.encoders.resnet.config:ResNetConfig"
+
+ENCODERS = {
+    "resnet18": RESNET,
+    "resnet34": RESNET,
+    "resnet50": RESNET,
+    "resnet101": RESNET,
+    "resnet50x2": RESNET,
+}
+"""Architectures to the class of their settings, whose ``arch`` field holds the name."""
+
+
+class EncoderConfig(Protocol):
+    """Settings of a family of encoders: a frozen dataclass whose file imports no torch."""
+
+    @property
+    def arch(self) -> str: ...
+    def check(self) -> None:
+        """``UserError`` for a value that no network can have."""
+        ...
+
+    def build(self) -> Encoder:
+        """A network with fresh weights, drawn from torch's global generator."""
+        ...
+
+
+def config_class(arch: str) -> type[Any]:
+    """The settings' class of ``arch``; ``UserError`` with the nearest name where there is none."""
+    found = resolve("architecture", arch, ENCODERS)
+    assert isinstance(found, type)
+    return found
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that ``config`` describes, with fresh weights. ``UserError`` for a value that it cannot have."""
+    config_class(config.arch)
+    config.check()
+    return config.build()

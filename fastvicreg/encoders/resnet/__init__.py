@@ -1,0 +1,1 @@
+"""ResNets as published with VICReg: torchvision's names and initialisation, other widths and stems."""

@@ -1,0 +1,42 @@
+"""Settings of the ResNet encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fastvicreg.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvicreg.encoders.resnet.network import ResNet
+
+NARROWEST = 16
+"""Below it, oneDNN's backward pass of a strided 1x1 channels-last convolution writes out of bounds (oneDNN #6035)."""
+
+Stem = Literal["7x7", "3x3", "3x3s2"]
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """A ResNet under torchvision's parameter names."""
+
+    arch: str = "resnet50"
+    """resnet18, resnet34, resnet50, resnet101 or resnet50x2."""
+    width: int = 64
+    """Channels of the first stage (resnet50x2 doubles it), at least 16."""
+    stem: Stem = "7x7"
+    """7x7 stride 2 and max-pool (ImageNet); 3x3 stride 1 or 2 without pooling (small images)."""
+
+    def check(self) -> None:
+        """``UserError`` for a value that no network can have."""
+        if self.width < NARROWEST:
+            raise UserError(
+                f"--width {self.width} is below {NARROWEST}, where oneDNN corrupts memory on a CPU: give {NARROWEST}."
+            )
+
+    def build(self) -> ResNet:
+        """A network with fresh weights, drawn from torch's global generator."""
+        from fastvicreg.encoders.resnet.network import resnet
+
+        self.check()
+        return resnet(self.arch, width=self.width, stem=self.stem)

@@ -1,0 +1,49 @@
+"""Self-supervised methods, by name. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from fastvicreg.errors import UserError
+from fastvicreg.registry import resolve
+
+if TYPE_CHECKING:
+    from fastvicreg.contracts import BuildContext, Method
+
+METHODS = {
+    "vicreg": "fastvicreg.methods.vicreg.config:VICRegConfig",
+    "byol": "fastvicreg.methods.byol.config:BYOLConfig",
+}
+"""Names to the class of their settings."""
+
+
+class MethodConfig(Protocol):
+    """Settings of a method: a frozen dataclass whose file imports no torch."""
+
+    name: ClassVar[str]
+
+    def check(self) -> None:
+        """``UserError`` for the first value that no run can have."""
+        ...
+
+    def build(self, context: BuildContext) -> Method:
+        """The method with fresh weights, drawn from torch's global generator."""
+        ...
+
+
+def config_class(name: str) -> type[Any]:
+    """The settings' class of the method ``name``; ``UserError`` with the nearest name where there is none."""
+    found = resolve("method", name, METHODS)
+    assert isinstance(found, type)
+    return found
+
+
+def owner_of(field: str) -> str | None:
+    """The first method that has a setting called ``field``."""
+    return next((name for name in METHODS if field in config_class(name).__dataclass_fields__), None)
+
+
+def check_widths(flag: str, widths: tuple[int, ...]) -> None:
+    """``UserError`` where a head has no layer, or one too narrow to have a covariance."""
+    if not widths or min(widths) < 2:
+        raise UserError(f"{flag} {' '.join(map(str, widths))} has a layer below 2: give widths such as 8192 8192 8192.")

@@ -1,0 +1,1 @@
+"""BYOL (Grill et al., arXiv 2006.07733)."""

@@ -1,0 +1,39 @@
+"""Momentum copies: target networks that follow a trained one by an exponential moving average."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class MomentumCopy(nn.Module):
+    """A network that no gradient reaches, beginning as a copy of ``online``.
+
+    Its batch norms stay in the mode that its parent is in, with running statistics of their own: only parameters
+    follow (byol/byol_experiment.py).
+    """
+
+    def __init__(self, online: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(online).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)
+
+    @torch.no_grad()
+    def follow(self, online: nn.Module, momentum: float, finite: bool | Tensor) -> None:
+        """``momentum`` of itself and the rest of ``online``; nothing where ``finite`` is not set."""
+        if finite is False:
+            return
+        own: list[Tensor] = list(self.network.parameters())
+        other: list[Tensor] = list(online.parameters())
+        share = 1.0 - momentum
+        if isinstance(finite, Tensor):  # on the device: a share of 0 there, without a wait
+            weight = torch.where(finite, share, 0.0)
+            torch._foreach_lerp_(own, other, [weight] * len(own))  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            torch._foreach_lerp_(own, other, share)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,0 +1,1 @@
+"""VICReg (Bardes, Ponce, LeCun, arXiv 2105.04906)."""

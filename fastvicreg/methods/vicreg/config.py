@@ -1,0 +1,45 @@
+"""Settings of VICReg."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from fastvicreg.errors import UserError
+from fastvicreg.methods import check_widths
+
+if TYPE_CHECKING:
+    from fastvicreg.contracts import BuildContext
+    from fastvicreg.methods.vicreg.method import VICReg
+
+
+@dataclass(frozen=True)
+class VICRegConfig:
+    """Variance, invariance and covariance terms on the embeddings of two views."""
+
+    name: ClassVar[str] = "vicreg"
+
+    expander: tuple[int, ...] = (8192, 8192, 8192)
+    """Widths of the expander's layers; the last is the embedding's."""
+    invariance: float = 25.0
+    """Weight of the invariance term."""
+    variance: float = 25.0
+    """Weight of the variance term; 0 shows the collapse it prevents."""
+    covariance: float = 1.0
+    """Weight of the covariance term."""
+    loss_form: Literal["official", "paper"] = "official"
+    """official: each branch's variance hinge halved, as the released code; paper: not halved."""
+
+    def check(self) -> None:
+        """``UserError`` for the first value that no run can have."""
+        for name in ("invariance", "variance", "covariance"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise UserError(f"--{name} {value} cannot train: give a finite value.")
+        check_widths("--expander", self.expander)
+
+    def build(self, context: BuildContext) -> VICReg:
+        """The method with fresh weights, drawn from torch's global generator."""
+        from fastvicreg.methods.vicreg.method import VICReg
+
+        return VICReg(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
