@@ -43,6 +43,8 @@ class Outcome:
     last: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     signal: int | None = None
+    no_knn: str | None = None
+    """Why evaluation gave no kNN."""
 
 
 class Trainer:
@@ -93,8 +95,9 @@ class Trainer:
         """Run to the end, or to a stopping signal: then a checkpoint is written at the next batch's end."""
         last = min(self._steps, self._config.run.steps or self._steps)
         self._display.start(self._describe(), total=last, done=self._progress.step, per_epoch=self._per_epoch)
-        if self._evaluate and self._evaluate.no_knn:
-            self._display.note(f"no kNN while training: {self._evaluate.no_knn}")
+        self._outcome.no_knn = self._evaluate.no_knn if self._evaluate else None
+        if self._outcome.no_knn:
+            self._display.note(f"no kNN while training: {self._outcome.no_knn}")
         try:
             with stop_signals() as stopped:
                 while self._progress.step < last and not self._halted:
@@ -131,7 +134,7 @@ class Trainer:
     def _diverged(self, step: int) -> str:
         return (
             f"loss or gradient are no longer finite after step {step} of {self._folder}: "
-            f"start a new run with less than --base-lr {self._config.optim.base_lr:g}"
+            f"start a new run with a lower --base-lr than {self._config.optim.base_lr:g}"
             + (", or with --precision off." if self._run.precision != "off" else ".")
         )
 
