@@ -42,6 +42,8 @@ class Outcome:
     last: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     signal: int | None = None
+    no_knn: str | None = None
+    """Why evaluation gave no kNN."""
 
 
 class Trainer:
@@ -104,8 +106,9 @@ class Trainer:
             done=self._progress.step,
             per_epoch=self._per_epoch,
         )
-        if self._evaluate and self._evaluate.no_knn:
-            self._display.note(f"no kNN while training: {self._evaluate.no_knn}")
+        self._outcome.no_knn = self._evaluate.no_knn if self._evaluate else None
+        if self._outcome.no_knn:
+            self._display.note(f"no kNN while training: {self._outcome.no_knn}")
         try:
             with stop_signals() as stopped:
                 while self._progress.step < last and not self._halted:
@@ -142,7 +145,7 @@ class Trainer:
     def _diverged(self, step: int) -> str:
         return (
             f"loss or gradient are no longer finite after step {step} of {self._folder}: "
-            f"start a new run with less than --base-lr {self._config.optim.base_lr:g}"
+            f"start a new run with a lower --base-lr than {self._config.optim.base_lr:g}"
             + (", or with --precision off." if self._run.precision != "off" else ".")
         )
 

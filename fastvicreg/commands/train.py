@@ -86,7 +86,8 @@ def main(arguments: Sequence[str]) -> int:
         display.note(f"stopped at step {outcome.step}; continue with: {again} --resume --out {out}")
         return 128 + outcome.signal
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
-    display.note(f"next: fastvicreg eval knn {out}   or: tensorboard --logdir {out}")
+    labelled = " --val-data FOLDER" if outcome.no_knn else ""
+    display.note(f"next: fastvicreg eval knn {out}{labelled}   or: tensorboard --logdir {out}")
     return 0
 
 

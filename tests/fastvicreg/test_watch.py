@@ -72,7 +72,7 @@ def test_a_diverged_run_is_not_advised_the_precision_that_it_has(
     trainer = Trainer(tiny(make_folder(val=0), precision=precision), tmp_path / "run", resume=False, display=Display())
     with torch.no_grad():
         trainer._run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match=r"less than --base-lr 8") as refused:
+    with pytest.raises(UserError, match=r"a lower --base-lr than 8") as refused:
         trainer.train()
     assert ("--precision off" in str(refused.value)) == advised
 
