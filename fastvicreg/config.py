@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastvicreg.errors import UserError
+from fastvicreg.kernels.dispatch import parse_choices
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def load(path: str | Path) -> TrainConfig:
 def check(config: TrainConfig) -> None:
     """``UserError`` for the first value no run can have."""
     data, model, optim, run = config.data, config.model, config.optim, config.run
+    kernel_choices(config)
     at_least = {
         "--epochs": (run.epochs, 1),
         "--batch-size": (run.batch_size, 2),
@@ -251,11 +253,4 @@ def check(config: TrainConfig) -> None:
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:
     """``--kernel part=impl ...`` as a mapping; parts not named are "auto"."""
-    parts = ("loss", "lars", "augment", "resample")
-    chosen: dict[str, str] = dict.fromkeys(parts, "auto")
-    for entry in config.run.kernel:
-        part, _, impl = entry.partition("=")
-        if part not in parts or not impl:
-            raise UserError(f"--kernel {entry!r} is no part=implementation; the parts are {', '.join(parts)}.")
-        chosen[part] = impl
-    return chosen
+    return parse_choices(config.run.kernel)

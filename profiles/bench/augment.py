@@ -13,7 +13,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, photometric_identity
-from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment, choose
+from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.profiles.bench.peers_augment import batched_torch
 from fastvicreg.profiles.measure import interleaved
 
@@ -85,7 +86,7 @@ def _calls(crops_BVHWC: Tensor, params_BVP: Tensor, dtype: torch.dtype) -> dict[
     else:
         there_BVP = params_BVP.to(crops_BVHWC.device)
         calls["batched-torch"] = lambda: batched_torch(crops_BVHWC, there_BVP, **options)
-    impls = tuple(dict.fromkeys(("reference", choose("auto", kind))))
+    impls = KERNELS["augment"].runnable(kind, dtype)
     for impl in impls:
         calls[impl] = functools.partial(augment, crops_BVHWC, params_BVP, impl=impl, **options)
     if "cuda" in impls:

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.augment import augment
-from fastvicreg.kernels.lars import IMPLEMENTATIONS as LARS_IMPLEMENTATIONS
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.lars import lars_update
-from fastvicreg.kernels.loss import IMPLEMENTATIONS as LOSS_IMPLEMENTATIONS
 from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.profiles.bench.augment import official_params, photo_like
 from fastvicreg.profiles.bench.loss import REFERENCE_LIMIT, embeddings, forward_backward, relative_error
@@ -81,7 +80,7 @@ def _loss(device: str, sizes: Sequence[tuple[int, int]], seed: int) -> Iterator[
             truth = forward_backward(
                 za_ND.double(), zb_ND.double(), "reference" if n * d * d <= REFERENCE_LIMIT else "gram"
             )()
-            for impl in _others(LOSS_IMPLEMENTATIONS):
+            for impl in _others("loss"):
                 row = {"kernel": "loss", "impl": impl, "n": n, "d": d, "dtype": dtype}
                 yield _tried(row, partial(_loss_errors, za_ND, zb_ND, impl, truth))
 
@@ -101,7 +100,7 @@ def _off_the_hinge(z_ND: Tensor) -> Tensor:
 def _replay(device: str, seed: int) -> Iterator[dict[str, Any]]:
     """A captured step of the loss, replayed on other data, against the same step run anew."""
     n, d = 256, 512
-    for impl in _others(LOSS_IMPLEMENTATIONS):
+    for impl in _others("loss"):
         row = {"kernel": "loss, graph replay", "impl": impl, "n": n, "d": d, "dtype": "bfloat16"}
         yield _tried(row, partial(_replayed, n, d, impl, device, seed))
 
@@ -143,7 +142,7 @@ def _lars(device: str, seed: int) -> Iterator[dict[str, Any]]:
         return params
 
     truth = updated("reference")
-    for impl in _others(LARS_IMPLEMENTATIONS):
+    for impl in _others("lars"):
         row = {"kernel": "lars", "impl": impl, "n": len(shapes), "d": sum(map(torch.numel, start)), "dtype": "float32"}
         yield _tried(row, lambda impl=impl: _judged(relative_error(updated(impl), truth), gate=LARS_GATE))
 
@@ -159,7 +158,7 @@ def _augment(device: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
         apart = [(view.float().cpu() - true).abs().max() for view, true in zip(views, truth, strict=True)]
         return float(torch.stack(apart).max())  # torch's: Python's own passes over a NaN
 
-    for impl in ("cuda",) if device.startswith("cuda") else ("numba",):
+    for impl in _others("augment"):
         for dtype, gate in AUGMENT_GATES.items():
             row = {"kernel": "augment", "impl": impl, "n": batch, "d": size, "dtype": dtype}
             yield _tried(row, lambda impl=impl, dtype=dtype, gate=gate: _judged(worst(impl, dtype), gate=gate))
@@ -175,8 +174,8 @@ def _tried(row: dict[str, Any], check: Callable[[], dict[str, Any]]) -> dict[str
         return row | {"verdict": f"FAIL: {type(error).__name__}: {str(error).partition(chr(10))[0]}"}
 
 
-def _others(implementations: dict[str, str]) -> tuple[str, ...]:
-    return tuple(name for name in implementations if name not in ("auto", "reference"))
+def _others(kernel: str) -> tuple[str, ...]:
+    return tuple(name for name in KERNELS[kernel].names if name != "reference")
 
 
 def _judged(error: float, grad_error: float = 0.0, *, gate: float, grad_gate: float | None = None) -> dict[str, Any]:

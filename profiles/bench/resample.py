@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.profiles import measure
 
@@ -32,7 +33,7 @@ def run(size: int = 224, images: int = 64, repeats: int = 7, seed: int = 0) -> l
     work = [(_photograph(rng), _boxes(rng), rng.random(VIEWS) < 0.5) for _ in range(images)]
     shape = (VIEWS, size, size, 3)
     truth = _crops(_impl("reference"), work, shape)
-    implementations = {name: _impl(name) for name in ("reference", "torch", "numba")}
+    implementations = {name: _impl(name) for name in KERNELS["resample"].runnable("cpu", torch.uint8)}
     if importlib.util.find_spec("cv2"):
         implementations["cv2-area"] = _cv2_area()
     threads = torch.get_num_threads()
