@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
         raise
     print("\n".join(lines(summary, options.format)))
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("convert", [row(summary)], 1))
     return 0

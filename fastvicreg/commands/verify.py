@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     print("\n".join(lines(report)))
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("verify", [row(report)], 1))
     return 1 if report.findings else 0

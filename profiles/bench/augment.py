@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fastvicreg.contracts import JITTER_ORDERS, Photometric, photometric_identit
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
 from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.profiles.bench.peers_augment import batched_torch
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = (
@@ -175,3 +177,14 @@ def _errors(crops_BVHWC: Tensor, params_BVP: Tensor, impl: str) -> dict[str, flo
             error = (levels - torch.from_numpy(pillow_view(crop.numpy(), params_P))).abs()
             total, largest, count = total + error.sum().item(), max(largest, error.max().item()), count + error.numel()
     return {"mean_error": total / count, "max_error": largest}
+
+
+@dataclass(frozen=True)
+class BenchOptions(DeviceOptions):
+    """The photometric kernel."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "n", "d", "dtype", "device", "threads"), options=BenchOptions)

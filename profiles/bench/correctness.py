@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastvicreg.kernels.lars import lars_update
 from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.profiles.bench.augment import official_params, photo_like
 from fastvicreg.profiles.bench.loss import REFERENCE_LIMIT, embeddings, forward_backward, relative_error
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 
 COLUMNS = ("kernel", "impl", "n", "d", "dtype", "error", "gate", "grad_error", "grad_gate", "verdict")
 
@@ -185,3 +187,21 @@ def _judged(error: float, grad_error: float = 0.0, *, gate: float, grad_gate: fl
     if grad_gate is not None:
         figures |= {"grad_error": grad_error, "grad_gate": grad_gate}
     return figures
+
+
+def _once(*, repeats: int, **options: Any) -> list[dict[str, Any]]:
+    """``run``: a check is not repeated, whatever ``bench all`` hands to all its parts."""
+    return run(**options)
+
+
+@dataclass(frozen=True)
+class BenchOptions(DeviceOptions):
+    """Every implementation against its reference."""
+
+    small: bool = False
+    """The fewest sizes that reach every path."""
+
+
+BENCHMARK = Benchmark(
+    _once, COLUMNS, key=("kernel", "impl", "n", "d", "dtype"), failures=failures, options=BenchOptions
+)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastvicreg.contracts import UserError
 from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.lars import choose_for, lars_update
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = (
@@ -121,3 +122,6 @@ def _error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     largest = max(float(y.abs().max()) for y in truth)
     apart = [(x - y).abs().max() for x, y in zip(found, truth, strict=True)]
     return float(torch.stack(apart).max()) / largest  # torch's maximum: Python's own passes over a NaN
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "tensors", "parameters", "dtype", "device"), options=DeviceOptions)

@@ -19,6 +19,7 @@ from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.kernels.loss.operators import Weights
 from fastvicreg.kernels.loss.ranks import Ranks
 from fastvicreg.kernels.loss.reference import official_terms
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import Timing, interleaved
 from fastvicreg.registry import unknown
 
@@ -226,3 +227,6 @@ def _peak_bytes(call: Callable[[], Any], device: str) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "n", "d", "dtype", "device"), options=DeviceOptions)

@@ -21,6 +21,7 @@ from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.distributed import gather
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine
+from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_views, loader, opened, step, whole, with_engine
 from fastvicreg.step import TrainStep
@@ -279,3 +280,6 @@ def _spell(part: str) -> str:
 
 def _rate(row: Mapping[str, Any]) -> str:
     return f"{row['images_per_s']:,.0f}"
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("swap",), figure="images_per_s", better="higher")
