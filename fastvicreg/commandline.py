@@ -60,6 +60,17 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def share(flag: str, given: str) -> float:
+    """A percentage such as 5% as a share of 1; ``UserError`` for anything else."""
+    try:
+        value = float(given.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise UserError(f"{flag} {given}: give a percentage, such as 5%.")
+    return value
+
+
 def _one_line(boxed: str, kind: type[Any], arguments: Sequence[str], command: str) -> str:
     """What ``boxed``, tyro's answer to ``arguments``, says is wrong."""
     hints = get_type_hints(kind, include_extras=True)

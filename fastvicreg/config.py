@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fastvicreg.encoders import EncoderConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
+from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 
@@ -176,17 +177,11 @@ class TrainConfig:
 
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
+        kernel_choices(self)
         for section in (self.run, self.data, self.optim, self.encoder, self.method):
             section.check()
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:
     """``--kernel part=impl ...`` as a mapping; parts not named are "auto"."""
-    parts = ("loss", "lars", "augment", "resample")
-    chosen: dict[str, str] = dict.fromkeys(parts, "auto")
-    for entry in config.run.kernel:
-        part, _, impl = entry.partition("=")
-        if part not in parts or not impl:
-            raise UserError(f"--kernel {entry!r} is no part=implementation; the parts are {', '.join(parts)}.")
-        chosen[part] = impl
-    return chosen
+    return parse_choices(config.run.kernel)

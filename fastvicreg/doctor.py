@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module, metadata, util
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastvicreg.errors import UserError
+from fastvicreg.kernels.dispatch import KERNELS, Kernel
 from fastvicreg.pipelines.engines import ENGINES
 
 
@@ -47,7 +47,14 @@ DALI_REMEDY = "pip install nvidia-dali-cuda130"
 
 def examine() -> list[Finding]:
     """Try every device, pipeline and kernel once, on data made here."""
-    return [*_machine(), *_devices(), *map(pipeline_finding, ENGINES), *_kernels(), *_cuda_kernels(), *_packages()]
+    return [
+        *_machine(),
+        *_devices(),
+        *map(pipeline_finding, ENGINES),
+        *kernel_findings(),
+        *cuda_findings(),
+        *_packages(),
+    ]
 
 
 def show_findings(findings: list[Finding], console: Console | None = None) -> None:
@@ -159,54 +166,31 @@ def deliver_batch(name: str) -> str:
     return f"delivered {tuple(crops.crops_BVHWC.shape)} uint8 on {crops.crops_BVHWC.device}"
 
 
-def _kernels() -> list[Finding]:
-    from fastvicreg.contracts import photometric_identity
-    from fastvicreg.kernels.augment import augment
-    from fastvicreg.kernels.loss import vicreg_loss
-    from fastvicreg.kernels.resample import resample_views
-    from fastvicreg.optim import LARS
-
-    def loss(impl: str) -> str:
-        z = torch.eye(8, 16).requires_grad_()
-        total = vicreg_loss(z, z.detach() + 0.1, impl=impl).total
-        total.backward()
-        return f"forward and backward, total {float(total.detach()):.2f}"
-
-    def lars(impl: str) -> str:
-        weight = torch.ones(4, 4, requires_grad=True)
-        weight.grad = torch.ones(4, 4)
-        LARS([weight], lr=0.1, impl=impl).step()
-        return f"one step, weight {float(weight[0, 0].detach()):.4f}"
-
-    def augmented(impl: str) -> str:
-        crops = torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8)
-        views = augment(crops, photometric_identity(2, 2), impl=impl)
-        return f"{len(views)} views {tuple(views[0].shape)}"
-
-    def resampled(impl: str) -> str:
-        image, out = np.full((9, 7, 3), 100, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)
-        resample_views(image, np.array([[1.0, 2.0, 5.0, 6.0]]), np.array([True]), out, impl=impl)
-        return f"one view {out.shape[1:]}, mean {out.mean():.0f} of 100"
-
-    tried = [
-        ("loss", loss, ("reference", "gram")),
-        ("lars", lars, ("reference", "foreach")),
-        ("augment", augmented, ("reference", "numba")),
-        ("resample", resampled, ("reference", "numba", "torch")),
-    ]
-    return [
-        _attempt("kernel", f"{part}={impl}", lambda action=action, impl=impl: action(impl))
-        for part, action, impls in tried
-        for impl in impls
-    ]
+def kernel_findings() -> list[Finding]:
+    """Every implementation of every kernel, run once where it can run: on the CPU, else on a GPU."""
+    return [kernel_finding(kernel, impl) for kernel in KERNELS.values() for impl in kernel.names]
 
 
-def _cuda_kernels() -> list[Finding]:
-    from fastvicreg.contracts import photometric_identity
-    from fastvicreg.kernels.augment import augment
+def kernel_finding(kernel: Kernel, impl: str) -> Finding:
+    """Whether that implementation works here; what "auto" takes on the CPU has to."""
+    implementation = kernel.implementations[impl]
+    needed = impl == "reference" or implementation.auto_on in ("cpu", "any")
+
+    def tried() -> str:
+        try:
+            return kernel.trial(impl, "cpu")
+        except UserError:
+            if not torch.cuda.is_available():
+                raise
+            return kernel.trial(impl, "cuda")
+
+    remedy = PIP_REMEDY if needed else implementation.remedy
+    return _attempt("kernel", f"{kernel.name}={impl}", tried, remedy=remedy, needed=needed)
+
+
+def cuda_findings() -> list[Finding]:
+    """What the CUDA kernels need: bindings, machine code in the wheel, or a compiler. None of it is required."""
     from fastvicreg.kernels.cuda import ARCHITECTURES, INSTALL, compile_cubin, prebuilt
-    from fastvicreg.kernels.loss import vicreg_loss
-    from fastvicreg.optim import LARS
 
     def bindings() -> str:
         import_module("cuda.core")
@@ -216,38 +200,12 @@ def _cuda_kernels() -> list[Finding]:
         sizes = [len(compile_cubin("lars/lars.cu", arch).code) for arch in ARCHITECTURES]
         return f"lars.cu for {', '.join(ARCHITECTURES)}: {sum(sizes) / 2**10:.0f} KiB"
 
-    def loss(impl: str) -> str:
-        z = torch.eye(8, 16, device="cuda", dtype=torch.bfloat16)
-        return f"total {float(vicreg_loss(z, z + 0.1, impl=impl).total):.2f}"
-
-    def lars(impl: str) -> str:
-        weight = torch.ones(4, 4, device="cuda", requires_grad=True)
-        weight.grad = torch.ones_like(weight)
-        LARS([weight], lr=0.1, impl=impl).step()
-        return f"one step, weight {float(weight[0, 0].detach()):.4f}"
-
-    def augmented(impl: str) -> str:
-        crops = torch.zeros(2, 2, 8, 8, 3, dtype=torch.uint8, device="cuda")
-        views = augment(crops, photometric_identity(2, 2), impl=impl)
-        return f"{len(views)} views {tuple(views[0].shape)}, first value {float(views[0][0, 0, 0, 0]):.2f}"
-
     parts = (
         ("bindings", bindings, prebuilt.INSTALL_BINDINGS),
         ("prebuilt", prebuilt.summary, "in a checkout: make wheel; pip install the file it makes"),
         ("compiler", compiled, INSTALL),
     )
-    findings = [_attempt("cuda", name, action, remedy=remedy, needed=False) for name, action, remedy in parts]
-    if torch.cuda.is_available():  # else "device cuda" above has said so
-        findings += [
-            _attempt("kernel", f"{part}={impl}", partial(action, impl), remedy="a GPU from sm_80 on", needed=False)
-            for part, action, impl in (
-                ("loss", loss, "cuda"),
-                ("loss", loss, "triton"),
-                ("lars", lars, "cuda"),
-                ("augment", augmented, "cuda"),
-            )
-        ]
-    return findings
+    return [_attempt("cuda", name, action, remedy=remedy, needed=False) for name, action, remedy in parts]
 
 
 def _packages() -> list[Finding]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from fastvicreg.kernels.lars import DEVICE_SCALARS, choose_for, lars_update
+from fastvicreg.kernels.lars import choose_for, lars_update, reads_device_scalars
 
 
 class LARS(Optimizer):
@@ -84,7 +84,7 @@ class LARS(Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether torch.amp.GradScaler leaves unscaling to ``step``: it then sets ``grad_scale`` and ``found_inf``."""
-        return choose_for(self.impl, self._params()) in DEVICE_SCALARS
+        return reads_device_scalars(choose_for(self.impl, self._params()))
 
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]

@@ -103,7 +103,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _provenance() -> str:
-    from fastvicreg.profiles.measure import commit, hardware, versions
+    from fastvicreg.provenance import commit, hardware, versions
 
     machine, packages = hardware(), versions()
     shown = ", ".join(f"{name} {version}" for name, version in packages.items())

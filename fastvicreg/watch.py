@@ -43,7 +43,7 @@ class CollapseWatch:
         return None
 
     def _cause(self) -> str:
-        return self._spread.cause or f"likely the learning rate: give less than --base-lr {self._base_lr:g}"
+        return self._spread.cause or f"likely the learning rate: give a lower --base-lr than {self._base_lr:g}"
 
 
 class DataWaitWatch:

@@ -17,8 +17,9 @@ from torch.profiler import ProfilerActivity, profile, schedule, supported_activi
 from fastvicreg.assemble import Run
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
-from fastvicreg.profiles.measure import Instant, Timing, document, milliseconds, now, summarize, synchronize, write_json
+from fastvicreg.profiles.measure import Instant, Timing, milliseconds, now, summarize, synchronize
 from fastvicreg.profiles.parts import PARTS, Loop, opened, whole
+from fastvicreg.provenance import document, write_json
 from fastvicreg.registry import unknown
 
 TRACE, SIDECAR = ".pt.trace.json.gz", ".capture.json"

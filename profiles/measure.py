@@ -1,30 +1,19 @@
-"""How every benchmark is timed and written down: interleaved repeats, medians with spread, provenance beside them."""
+"""How every benchmark is timed and shown: interleaved repeats in alternating order, medians with spread."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastvicreg.contracts import UserError
-
-PACKAGES = (
-    *("fastvicreg", "torch", "numpy", "numba", "pillow", "simplejpeg", "ffcv", "nvidia-dali-cuda130"),
-    *("triton", "cuda-core", "nvidia-cuda-nvrtc", "msgspec"),
-)
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,7 @@ def summarize(milliseconds: Sequence[float]) -> Timing:
 def interleaved(
     candidates: Mapping[str, Callable[[], Any]], *, repeats: int = 7, min_ms: float = 20.0, device: str = "cpu"
 ) -> dict[str, Timing]:
-    """Time the candidates in turn, A B C A B C ..., so that a drifting machine slows them alike.
+    """Time the candidates in turn, A B C C B A ..., so that a drifting machine slows them alike.
 
     Each is warmed up once, then called as often per repeat as ``min_ms`` needs. On CUDA the device is
     synchronised around each repeat.
@@ -68,10 +57,18 @@ def interleaved(
         once(call, 1)
         calls[name] = max(1, round(min_ms / max(once(call, 1), 1e-3)))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, call in candidates.items():
-            samples[name].append(once(call, calls[name]))
+    for repeat in range(repeats):
+        for name in alternating(candidates, repeat):
+            samples[name].append(once(candidates[name], calls[name]))
     return {name: summarize(values) for name, values in samples.items()}
+
+
+def alternating(candidates: Iterable[Key], repeat: int) -> list[Key]:
+    """The candidates in the order of that repeat, backwards in every second one.
+
+    What one leaves in caches, or finds there, then falls on either of two that are compared.
+    """
+    return list(candidates)[:: -1 if repeat % 2 else 1]
 
 
 Instant = Any
@@ -96,72 +93,6 @@ def synchronize(device: str) -> None:
     """Wait for the device, where there is one to wait for."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-
-
-def cpu_name() -> str:
-    """The processor's model name, or the architecture where the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def hardware() -> dict[str, Any]:
-    """What the figures were measured on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "system": platform.system()}
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The checkout's commit, with "-dirty" where it has changes outside results/; "installed" outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
-            return "installed"  # in an environment that some other checkout holds
-        head = git("rev-parse", "HEAD").strip()
-        changed = git("status", "--porcelain", "--", ".", ":(exclude)profiles/results").strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "installed"
-    return f"{head}-dirty" if changed else head
-
-
-def document(command: str, rows: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
-    """The form in which every measuring command writes its figures."""
-    return {
-        "command": command,
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(),
-        "n": n,
-        "rows": list(rows),
-    }
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write ``content``; ``UserError`` where the place cannot be written."""
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write the figures to {path}: {error.strerror}") from error
 
 
 def show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], console: Console | None = None) -> None:

@@ -40,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.distributed import launched, leave
     from fastvicreg.profiles.bench import swap
     from fastvicreg.profiles.charts import bars, require_picture
-    from fastvicreg.profiles.measure import document, show, write_json
+    from fastvicreg.profiles.measure import show
+    from fastvicreg.provenance import document, write_json
 
     if options.plot:
         require_picture(options.plot)

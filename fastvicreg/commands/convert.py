@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
     data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
     print(f"next: fastvicreg train --pipeline {options.format} --data {data}   or: fastvicreg verify {data}")
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("convert", [row(summary) for summary in summaries], 1))
     return 0

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     display.note("next, on your own images:  fastvicreg train --data FOLDER --preset imagenet-100ep --out runs/mine")
     display.note("  (FOLDER: class folders, or train/ and val/ of them; small images: --preset cifar10)")
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("demo", rows, options.seeds) | {"seconds": dict(story.seconds)})
     return 0

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     findings = examine()
     show_findings(findings)
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("doctor", [vars(finding) for finding in findings], 1))
     return 0 if all(finding.works for finding in findings if finding.needed) else 1

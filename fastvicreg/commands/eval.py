@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if result["faults"]:
         print(f"{result['faults']} images could not be read; a neighbour stands for each.")
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document(f"eval {name}", [result], 1))
     return 0

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.display import Display
     from fastvicreg.distributed import launched, leave
     from fastvicreg.profiles.capture import Settings, capture
-    from fastvicreg.profiles.measure import write_json
+    from fastvicreg.provenance import write_json
 
     settings = Settings(options.wait, options.warmup, options.active, options.stacks, options.memory)
     try:

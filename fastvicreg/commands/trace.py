@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fastvicreg.commandline import parse
+from fastvicreg.commandline import parse, share
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
@@ -101,7 +101,7 @@ def summary(arguments: Sequence[str]) -> int:
     summaries = [_read(path) for path in paths]
     shown = summaries if len(summaries) <= ALL_SHOWN else [max(summaries, key=lambda s: s.step_ms["p50"])]
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         steps = min(len(one.steps.names) for one in summaries)
         write_json(options.json, document("trace summary", [one.row() for one in summaries], steps))
@@ -120,12 +120,12 @@ def summary(arguments: Sequence[str]) -> int:
 def diff(arguments: Sequence[str]) -> int:
     """Print and write what changed; 1 where B is slower than ``--fail-above`` allows."""
     options = parse(DiffOptions, arguments, "trace diff")
-    limit = None if options.fail_above is None else _share(options.fail_above)
+    limit = None if options.fail_above is None else share("--fail-above", options.fail_above)
 
-    from fastvicreg.profiles.measure import document, write_json
     from fastvicreg.profiles.trace import text
     from fastvicreg.profiles.trace.diff import compare
     from fastvicreg.profiles.trace.files import trace_files
+    from fastvicreg.provenance import document, write_json
 
     pair = []
     for given in (options.a, options.b):
@@ -197,13 +197,3 @@ def _read(path: Path) -> Summary:
     from fastvicreg.profiles.trace.summary import summarize
 
     return summarize(read_trace(path))
-
-
-def _share(given: str) -> float:
-    try:
-        value = float(given.strip().removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UserError(f"--fail-above {given}: give a percentage, such as 5%.")
-    return value

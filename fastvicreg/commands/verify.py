@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         print(note)
     reports = [_verify(path, options) for path in [part.path for part in splits.parts] or [splits.root]]
     if options.json:
-        from fastvicreg.profiles.measure import document, write_json
+        from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("verify", [row(report) for report in reports], 1))
     return 1 if any(report.findings for report in reports) else 0

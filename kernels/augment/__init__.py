@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Sequence
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, UserError
-from fastvicreg.registry import resolve, unknown
+from fastvicreg.kernels.dispatch import KERNELS
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "IMPLEMENTATIONS", "augment", "choose"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "IMPLEMENTATIONS", "augment", "choose", "known"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-IMPLEMENTATIONS = {
-    "reference": "fastvicreg.kernels.augment.reference:augment",  # torch, any device: the definition
-    "numba": "fastvicreg.kernels.augment.parallel:augment",  # CPU
-    "cuda": "fastvicreg.kernels.augment.cuda:augment",
-}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 RANGES = {
     Photometric.BRIGHTNESS: (0.0, float("inf")),
@@ -34,7 +26,8 @@ RANGES = {
     Photometric.SOLARIZE: (0.0, 256.0),
 }
 
-logger = logging.getLogger(__name__)
+choose, known = KERNELS["augment"].choose, KERNELS["augment"].known
+IMPLEMENTATIONS = {name: each.target for name, each in KERNELS["augment"].implementations.items()}
 
 
 def augment(
@@ -72,36 +65,8 @@ def augment(
     _check_crops(crops_BVHWC, mean, std, dtype)
     params_BVP = params_BVP.cpu()
     _check_params(params_BVP, tuple(crops_BVHWC.shape[:2]))
-    run = resolve("augment kernel", choose(impl, crops_BVHWC.device.type), IMPLEMENTATIONS)
+    run = choose(impl, crops_BVHWC.device.type, dtype).function()
     return run(crops_BVHWC, params_BVP, mean=mean, std=std, dtype=dtype)
-
-
-@functools.cache
-def choose(impl: str, device: str) -> str:
-    """The name of the implementation for crops on that type of device; what "auto" takes is logged, once.
-
-    Raises ``UserError`` for an unknown name, or for one that cannot run there, which is never replaced by another.
-    """
-    if impl == "auto":
-        why = _obstacle("cuda", device) if device == "cuda" else ""
-        name = "numba" if device == "cpu" else "reference" if why else "cuda"
-        logger.info("augment kernel on %s: %s%s", device, name, f" ({why})" if why else "")
-        return name
-    if impl not in IMPLEMENTATIONS:
-        raise UserError(unknown("augment kernel", impl, IMPLEMENTATIONS))
-    if why := _obstacle(impl, device):
-        raise UserError(f"the augment kernel {impl!r} cannot run here: {why}; use 'reference'")
-    return impl
-
-
-def _obstacle(impl: str, device: str) -> str:
-    """Why the implementation cannot take crops on that type of device, or ""."""
-    if impl == "numba" and device != "cpu":
-        return f"it runs on the CPU, the crops are on {device}"
-    if impl != "cuda":
-        return ""
-    module, _, _ = IMPLEMENTATIONS[impl].partition(":")
-    return import_module(module).obstacle(device)
 
 
 def _check_crops(crops_BVHWC: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> None:

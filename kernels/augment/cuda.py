@@ -29,8 +29,8 @@ TABLE = 6 * 256
 CONTRAST, SATURATION, HUE = (JITTER.index(column) for column in JITTER[1:])
 
 
-def obstacle(device: str) -> str:
-    """Why this cannot take crops on that type of device, or ""."""
+def obstacle(device: str, dtype: torch.dtype) -> str:
+    """Why this cannot make views of that dtype from crops on that type of device, or ""."""
     return cuda_obstacle() if device == "cuda" else f"it takes crops on CUDA devices, not on {device}"
 
 

@@ -16,6 +16,11 @@ from fastvicreg.kernels.augment.compiled_views import augment_views
 from fastvicreg.kernels.augment.reference import JITTER, extended_boxes, hue_bytes, jitter_turns, normalize
 
 
+def obstacle(device: str, dtype: torch.dtype) -> str:
+    """Why this cannot make views of that dtype from crops on that type of device, or ""."""
+    return "" if device == "cpu" else f"it runs on the CPU, the crops are on {device}"
+
+
 def augment(
     crops_BVHWC: Tensor, params_BVP: Tensor, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> tuple[Tensor, ...]:

@@ -8,22 +8,19 @@ import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.cuda.compiler import compile_cubin, compiler_version
 from fastvicreg.kernels.cuda.cubin import ARCHITECTURES, Cubin, Variant, file_name, identity
-
-HOSTS = tuple(f"fastvicreg.kernels.{kernel}.cuda" for kernel in ("augment", "lars", "loss"))
-"""Modules that launch kernels; ``variants()`` of each lists what it can ask for."""
+from fastvicreg.kernels.dispatch import prebuilt
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that the format knows
 
 
 def variants() -> list[Variant]:
     """Every source with every set of macros that the kernels can ask for."""
-    return [variant for host in HOSTS for variant in import_module(host).variants()]
+    return [variant for module in prebuilt() for variant in module.variants()]
 
 
 def write(path: Path, of: Iterable[Variant]) -> int:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Sequence
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from fastvicreg.errors import UserError
-from fastvicreg.registry import resolve, unknown
+from fastvicreg.kernels.dispatch import KERNELS, Implementation
 
-__all__ = ["DEVICE_SCALARS", "IMPLEMENTATIONS", "choose", "choose_for", "lars_update"]
+__all__ = ["choose", "choose_for", "lars_update", "reads_device_scalars"]
 
-log = logging.getLogger(__name__)
-
-IMPLEMENTATIONS = {
-    "auto": "",
-    "reference": "fastvicreg.kernels.lars.reference:update",
-    "foreach": "fastvicreg.kernels.lars.foreach:update",
-    "cuda": "fastvicreg.kernels.lars.cuda:update",
-    "apex": "fastvicreg.kernels.lars.apex:update",
-}
-
-NEED_MORE = ("cuda", "apex")
-"""Their modules have ``obstacle(device, dtype)``: why they cannot run on such parameters, or ""."""
-
-DEVICE_SCALARS = ("cuda",)
-"""These read learning rate, loss scale and found_inf on the device, so that a step can be captured and replayed."""
+choose = KERNELS["lars"].choose
 
 
 @torch.no_grad()
@@ -62,46 +44,32 @@ def lars_update(
     if not len(params) == len(grads) == len(momentum_buffers):
         counts = f"{len(params)}, {len(grads)} and {len(momentum_buffers)}"
         raise ValueError(f"LARS needs a gradient and a momentum buffer for every parameter, got {counts}")
-    name = choose_for(impl, params)
+    chosen = choose_for(impl, params)
     if not params:
         return
     options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta}
-    if name in DEVICE_SCALARS:
+    if reads_device_scalars(chosen):
         options |= {"grad_scale": grad_scale, "found_inf": found_inf}
     elif grad_scale is not None or found_inf is not None or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
-        raise ValueError(f"LARS by {name!r} takes lr as a number and unscaled gradients; impl='cuda' reads tensors")
+        raise ValueError(
+            f"LARS by {chosen.name!r} takes lr as a number and unscaled gradients; impl='cuda' reads tensors"
+        )
     else:
         options["lr"] = float(lr)
-    resolve("LARS implementation", name, IMPLEMENTATIONS)(params, grads, momentum_buffers, **options)
+    chosen.function()(params, grads, momentum_buffers, **options)
 
 
-def choose_for(impl: str, params: Sequence[Tensor]) -> str:
+def choose_for(impl: str, params: Sequence[Tensor]) -> Implementation:
     """``choose`` for these parameters; of several devices or dtypes, "auto" makes "foreach"."""
     kinds = {(device.type, dtype) for device, dtype in {(param.device, param.dtype) for param in params}}
     if len(kinds) > 1:
-        return choose(impl, "mixed")
+        return choose(impl, "mixed", torch.float32)
     return choose(impl, *(kinds or {("cpu", torch.float32)}).pop())
 
 
-@functools.cache
-def choose(impl: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """The name of the implementation for parameters of that type of device and dtype, logged once.
+def reads_device_scalars(implementation: Implementation) -> bool:
+    """Whether it reads learning rate, loss scale and found_inf on the device, so that a captured step can be replayed.
 
-    Raises ``UserError`` for an unknown name, or for one that cannot run here, which is never replaced by another.
+    Its module then says ``DEVICE_SCALARS = True``.
     """
-    if impl not in IMPLEMENTATIONS:
-        raise UserError(unknown("LARS implementation", impl, IMPLEMENTATIONS))
-    name = impl
-    if impl == "auto":
-        name = "cuda" if device == "cuda" and not _obstacle("cuda", device, dtype) else "foreach"
-    elif obstacle := _obstacle(impl, device, dtype):
-        raise UserError(f"the LARS implementation {impl!r} cannot run here: {obstacle}; choose auto or foreach.")
-    log.info("LARS implementation: %s (%s)", impl, IMPLEMENTATIONS[name])
-    return name
-
-
-def _obstacle(name: str, device: str, dtype: torch.dtype) -> str:
-    if name not in NEED_MORE:
-        return ""
-    module, _, _ = IMPLEMENTATIONS[name].partition(":")
-    return import_module(module).obstacle(device, dtype)
+    return getattr(implementation.module(), "DEVICE_SCALARS", False)

@@ -14,6 +14,8 @@ from fastvicreg.kernels.cuda import Launcher, Variant, kernel
 from fastvicreg.kernels.cuda import obstacle as cuda_obstacle
 
 SOURCE = "lars/lars.cu"
+DEVICE_SCALARS = True
+"""Learning rate, loss scale and found_inf are read on the device."""
 THREADS = 256
 CHUNK = 16384
 """Elements of a tensor that one block takes."""

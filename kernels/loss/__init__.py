@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.loss.choice import IMPLEMENTATIONS, choose, known
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.loss.expected import expected_covariance
 from fastvicreg.kernels.loss.operators import Weights, vicreg_terms, without_autocast
 from fastvicreg.kernels.loss.ranks import Ranks, group_name
@@ -21,7 +21,10 @@ from fastvicreg.registry import unknown
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["IMPLEMENTATIONS", "Form", "LossTerms", "choose", "expected_covariance", "known", "vicreg_loss"]
+__all__ = ["Form", "LossTerms", "choose", "expected_covariance", "known", "vicreg_loss"]
+
+choose, known = KERNELS["loss"].choose, KERNELS["loss"].known
+REFERENCE = KERNELS["loss"].implementations["reference"].target
 
 Form = Literal["official", "paper"]
 """Whether the variance hinge of each branch is halved, as in the official code, or not, as in the paper."""
@@ -73,14 +76,14 @@ def vicreg_loss(
     method = _chosen(impl, za_ND.device.type, za_ND.dtype)
     name = group_name(group)
     weights = Weights(invariance, variance, covariance, 0.5 if form == "official" else 1.0, gamma, eps)
-    if method == IMPLEMENTATIONS["reference"]:
+    if method == REFERENCE:
         with without_autocast(za_ND.device.type):
             return LossTerms(*reference_terms(za_ND, zb_ND, weights, Ranks.named(name).compared(za_ND)))
     return LossTerms(*vicreg_terms(za_ND, zb_ND, weights, method, name))
 
 
 def _chosen(impl: str, device: str, dtype: torch.dtype) -> str:
-    return choose(impl, device, dtype)
+    return choose(impl, device, dtype).target
 
 
 # A compiler cannot trace its import and its log line: torch.compiler.assume_constant_result, which does no more, would

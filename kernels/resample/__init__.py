@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from fastvicreg.contracts import Support
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.resample.windows import windows_of
-from fastvicreg.registry import resolve
 
-__all__ = ["IMPLEMENTATIONS", "resample_views", "resampler"]
-
-log = logging.getLogger(__name__)
-
-IMPLEMENTATIONS = {
-    "auto": "fastvicreg.kernels.resample.numba_impl:resample",
-    "numba": "fastvicreg.kernels.resample.numba_impl:resample",
-    "reference": "fastvicreg.kernels.resample.reference:resample",
-    "torch": "fastvicreg.kernels.resample.torch_impl:resample",
-}
+__all__ = ["resample_views", "resampler"]
 
 
 def resample_views(
@@ -66,9 +57,7 @@ def resampler(impl: str = "auto") -> Callable[..., None]:
 
 @functools.cache
 def _implementation(impl: str) -> Callable[..., None]:
-    resample = resolve("resample implementation", impl, IMPLEMENTATIONS)
-    log.info("resample implementation: %s (%s)", impl, IMPLEMENTATIONS[impl])
-    return resample
+    return KERNELS["resample"].choose(impl, "cpu", torch.uint8).function()
 
 
 def _check_array(name: str, array: np.ndarray, ndim: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, photometric_identity
-from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment, choose
+from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.profiles.bench.peers_augment import batched_torch
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = (
@@ -85,7 +88,7 @@ def _calls(crops_BVHWC: Tensor, params_BVP: Tensor, dtype: torch.dtype) -> dict[
     else:
         there_BVP = params_BVP.to(crops_BVHWC.device)
         calls["batched-torch"] = lambda: batched_torch(crops_BVHWC, there_BVP, **options)
-    impls = tuple(dict.fromkeys(("reference", choose("auto", kind))))
+    impls = KERNELS["augment"].runnable(kind, dtype)
     for impl in impls:
         calls[impl] = functools.partial(augment, crops_BVHWC, params_BVP, impl=impl, **options)
     if "cuda" in impls:
@@ -174,3 +177,14 @@ def _errors(crops_BVHWC: Tensor, params_BVP: Tensor, impl: str) -> dict[str, flo
             error = (levels - torch.from_numpy(pillow_view(crop.numpy(), params_P))).abs()
             total, largest, count = total + error.sum().item(), max(largest, error.max().item()), count + error.numel()
     return {"mean_error": total / count, "max_error": largest}
+
+
+@dataclass(frozen=True)
+class BenchOptions(DeviceOptions):
+    """The photometric kernel."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "n", "d", "dtype", "device", "threads"), options=BenchOptions)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = ("ceiling", "value", "unit", "spread", "repeats", "device")
@@ -57,3 +58,6 @@ def _product(square: torch.Tensor, *, tf32: bool) -> Any:
             torch.backends.cuda.matmul.allow_tf32 = before
 
     return product
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("ceiling", "device"), figure="value", better="higher", options=DeviceOptions)

@@ -10,15 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
 
+from fastvicreg import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.sources.folder import FolderSource
+from fastvicreg.profiles.bench.registry import Benchmark, Options
 from fastvicreg.profiles.measure import summarize
 
 COLUMNS = ("how", "workers", "images_per_s", "spread", "mb_per_s", "mean_bytes", "vs_datasetwriter", "vs_disk", "n")
@@ -59,12 +62,13 @@ print("seconds", time.perf_counter() - start)
 """
 
 
-def run(data: str | Path, *, workers: int = 0, repeats: int = 5) -> list[dict[str, Any]]:
+def run(data: str | Path | None = None, *, workers: int = 0, repeats: int = 5) -> list[dict[str, Any]]:
     """One row a way of writing the image folder ``data``; our rows and the disk's include the fsync, FFCV's does none.
 
     ``vs_disk`` compares bytes a second with the disk's in the same round, which is the ceiling where bytes are kept.
     ``UserError`` where ``data`` is no folder or FFCV's writer fails.
     """
+    data = data or embedded.write_once() / "train"
     source = FolderSource(data)
     workers = workers or len(os.sched_getaffinity(0))
     peer = util.find_spec("ffcv") is not None
@@ -138,3 +142,19 @@ def _peer(source: FolderSource, target: Path, workers: int) -> float:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise UserError(f"FFCV's DatasetWriter failed on {source.root}: {str(error.stderr)[-200:]}") from error
     return float(done.stdout.rsplit("seconds", 1)[1])
+
+
+@dataclass(frozen=True)
+class BenchOptions(Options):
+    """Conversions of a folder of images."""
+
+    data: str | None = None
+    """Folder of images; default: the embedded ones."""
+
+    workers: int = 0
+    """Threads or processes; 0: one a core."""
+
+
+BENCHMARK = Benchmark(
+    run, COLUMNS, key=("how", "workers"), figure="images_per_s", better="higher", options=BenchOptions
+)

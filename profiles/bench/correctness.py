@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.augment import augment
-from fastvicreg.kernels.lars import IMPLEMENTATIONS as LARS_IMPLEMENTATIONS
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.lars import lars_update
-from fastvicreg.kernels.loss import IMPLEMENTATIONS as LOSS_IMPLEMENTATIONS
 from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.profiles.bench.augment import official_params, photo_like
 from fastvicreg.profiles.bench.loss import REFERENCE_LIMIT, embeddings, forward_backward, relative_error
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 
 COLUMNS = ("kernel", "impl", "n", "d", "dtype", "error", "gate", "grad_error", "grad_gate", "verdict")
 
@@ -81,7 +82,7 @@ def _loss(device: str, sizes: Sequence[tuple[int, int]], seed: int) -> Iterator[
             truth = forward_backward(
                 za_ND.double(), zb_ND.double(), "reference" if n * d * d <= REFERENCE_LIMIT else "gram"
             )()
-            for impl in _others(LOSS_IMPLEMENTATIONS):
+            for impl in _others("loss"):
                 row = {"kernel": "loss", "impl": impl, "n": n, "d": d, "dtype": dtype}
                 yield _tried(row, partial(_loss_errors, za_ND, zb_ND, impl, truth))
 
@@ -101,7 +102,7 @@ def _off_the_hinge(z_ND: Tensor) -> Tensor:
 def _replay(device: str, seed: int) -> Iterator[dict[str, Any]]:
     """A captured step of the loss, replayed on other data, against the same step run anew."""
     n, d = 256, 512
-    for impl in _others(LOSS_IMPLEMENTATIONS):
+    for impl in _others("loss"):
         row = {"kernel": "loss, graph replay", "impl": impl, "n": n, "d": d, "dtype": "bfloat16"}
         yield _tried(row, partial(_replayed, n, d, impl, device, seed))
 
@@ -143,7 +144,7 @@ def _lars(device: str, seed: int) -> Iterator[dict[str, Any]]:
         return params
 
     truth = updated("reference")
-    for impl in _others(LARS_IMPLEMENTATIONS):
+    for impl in _others("lars"):
         row = {"kernel": "lars", "impl": impl, "n": len(shapes), "d": sum(map(torch.numel, start)), "dtype": "float32"}
         yield _tried(row, lambda impl=impl: _judged(relative_error(updated(impl), truth), gate=LARS_GATE))
 
@@ -159,7 +160,7 @@ def _augment(device: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
         apart = [(view.float().cpu() - true).abs().max() for view, true in zip(views, truth, strict=True)]
         return float(torch.stack(apart).max())  # torch's: Python's own passes over a NaN
 
-    for impl in ("cuda",) if device.startswith("cuda") else ("numba",):
+    for impl in _others("augment"):
         for dtype, gate in AUGMENT_GATES.items():
             row = {"kernel": "augment", "impl": impl, "n": batch, "d": size, "dtype": dtype}
             yield _tried(row, lambda impl=impl, dtype=dtype, gate=gate: _judged(worst(impl, dtype), gate=gate))
@@ -175,8 +176,8 @@ def _tried(row: dict[str, Any], check: Callable[[], dict[str, Any]]) -> dict[str
         return row | {"verdict": f"FAIL: {type(error).__name__}: {str(error).partition(chr(10))[0]}"}
 
 
-def _others(implementations: dict[str, str]) -> tuple[str, ...]:
-    return tuple(name for name in implementations if name not in ("auto", "reference"))
+def _others(kernel: str) -> tuple[str, ...]:
+    return tuple(name for name in KERNELS[kernel].names if name != "reference")
 
 
 def _judged(error: float, grad_error: float = 0.0, *, gate: float, grad_gate: float | None = None) -> dict[str, Any]:
@@ -186,3 +187,21 @@ def _judged(error: float, grad_error: float = 0.0, *, gate: float, grad_gate: fl
     if grad_gate is not None:
         figures |= {"grad_error": grad_error, "grad_gate": grad_gate}
     return figures
+
+
+def _once(*, repeats: int, **options: Any) -> list[dict[str, Any]]:
+    """``run``: a check is not repeated, whatever ``bench all`` hands to all its parts."""
+    return run(**options)
+
+
+@dataclass(frozen=True)
+class BenchOptions(DeviceOptions):
+    """Every implementation against its reference."""
+
+    small: bool = False
+    """The fewest sizes that reach every path."""
+
+
+BENCHMARK = Benchmark(
+    _once, COLUMNS, key=("kernel", "impl", "n", "d", "dtype"), failures=failures, options=BenchOptions
+)

@@ -6,11 +6,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastvicreg import embedded
 from fastvicreg.contracts import Cursor, Engine, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
@@ -19,6 +21,7 @@ from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.profiles.bench.peers_dali import own_reader_pass
+from fastvicreg.profiles.bench.registry import Benchmark, Options
 from fastvicreg.profiles.measure import summarize
 
 COLUMNS = ("decoder", "hw_decoder_load", "threads", "images_per_s", "spread", "n", "gpu_bytes")
@@ -26,7 +29,7 @@ COLUMNS = ("decoder", "hw_decoder_load", "threads", "images_per_s", "spread", "n
 LOADS = (0.0, 0.3, 0.5, 0.65, 0.8, 1.0)
 
 
-def run(data: str | Path, *, size: int = 224, batch: int = 256, repeats: int = 5) -> list[dict[str, Any]]:
+def run(data: str | Path | None = None, *, size: int = 224, batch: int = 256, repeats: int = 5) -> list[dict[str, Any]]:
     """Our engine with each decoder over ``data``, and the peer on the GPU; an image gives two views.
 
     Rows: ``decoder``, ``hw_decoder_load`` (None on the CPU), ``threads`` (a quarter, half and all of the cores),
@@ -36,6 +39,7 @@ def run(data: str | Path, *, size: int = 224, batch: int = 256, repeats: int = 5
     """
     if not torch.cuda.is_available():
         raise UserError("bench decoders compares decoding on a GPU, and torch finds no CUDA device: see bench loader.")
+    data = data or embedded.write_once() / "train"
     with tempfile.TemporaryDirectory() as folder:
         source = open_source(data)
         if isinstance(source, FolderSource):
@@ -100,3 +104,24 @@ def _engine_pass(
         return images
 
     return engine, one_pass
+
+
+@dataclass(frozen=True)
+class BenchOptions(Options):
+    """DALI's decoders on a GPU."""
+
+    data: str | None = None
+    """Folder of images or of shards; default: the embedded ones."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+
+
+BENCHMARK = Benchmark(
+    run,
+    COLUMNS,
+    key=("decoder", "hw_decoder_load", "threads"),
+    figure="images_per_s",
+    better="higher",
+    options=BenchOptions,
+)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fastvicreg.contracts import UserError
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.lars import choose_for, lars_update
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = (
@@ -17,7 +19,6 @@ COLUMNS = (
     *("error", "note"),
 )
 
-IMPLEMENTATIONS = {"cpu": ("reference", "foreach"), "cuda": ("reference", "foreach", "cuda", "apex")}
 PASSES = 7
 """Over the parameters in the least traffic: parameter and gradient for the norms; both and the buffer again, and two
 written. A copy makes 2."""
@@ -46,7 +47,7 @@ def run(
         shapes = resnet50_shapes() + expander_shapes(2048, EXPANDER_WIDTH[kind])
     start, grads = (_tensors(shapes, seed + offset, dtype, device) for offset in range(2))
     updates, results, missing = {}, {}, []
-    for impl in IMPLEMENTATIONS[kind]:
+    for impl in KERNELS["lars"].names:
         try:
             choose_for(impl, start)
         except UserError as error:
@@ -121,3 +122,6 @@ def _error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     largest = max(float(y.abs().max()) for y in truth)
     apart = [(x - y).abs().max() for x, y in zip(found, truth, strict=True)]
     return float(torch.stack(apart).max()) / largest  # torch's maximum: Python's own passes over a NaN
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "tensors", "parameters", "dtype", "device"), options=DeviceOptions)

@@ -11,6 +11,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastvicreg import embedded
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.pipelines import build_engine, open_source
@@ -31,7 +33,8 @@ from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.profiles.bench.peers import PILViews
 from fastvicreg.profiles.bench.peers_dali import own_reader_pass
 from fastvicreg.profiles.bench.peers_ffcv import ffcv_as_shipped_pass
-from fastvicreg.profiles.measure import summarize
+from fastvicreg.profiles.bench.registry import Benchmark, Options, Picture
+from fastvicreg.profiles.measure import alternating, summarize
 
 COLUMNS = (
     "pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "mean_bytes",
@@ -51,7 +54,13 @@ def cpu_seconds() -> float:
 
 
 def run(
-    data: str | Path, *, size: int = 224, batch: int = 50, workers: int = 0, repeats: int = 5, seed: int = 0
+    data: str | Path | None = None,
+    *,
+    size: int = 224,
+    batch: int = 50,
+    workers: int = 0,
+    repeats: int = 5,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Rows for every pipeline over ``data``; images are source images, each giving two views.
 
@@ -60,6 +69,7 @@ def run(
     as FFCV's users write it), so they compare with each other only. ``workers`` 0 stands for one a core. The pipelines
     take turns in each of the ``repeats``.
     """
+    data = data or embedded.write_once() / "train"
     source = open_source(data)
     with tempfile.TemporaryDirectory() as folder:
         beton = _beton(source, data, Path(folder)) if _installed("ffcv", "FFCV") else None
@@ -68,8 +78,8 @@ def run(
         passes = _passes(source, beton, stored, size, min(batch, len(source)), workers, seed)
         figures: Figures = {key: [] for key in passes}
         for repeat in range(repeats + 1):
-            # There and back: what a row finds in caches, or leaves there, falls on either of two that are compared.
-            for key, one_pass in list(passes.items())[:: -1 if repeat % 2 else 1]:
+            for key in alternating(passes, repeat):
+                one_pass = passes[key]
                 wall, cpu = time.perf_counter(), cpu_seconds()
                 images = one_pass()
                 wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
@@ -209,3 +219,28 @@ def _floor_pass(source: Source, size: int, seed: int, impl: str) -> Callable[[],
         return len(encoded)
 
     return one_pass
+
+
+@dataclass(frozen=True)
+class BenchOptions(Options):
+    """Loading and cropping by every pipeline."""
+
+    data: str | None = None
+    """Folder of images or of shards, or a .beton; default: the embedded ones."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+
+    workers: int = 0
+    """Threads or processes; 0: one a core."""
+
+
+BENCHMARK = Benchmark(
+    run,
+    COLUMNS,
+    key=("pipeline", "workers"),
+    figure="images_per_cpu_s",
+    better="higher",
+    picture=Picture(("pipeline", "workers"), leave_out=lambda row: row["pipeline"] == "synthetic"),
+    options=BenchOptions,
+)

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.loss import IMPLEMENTATIONS, choose, vicreg_loss
+from fastvicreg.kernels.dispatch import KERNELS
+from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.kernels.loss.operators import Weights
 from fastvicreg.kernels.loss.ranks import Ranks
 from fastvicreg.kernels.loss.reference import official_terms
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import Timing, interleaved
 from fastvicreg.registry import unknown
 
@@ -115,14 +117,9 @@ def _calls(za_ND: Tensor, zb_ND: Tensor) -> Iterator[tuple[str, Call]]:
         yield "official, autocast", _official(za_ND, zb_ND, official_terms)
         if za_ND.shape == COMPILED:
             yield "official, compiled", _official(za_ND, zb_ND, torch.compile(official_terms))
-    for impl in IMPLEMENTATIONS:
-        if impl in ("auto", "reference"):
-            continue
-        try:
-            choose(impl, device, dtype)
-        except UserError:
-            continue  # ``bench correctness`` says why
-        yield impl, forward_backward(za_ND, zb_ND, impl)
+    for impl in KERNELS["loss"].runnable(device, dtype):  # ``bench correctness`` says why others do not run
+        if impl != "reference":
+            yield impl, forward_backward(za_ND, zb_ND, impl)
 
 
 def embeddings(n: int, d: int, seed: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
@@ -230,3 +227,6 @@ def _peak_bytes(call: Callable[[], Any], device: str) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "n", "d", "dtype", "device"), options=DeviceOptions)

@@ -36,14 +36,18 @@ class PILViews(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.array(view))
 
 
-def random_resized_crop(width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) by torchvision's RandomResizedCrop.get_params, scale .08-1, ratio 3/4-4/3."""
+def random_resized_crop(width: int, height: int, draw: random.Random | None = None) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) by torchvision's RandomResizedCrop.get_params, scale .08-1, ratio 3/4-4/3.
+
+    Drawn by ``draw``, or by the process's own generator.
+    """
+    chance = draw or random
     for _ in range(10):
-        area = width * height * random.uniform(0.08, 1.0)
-        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        area = width * height * chance.uniform(0.08, 1.0)
+        ratio = math.exp(chance.uniform(math.log(3 / 4), math.log(4 / 3)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = random.randint(0, width - w), random.randint(0, height - h)
+            left, top = chance.randint(0, width - w), chance.randint(0, height - h)
             return left, top, left + w, top + h
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     left, top = (width - w) // 2, (height - h) // 2

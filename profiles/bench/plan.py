@@ -9,6 +9,7 @@ import torch
 
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.measure import interleaved
 
 COLUMNS = ("part", "samples", "ms", "spread", "n")
@@ -37,3 +38,6 @@ def run(repeats: int = 7, seed: int = 0) -> list[dict[str, Any]]:
         {"part": name, "samples": samples, "ms": timings[name].ms, "spread": timings[name].spread, "n": repeats}
         for name, samples in parts
     ]
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("part", "samples"))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.profiles import measure
+from fastvicreg.profiles.bench.peers import random_resized_crop
+from fastvicreg.profiles.bench.registry import Benchmark, Options
 
 COLUMNS = ("impl", "size", "ms", "spread", "mean_error", "max_error")
 
@@ -28,11 +33,11 @@ def run(size: int = 224, images: int = 64, repeats: int = 7, seed: int = 0) -> l
 
     "cv2-area" is OpenCV's INTER_AREA, the resize of FFCV's own pipelines, where OpenCV is installed.
     """
-    rng = np.random.default_rng(seed)
-    work = [(_photograph(rng), _boxes(rng), rng.random(VIEWS) < 0.5) for _ in range(images)]
+    rng, draw = np.random.default_rng(seed), random.Random(seed)
+    work = [(_photograph(rng), _boxes(draw), rng.random(VIEWS) < 0.5) for _ in range(images)]
     shape = (VIEWS, size, size, 3)
     truth = _crops(_impl("reference"), work, shape)
-    implementations = {name: _impl(name) for name in ("reference", "torch", "numba")}
+    implementations = {name: _impl(name) for name in KERNELS["resample"].runnable("cpu", torch.uint8)}
     if importlib.util.find_spec("cv2"):
         implementations["cv2-area"] = _cv2_area()
     threads = torch.get_num_threads()
@@ -65,16 +70,10 @@ def _photograph(rng: np.random.Generator) -> np.ndarray:
     return (image_HWC + rng.normal(0, 8, image_HWC.shape)).clip(0, 255).astype(np.uint8)
 
 
-def _boxes(rng: np.random.Generator) -> np.ndarray:
-    """VIEWS boxes as RandomResizedCrop draws them: 8 to 100 % of the area, aspect ratio 3/4 to 4/3."""
-    boxes: list[tuple[int, int, int, int]] = []
-    while len(boxes) < VIEWS:
-        area = HEIGHT * WIDTH * rng.uniform(0.08, 1.0)
-        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if w <= WIDTH and h <= HEIGHT:
-            boxes.append((int(rng.integers(0, WIDTH - w + 1)), int(rng.integers(0, HEIGHT - h + 1)), w, h))
-    return np.array(boxes, dtype=np.float64)
+def _boxes(draw: random.Random) -> np.ndarray:
+    """VIEWS boxes, x, y, w and h, as a peer's RandomResizedCrop draws them."""
+    edges = [random_resized_crop(WIDTH, HEIGHT, draw) for _ in range(VIEWS)]
+    return np.array([(left, top, right - left, bottom - top) for left, top, right, bottom in edges], dtype=np.float64)
 
 
 def _impl(name: str) -> Resample:
@@ -107,3 +106,14 @@ def _pass_over(work: list[Work], call: Resample, out_VSSC: np.ndarray) -> Callab
             call(image_HWC, box_V4, flip_V, out_VSSC)
 
     return once
+
+
+@dataclass(frozen=True)
+class BenchOptions(Options):
+    """The resampler."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "size"), options=BenchOptions)

@@ -12,7 +12,8 @@ from fastvicreg.assemble import as_module, build_method, build_optimizer
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Batch, Cursor, Terms
 from fastvicreg.errors import UserError
-from fastvicreg.presets import preset
+from fastvicreg.presets import preset as named_preset
+from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.step import AUTOCAST, EagerStep
 from fastvicreg.updater import Updater
@@ -30,9 +31,9 @@ STAGES = ("forward", "loss", "backward", "optimizer")
 
 
 def run(
-    name: str | None = None, device: str = "cpu", batch: int = 0, size: int = 0, repeats: int = 5, seed: int = 0
+    preset: str | None = None, device: str = "cpu", batch: int = 0, size: int = 0, repeats: int = 5, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """One row for every memory order and precision, of the preset called ``name``.
+    """One row for every memory order and precision, of the named ``preset``.
 
     By default a ResNet-50 at 224 pixels and a batch of 256 on CUDA, the demo's network and a batch of 64 on the CPU.
     ``ms`` is of forward, loss, backward and update; ``ratio`` how many times faster than the first row's;
@@ -41,8 +42,8 @@ def run(
     where the device's memory does not hold a step.
     """
     kind = device.split(":")[0]
-    name, batch = name or PRESET[kind], batch or BATCH[kind]
-    config = preset(name).config
+    name, batch = preset or PRESET[kind], batch or BATCH[kind]
+    config = named_preset(name).config
     config = replace(config, data=replace(config.data, image_size=size or config.data.image_size))
     cases = {f"{form} {precision}": (form, precision) for precision in PRECISIONS[kind] for form in FORMATS}
     first = next(iter(cases))
@@ -148,3 +149,20 @@ def _peak_bytes(call: Callable[[], None], device: str) -> int | None:
     call()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - held
+
+
+@dataclass(frozen=True)
+class BenchOptions(DeviceOptions):
+    """A preset's whole update."""
+
+    preset: str | None = None
+    """Default: demo on the CPU, imagenet-100ep on CUDA."""
+
+
+BENCHMARK = Benchmark(
+    run,
+    COLUMNS,
+    key=("preset", "batch", "precision", "memory_format"),
+    picture=Picture(("precision", "memory_format")),
+    options=BenchOptions,
+)

@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastvicreg.profiles.measure import document, write_json
+from fastvicreg.provenance import document, write_json
 
 COLUMNS = ("part", "outcome", "seconds", "rows", "file")
 
 KERNELS = "^(augment|lars_|statistics|squares|matrix|terms|gradient)"
 """Names that our kernels begin with: compute-sanitizer looks at these alone, neither at cuBLAS's nor at torch's."""
+
+
+HOST = {"plan": 20, "resample": 60, "loader": 300}
+"""Parts that use no device, and their budgets."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
     gpu = device.startswith("cuda")
 
     def bench(part: str, budget: float, *more: str, name: str = "") -> Job:
-        arguments = ("bench", part, "--device", device, "--repeats", str(repeats), *more)
+        arguments = ("bench", part, *(() if part in HOST else ("--device", device)), "--repeats", str(repeats), *more)
         return Job(name or part, arguments, budget, f"{name or part}.json")
 
     checks = [bench("ceilings", 30), bench("correctness", 110)]
@@ -62,7 +66,7 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
         Job("swap", ("bench", "swap", *run, "--device", device, "--repeats", "3"), 60 if gpu else 180, "swap.json"),
         Job("profile", ("profile", *run, "--device", device, "--out", str(out)), 55, "profile.json"),
     ]
-    host = [] if gpu else [bench("plan", 20), bench("resample", 60), bench("loader", 300)]
+    host = [] if gpu else [bench(part, budget) for part, budget in HOST.items()]
     return [*checks, *times, *host]
 
 

@@ -19,6 +19,7 @@ from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.distributed import gather
 from fastvicreg.pipelines import build_engine
+from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_batch, loader, opened, step, whole, with_engine
 from fastvicreg.step import EagerStep
@@ -257,3 +258,6 @@ def _spell(part: str) -> str:
 
 def _rate(row: Mapping[str, Any]) -> str:
     return f"{row['images_per_s']:,.0f}"
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("swap",), figure="images_per_s", better="higher")

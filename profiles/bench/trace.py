@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastvicreg.errors import UserError
+from fastvicreg.profiles.bench.registry import Benchmark, Options
 from fastvicreg.profiles.measure import summarize
 
 COLUMNS = ("reader", "events", "mb", "seconds", "spread", "cpu_s", "peak_mb", "ratio", "error")
@@ -150,3 +152,14 @@ def _row(reader: str, runs: list[Run], ours: float) -> dict[str, Any]:
         "peak_mb": statistics.median(one.peak_mb for one in runs),
     }
     return row | ({"error": error} if error else {"ratio": row["seconds"] / ours})
+
+
+@dataclass(frozen=True)
+class BenchOptions(Options):
+    """Reading a trace."""
+
+    data: str | None = None
+    """A trace file; default: one made here."""
+
+
+BENCHMARK = Benchmark(run, COLUMNS, key=("reader", "events"), figure="seconds", options=BenchOptions)

@@ -48,7 +48,7 @@ def test_a_collapse_is_told_once_and_a_healthy_start_is_not() -> None:
     [
         (VICRegConfig(variance=0.0), "--variance 25 is the published weight"),
         (VICRegConfig(variance=1.0), "--variance 1 is weaker than --invariance 25"),
-        (VICRegConfig(), "less than --base-lr 0.3"),
+        (VICRegConfig(), "a lower --base-lr than 0.3"),
     ],
 )
 def test_the_likely_cause_is_one_that_the_settings_have(settings: VICRegConfig, says: str) -> None:

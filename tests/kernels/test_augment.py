@@ -205,10 +205,10 @@ def test_threads_change_nothing_however_many_and_whoever_calls() -> None:
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     package.choose.cache_clear()
     crops, params = photos(1, 1, 8, 8), photometric_identity(1, 1)
-    with caplog.at_level(logging.INFO, logger=package.__name__):
+    with caplog.at_level(logging.INFO, logger="fastvicreg.kernels.dispatch"):
         augment(crops, params)
         augment(crops, params)
-    assert [record.getMessage() for record in caplog.records] == ["augment kernel on cpu: numba"]
+    assert [record.getMessage() for record in caplog.records] == ["augment kernel for float32 on cpu: numba (auto)"]
 
 
 @pytest.mark.parametrize(

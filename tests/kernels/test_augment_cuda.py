@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, UserError, photometric_identity
 from fastvicreg.kernels import augment as package
+from fastvicreg.kernels import dispatch
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
 from fastvicreg.kernels.augment import cuda as augment_cuda
 from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin
@@ -203,7 +204,7 @@ def test_what_the_kernel_cannot_do_is_named() -> None:
 
 
 def test_crops_on_the_host_are_refused() -> None:
-    with pytest.raises(UserError, match=r"'cuda' cannot run here: .* not on cpu; use 'reference'"):
+    with pytest.raises(UserError, match=r"'cuda' cannot run here: .* not on cpu; choose auto or reference"):
         augment(noise(1, 1, 8, 8), params_of({}), impl="cuda")
 
 
@@ -213,10 +214,10 @@ def test_what_auto_takes_on_a_gpu_is_logged(
 ) -> None:
     monkeypatch.setattr(augment_cuda, "cuda_obstacle", lambda: why)
     package.choose.cache_clear()
-    with caplog.at_level("INFO", logger=package.__name__):
-        assert [package.choose("auto", "cuda") for _ in range(2)] == [name] * 2
+    with caplog.at_level("INFO", logger=dispatch.__name__):
+        assert [package.choose("auto", "cuda", torch.float32).name for _ in range(2)] == [name] * 2
     assert [record.getMessage() for record in caplog.records] == [
-        f"augment kernel on cuda: {name}" + (f" ({why})" if why else "")
+        f"augment kernel for float32 on cuda: {name} (auto{why and f'; not cuda: {why}'})"
     ]
     package.choose.cache_clear()
 

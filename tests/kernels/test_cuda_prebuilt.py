@@ -228,7 +228,7 @@ def test_doctor_tells_what_is_carried_and_what_compiles(
     carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
     def works() -> dict[str, bool]:
-        findings = [finding for finding in doctor._cuda_kernels() if finding.kind == "cuda"]
+        findings = doctor.cuda_findings()
         assert all((finding.works or finding.remedy) and not finding.needed for finding in findings)
         return {finding.name: finding.works for finding in findings}
 

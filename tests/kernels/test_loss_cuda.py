@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvicreg.contracts import UserError
 from fastvicreg.kernels.cuda import ARCHITECTURES, compile_cubin
-from fastvicreg.kernels.loss import IMPLEMENTATIONS, LossTerms, choose, cuda, vicreg_loss
+from fastvicreg.kernels.dispatch import KERNELS
+from fastvicreg.kernels.loss import LossTerms, choose, cuda, vicreg_loss
 from fastvicreg.kernels.loss.operators import Weights, vicreg_operator
 from fastvicreg.kernels.loss.ranks import Ranks
 
@@ -163,7 +164,7 @@ def test_a_single_gradient_and_strided_embeddings(on_host: list[str]):
 def test_the_operator_is_what_it_declares(on_host: list[str], n: int, d: int, dtype: torch.dtype):
     views = tuple(z_ND.requires_grad_() for z_ND in embeddings(n, d, dtype))
     weights = [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4]
-    torch.library.opcheck(vicreg_operator, (*views, weights, IMPLEMENTATIONS["cuda"], ""))
+    torch.library.opcheck(vicreg_operator, (*views, weights, KERNELS["loss"].implementations["cuda"].target, ""))
 
 
 class LargestTensor(TorchDispatchMode):
@@ -204,9 +205,7 @@ def test_every_variant_compiles_without_spills(arch: str):
 def test_what_cannot_run_here_is_refused_in_one_line():
     choose.cache_clear()
     views = embeddings(4, 6, torch.float32)
-    with pytest.raises(
-        UserError, match=r"^the loss implementation 'cuda' cannot run here: it needs embeddings on a CUDA"
-    ):
+    with pytest.raises(UserError, match=r"^the loss kernel 'cuda' cannot run here: it needs embeddings on a CUDA"):
         vicreg_loss(*views, impl="cuda")
     with pytest.raises(UserError, match="takes float32, bfloat16 and float16 embeddings, not float64"):
         vicreg_loss(*(z_ND.double() for z_ND in views), impl="cuda")

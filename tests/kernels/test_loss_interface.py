@@ -13,7 +13,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from fastvicreg.contracts import UserError
+from fastvicreg.kernels import dispatch
 from fastvicreg.kernels import loss as loss_kernel
+from fastvicreg.kernels.dispatch import KERNELS, Implementation
 from fastvicreg.kernels.loss import cuda, vicreg_loss
 from fastvicreg.kernels.loss.operators import Weights, vicreg_operator, vicreg_terms
 
@@ -88,18 +90,18 @@ def test_compiled_whole_it_gives_the_same(n: int, d: int, impl: str):
 def test_the_operator_is_what_it_declares(n: int, d: int, dtype: torch.dtype):
     views = tuple(z_ND.requires_grad_() for z_ND in embeddings(n, d, dtype))
     torch.library.opcheck(
-        vicreg_operator, (*views, [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], loss_kernel.IMPLEMENTATIONS["gram"], "")
+        vicreg_operator, (*views, [25.0, 25.0, 1.0, 0.5, 1.0, 1e-4], KERNELS["loss"].implementations["gram"].target, "")
     )
 
 
 @pytest.mark.parametrize("impl", ["cuda", "triton"])
 @pytest.mark.parametrize(("n", "d"), [(6, 10), (10, 6)])
 def test_a_gpu_s_implementation_is_traced_without_a_gpu(n: int, d: int, impl: str):
-    pytest.importorskip(loss_kernel.IMPLEMENTATIONS[impl])
+    pytest.importorskip(KERNELS["loss"].implementations[impl].target)
     with FakeTensorMode():
         za_ND, zb_ND = (torch.empty(n, d, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
         weights = Weights(25.0, 25.0, 1.0, 0.5, 1.0, 1e-4)
-        total, *_ = vicreg_terms(za_ND, zb_ND, weights, loss_kernel.IMPLEMENTATIONS[impl], "")
+        total, *_ = vicreg_terms(za_ND, zb_ND, weights, KERNELS["loss"].implementations[impl].target, "")
         grads = torch.autograd.grad(total, (za_ND, zb_ND))
     assert total.dtype == torch.float32
     assert [(grad_ND.shape, grad_ND.dtype) for grad_ND in grads] == [((n, d), torch.bfloat16)] * 2
@@ -131,12 +133,14 @@ def test_unknown_names_are_named_with_the_nearest():
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture):
     loss_kernel.choose.cache_clear()
-    with caplog.at_level(logging.INFO, logger=loss_kernel.__name__):
+    with caplog.at_level(logging.INFO, logger=dispatch.__name__):
         for _ in range(3):
             vicreg_loss(*embeddings(4, 3))
-    assert [record.getMessage() for record in caplog.records] == [
-        "loss implementation: auto (fastvicreg.kernels.loss.gram)"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["loss kernel for float64 on cpu: gram (auto)"]
+
+
+def test_auto_never_takes_a_half_type_s_kernel_for_fp64():
+    assert loss_kernel.choose("auto", "cuda", torch.float64).name == "gram"
 
 
 def test_auto_takes_the_best_that_can_run_on_a_gpu(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
@@ -147,14 +151,17 @@ def test_auto_takes_the_best_that_can_run_on_a_gpu(caplog: pytest.LogCaptureFixt
 
     def chosen(dtype: torch.dtype) -> str:
         loss_kernel.choose.cache_clear()
-        return loss_kernel.choose("auto", "cuda", dtype).rpartition(".")[2]
+        return loss_kernel.choose("auto", "cuda", dtype).name
 
     try:
-        assert [chosen(dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64)] == ["cuda", "cuda", "gram"]
+        assert [chosen(dtype) for dtype in (torch.bfloat16, torch.float32)] == ["cuda", "cuda"]
         obstacles[cuda] = "it has no compiler"
-        with caplog.at_level(logging.INFO, logger=loss_kernel.__name__):
-            assert [chosen(dtype) for dtype in (torch.float16, torch.float32)] == ["triton_impl", "gram"]
-        assert caplog.records[0].getMessage() == "loss implementation: not cuda: it has no compiler"
+        with caplog.at_level(logging.INFO, logger=dispatch.__name__):
+            assert [chosen(dtype) for dtype in (torch.float16, torch.float32)] == ["triton", "gram"]
+        assert [record.getMessage() for record in caplog.records] == [
+            "loss kernel for float16 on cuda: triton (auto; not cuda: it has no compiler)",
+            "loss kernel for float32 on cuda: gram (auto; not cuda: it has no compiler)",
+        ]
         obstacles[triton_impl] = "it is older than sm_80"
         assert chosen(torch.float16) == "gram"
         with pytest.raises(UserError, match="'cuda' cannot run here: it has no compiler; choose auto or gram"):
@@ -164,7 +171,8 @@ def test_auto_takes_the_best_that_can_run_on_a_gpu(caplog: pytest.LogCaptureFixt
 
 
 def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(loss_kernel.IMPLEMENTATIONS, "triton", "fastvicreg_absent.kernels")
+    absent = Implementation("triton", "fastvicreg_absent.kernels")
+    monkeypatch.setitem(KERNELS["loss"].implementations, "triton", absent)
     loss_kernel.choose.cache_clear()
     try:
         with pytest.raises(UserError, match="'triton' cannot run here: fastvicreg_absent is not installed"):

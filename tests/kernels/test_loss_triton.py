@@ -132,9 +132,7 @@ def test_bfloat16_is_refused_where_the_interpreter_gets_it_wrong(interpreted: di
 
 def test_embeddings_on_a_cpu_are_refused_in_one_line():
     choose.cache_clear()
-    with pytest.raises(
-        UserError, match=r"^the loss implementation 'triton' cannot run here: it needs.* CUDA.* cpu; ch"
-    ):
+    with pytest.raises(UserError, match=r"^the loss kernel 'triton' cannot run here: it needs.* CUDA.* cpu; ch"):
         vicreg_loss(*embeddings(4, 6, torch.float32), impl="triton")
 
 

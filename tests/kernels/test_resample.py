@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from fastvicreg.contracts import UserError
-from fastvicreg.kernels.resample import IMPLEMENTATIONS, resample_views, resampler
+from fastvicreg.kernels.dispatch import KERNELS
+from fastvicreg.kernels.resample import resample_views, resampler
 
 BICUBIC = Image.Resampling.BICUBIC
 one_call = pytest.mark.skipif(
@@ -116,7 +117,7 @@ def test_numba_equals_the_reference_at_every_window_of_a_resize() -> None:
         np.testing.assert_array_equal(resampled(image_HWC, [box], side, [True], support="image"), expected, str(box))
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ["auto", *KERNELS["resample"].names])
 def test_crop_support_reads_nothing_around_the_box(impl: str) -> None:
     rng = np.random.default_rng(3)
     inside_HWC = noise(rng, 90, 120)
@@ -159,7 +160,7 @@ def test_many_threads_give_what_one_gives() -> None:
         np.testing.assert_array_equal(out_VSSC, resampled(image_HWC, box_V4, 64, flip_V, impl="reference"))
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ["auto", *KERNELS["resample"].names])
 def test_only_the_views_are_written(impl: str) -> None:
     rng = np.random.default_rng(6)
     out_BVSSC = np.full((3, 2, 20, 20, 3), 77, dtype=np.uint8)
@@ -169,7 +170,7 @@ def test_only_the_views_are_written(impl: str) -> None:
     assert (out_BVSSC[1] != 77).any()
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ["auto", *KERNELS["resample"].names])
 @pytest.mark.parametrize("layout", ["every second pixel", "upside down", "channels swapped", "planar", "read-only"])
 def test_an_image_may_have_any_layout(layout: str, impl: str) -> None:
     image_HWC = noise(np.random.default_rng(7), 60, 80)
@@ -225,7 +226,7 @@ def test_an_unknown_impl_is_named_with_its_nearest() -> None:
         resampler("numbas")
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ["auto", *KERNELS["resample"].names])
 def test_a_resampler_is_resample_views_with_its_impl(impl: str) -> None:
     rng = np.random.default_rng(8)
     image_HWC, box_V4 = noise(rng, 70, 50), np.array([[3.0, 2.0, 30.0, 60.0]])

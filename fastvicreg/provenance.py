@@ -1,0 +1,90 @@
+"""Provenance of figures: the JSON that every measuring command writes names command, commit, versions and hardware.
+
+Imports no torch before it is asked for the hardware.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fastvicreg.errors import UserError
+
+PACKAGES = (
+    *("fastvicreg", "torch", "numpy", "numba", "pillow", "simplejpeg", "ffcv", "nvidia-dali-cuda130"),
+    *("triton", "cuda-core", "nvidia-cuda-nvrtc", "msgspec"),
+)
+
+
+def cpu_name() -> str:
+    """The processor's model name, or the architecture where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "system": platform.system()}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with "-dirty" where it has changes outside results/; "installed" outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
+            return "installed"  # in an environment that some other checkout holds
+        head = git("rev-parse", "HEAD").strip()
+        changed = git("status", "--porcelain", "--", ".", ":(exclude)profiles/results").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "installed"
+    return f"{head}-dirty" if changed else head
+
+
+def document(command: str, rows: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
+    """The form in which every measuring command writes its figures."""
+    return {
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "n": n,
+        "rows": list(rows),
+    }
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write ``content``; ``UserError`` where the place cannot be written."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write the figures to {path}: {error.strerror}") from error
