@@ -142,7 +142,7 @@ class Columns:
             category, on_device = key if isinstance(key, tuple) else (key, False)
             kind = len(Kind) if category is None else kind_of(category, on_device)
             kinds[place] = -1 if kind is None else kind
-            if kind is None or (on_device and kind in ON_DEVICE):
+            if category is not None and (kind is None or (on_device and kind in ON_DEVICE)):
                 foreign[visible(category)] = foreign.get(visible(category), 0) + int(counts[place])
         return kinds[category_N], foreign
 

@@ -127,7 +127,7 @@ def read_trace(path: str | Path) -> Trace:
     from fastvicreg.profiles.trace.columns import Columns
 
     stream = Stream(Path(path))
-    columns = Columns()
+    columns: Any = Columns()
     for events in stream.chunks():
         columns.add(events)
     return columns.trace(stream)

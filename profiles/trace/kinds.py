@@ -24,6 +24,7 @@ KINDS = {
     "cpu_op": Kind.OP,
     "Operator": Kind.OP,
     "user_annotation": Kind.ANNOTATION,
+    **dict.fromkeys(("cuda_runtime", "cuda_driver", "hip_runtime", "xpu_runtime", "xpu_driver"), Kind.RUNTIME),
     "Runtime": Kind.RUNTIME,
     "runtime": Kind.RUNTIME,
     "kernel": Kind.KERNEL,
