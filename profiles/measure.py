@@ -11,15 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastvicreg.contracts import UserError
+from fastvicreg.errors import UserError
 
 PACKAGES = (
     *("fastvicreg", "torch", "numpy", "numba", "pillow", "simplejpeg", "ffcv", "nvidia-dali-cuda130"),
@@ -53,7 +53,7 @@ def interleaved(
     Each is warmed up once, then called as often per repeat as ``min_ms`` needs. On CUDA the device is
     synchronised around each repeat.
     """
-    sync = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    sync = partial(synchronize, device)
 
     def once(call: Callable[[], Any], times: int) -> float:
         sync()
@@ -82,6 +82,8 @@ def now(device: str) -> Instant:
     """This moment, on CUDA that at which the device reaches it: nothing here waits for the device."""
     if not device.startswith("cuda"):
         return time.perf_counter()
+    import torch
+
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event
@@ -95,6 +97,8 @@ def milliseconds(began: Instant, ended: Instant) -> float:
 def synchronize(device: str) -> None:
     """Wait for the device, where there is one to wait for."""
     if device.startswith("cuda"):
+        import torch
+
         torch.cuda.synchronize(device)
 
 
@@ -111,8 +115,18 @@ def cpu_name() -> str:
 
 def hardware() -> dict[str, Any]:
     """What the figures were measured on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "system": platform.system()}
+    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": _gpus(), "system": platform.system()}
+
+
+def _gpus() -> list[str]:
+    """By torch where it is loaded; a command that only reads files need not load it to name them."""
+    if torch := sys.modules.get("torch"):
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = path.read_text().splitlines()
+        found += [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")]
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -209,7 +209,7 @@ def _kernel(changes: Sequence[Change]) -> str:
         return ""
     most = max(moved, key=lambda c: abs(c.delta))
     share = f" ({most.delta / most.a.ms:+.0%})" if most.a.ms else ""
-    return f"; kernel {most.name} moved most, by {most.delta:+,.3f} ms{share}"
+    return f"; kernel {most.name[:90]} moved most, by {most.delta:+,.3f} ms{share}"
 
 
 def _list(changes: Iterable[Change]) -> str:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from fastvicreg.profiles.trace.gaps import LABELS
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
+from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
-from fastvicreg.profiles.trace.text import notes, straggler
+from fastvicreg.profiles.trace.text import notes
 
 ROWS = 100
 """Kernels and operators in a table, at most."""

@@ -13,10 +13,12 @@ from rich.text import Text
 from fastvicreg.profiles.trace.device import counted
 from fastvicreg.profiles.trace.events import visible
 from fastvicreg.profiles.trace.gaps import CAUSES, LABELS
+from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
 
 if TYPE_CHECKING:
     from fastvicreg.profiles.trace.diff import Change, Difference
+    from fastvicreg.profiles.trace.top import TopRow
 
 TOP = 10
 """Kernels and operators shown; ``--json`` has twenty."""
@@ -131,16 +133,24 @@ def show_overview(summaries: Sequence[Summary], out: Console) -> None:
         _line(out, line, "bold yellow")
 
 
-def straggler(summaries: Sequence[Summary]) -> str | None:
-    """The rank that communicates least while others wait: they wait for it."""
-    comm = {s.trace.rank: s.device_shares["comm"] for s in summaries if s.device_shares and s.trace.rank is not None}
-    if len(comm) < 2 or max(comm.values()) - min(comm.values()) < 0.05:
-        return None
-    rank = min(comm, key=comm.__getitem__)
-    return (
-        f"rank {rank} waits least in communication ({comm[rank]:.0%}, others up to {max(comm.values()):.0%}): "
-        "the others wait for it."
-    )
+def show_top(rows: Sequence[TopRow], title: str, summary: Summary, count: int, out: Console) -> None:
+    """The first ``count`` rows; shares are of the steps' time."""
+    table = Table(title=f"{title}: {min(count, len(rows))} of {len(rows)}", title_justify="left")
+    device = any(row.device_ms for row in rows) and title != "kernels"
+    kernels = title == "kernels"
+    for column in (
+        *("", "calls", "ms a step", "share"),
+        *(() if kernels else ("with what it calls",)),
+        *(("device ms a step",) if device else ()),
+    ):
+        table.add_column(column, justify="right" if column else "left", overflow="fold")
+    steps, total = len(summary.steps.names), summary.steps.windows.total / 1e3
+    for row in rows[:count]:
+        cells = [f"{row.calls:,}", f"{row.own_ms / steps:,.3f}", f"{row.own_ms / total:.1%}"]
+        cells += [] if kernels else [f"{row.whole_ms / steps:,.3f}"]
+        cells += [f"{row.device_ms / steps:,.3f}"] if device else []
+        table.add_row(Text(_cut(row.name)), *cells)
+    out.print(table)
 
 
 def show_difference(difference: Difference, out: Console) -> None:

@@ -11,8 +11,9 @@ from traces import AUTOGRAD, TraceWriter, device_trace
 
 from fastvicreg import stages as names
 from fastvicreg.profiles.trace.events import read_trace
+from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary, summarize
-from fastvicreg.profiles.trace.text import notes, straggler
+from fastvicreg.profiles.trace.text import notes
 from fastvicreg.profiles.trace.verdict import judge_device, judge_host
 
 
