@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastvicreg.profiles.trace.events import read_trace
+from fastvicreg.profiles.trace.summary import Summary, summarize
+
 MAIN, AUTOGRAD = 101, 102
+STEP = 1000.0
 OLD_CATEGORIES = {
     "cpu_op": "Operator",
     "user_annotation": "Operator",
@@ -94,9 +98,9 @@ def device_trace(
         host   | data wait 0-300 | mm 300-382 | allreduce, copy 384-397 | synchronise 850-930 | optimizer.step 930-990 |
         device                        mm 400-700 | nccl 650-800 | copy 800-850
 
-    compute 300, exposed communication 100, copy 50, idle 550: data 300, host op 60 before the launch at 360 and 4 around
-    the launches, launch 31 (20, then 5 and 4 with the 2 between them), Python 5 between the operators, sync 80, then 60
-    in the optimizer's op and 10 in Python.
+    compute 300, exposed communication 100, copy 50, idle 550: data 300, host op 60 before the launch at 360 and 4
+    around the launches, launch 31 (20, then 5 and 4 with the 2 between them), Python 5 between the operators, sync 80,
+    then 60 in the optimizer's op and 10 in Python.
     """
     writer = TraceWriter(rank=rank)
     at = 10_000.0
@@ -119,3 +123,19 @@ def device_trace(
         writer.op("aten::_foreach_add_", g + 330, 60, **{"External id": 10 * number + 2})
         at += length
     return writer
+
+
+def summary(writer: TraceWriter, folder: Path, name: str = "trace.json", **options: str) -> Summary:
+    """Of the trace, written to ``folder`` and read again."""
+    return summarize(read_trace(writer.write(folder / name)), **options)
+
+
+def loop(steps: int = 4, *, first: float = 0.0) -> tuple[TraceWriter, list[float]]:
+    """Marked steps of ``STEP`` microseconds that begin with a kernel of 200; where each begins."""
+    writer, starts = TraceWriter(), []
+    for number in range(steps):
+        at = first + number * STEP
+        writer.step(number, at, STEP)
+        writer.launch("gemm", (at + 5, 5), (at + 12, 200))
+        starts.append(at)
+    return writer, starts
