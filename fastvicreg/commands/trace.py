@@ -152,7 +152,7 @@ def diff(arguments: Sequence[str]) -> int:
     limit = None if options.fail_above is None else _share(options.fail_above)
 
     from fastvicreg.profiles.measure import document, write_json
-    from fastvicreg.profiles.trace import text
+    from fastvicreg.profiles.trace import text, text_diff
     from fastvicreg.profiles.trace.diff import compare
     from fastvicreg.profiles.trace.files import trace_files
 
@@ -166,7 +166,7 @@ def diff(arguments: Sequence[str]) -> int:
     if options.json:
         steps = min(len(one.steps.names) for one in pair)
         write_json(options.json, document("trace diff", difference.rows(), steps))
-    text.show_difference(difference, text.console())
+    text_diff.show_difference(difference, text.console())
     if limit is not None and difference.slower_by() > limit:
         print(f"B is slower by {difference.slower_by():.1%}, more than the {limit:.1%} allowed.")
         return 1
@@ -178,7 +178,7 @@ def top(arguments: Sequence[str]) -> int:
     options = parse(TopOptions, arguments, "trace top")
 
     from fastvicreg.profiles.measure import document, write_json
-    from fastvicreg.profiles.trace import text
+    from fastvicreg.profiles.trace import text, text_diff
     from fastvicreg.profiles.trace import top as tops
     from fastvicreg.profiles.trace.files import trace_files
 
@@ -195,7 +195,7 @@ def top(arguments: Sequence[str]) -> int:
         document_ = document("trace top", [row._asdict() for row in rows], len(found.steps.names))
         write_json(options.json, document_ | {"by": options.by})
     title = {"python": "Python functions", "operator": "operators", "kernel": "kernels"}[options.by]
-    text.show_top(rows, title, found, options.count, text.console())
+    text_diff.show_top(rows, title, found, options.count, text.console())
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +14,6 @@ from fastvicreg.profiles.trace.events import visible
 from fastvicreg.profiles.trace.gaps import CAUSES, LABELS
 from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
-
-if TYPE_CHECKING:
-    from fastvicreg.profiles.trace.diff import Change, Difference
-    from fastvicreg.profiles.trace.top import TopRow
 
 TOP = 10
 """Kernels and operators shown; ``--json`` has twenty."""
@@ -32,11 +27,11 @@ def console() -> Console:
 
 def show_summary(summary: Summary, out: Console) -> None:
     """Head line, verdict, then the tables that the trace has content for, and at the end what it does not contain."""
-    _line(out, "")
-    _line(out, head(summary), "bold")
-    _line(out, summary.verdict.text, "bold yellow")
+    line(out, "")
+    line(out, head(summary), "bold")
+    line(out, summary.verdict.text, "bold yellow")
     for note in notes(summary):
-        _line(out, note, "dim")
+        line(out, note, "dim")
     out.print(_stages(summary))
     if summary.device_shares and summary.idle_by:
         out.print(_device(summary))
@@ -54,11 +49,11 @@ def show_summary(summary: Summary, out: Console) -> None:
         out.print(_workers(summary))
     if summary.memory:
         peaks = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in summary.memory.items())
-        _line(out, f"memory at the peak: {peaks}")
+        line(out, f"memory at the peak: {peaks}")
     if summary.missing:
-        _line(out, "what this trace does not contain:", "bold")
-        for line in summary.missing:
-            _line(out, f"  {line}", "dim")
+        line(out, "what this trace does not contain:", "bold")
+        for absent in summary.missing:
+            line(out, f"  {absent}", "dim")
 
 
 def head(summary: Summary) -> str:
@@ -129,57 +124,8 @@ def show_overview(summaries: Sequence[Summary], out: Console) -> None:
             summary.verdict.bound,
         )
     out.print(table)
-    if line := straggler(summaries):
-        _line(out, line, "bold yellow")
-
-
-def show_top(rows: Sequence[TopRow], title: str, summary: Summary, count: int, out: Console) -> None:
-    """The first ``count`` rows; shares are of the steps' time."""
-    table = Table(title=f"{title}: {min(count, len(rows))} of {len(rows)}", title_justify="left")
-    device = any(row.device_ms for row in rows) and title != "kernels"
-    kernels = title == "kernels"
-    for column in (
-        *("", "calls", "ms a step", "share"),
-        *(() if kernels else ("with what it calls",)),
-        *(("device ms a step",) if device else ()),
-    ):
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    steps, total = len(summary.steps.names), summary.steps.windows.total / 1e3
-    for row in rows[:count]:
-        cells = [f"{row.calls:,}", f"{row.own_ms / steps:,.3f}", f"{row.own_ms / total:.1%}"]
-        cells += [] if kernels else [f"{row.whole_ms / steps:,.3f}"]
-        cells += [f"{row.device_ms / steps:,.3f}"] if device else []
-        table.add_row(Text(_cut(row.name)), *cells)
-    out.print(table)
-
-
-def show_difference(difference: Difference, out: Console) -> None:
-    """The sentence, then what differs, largest first."""
-    _line(out, difference.text, "bold yellow")
-    for note in difference.notes:
-        _line(out, note, "dim")
-    for title, kinds in (
-        ("step and stages", ("step", "stage")),
-        ("the device's time", ("device", "idle")),
-        ("operators with their shapes, own host time", ("op host",)),
-        ("operators with their shapes, device time", ("op device",)),
-        ("kernels", ("kernel",)),
-    ):
-        always = kinds[0] in ("step", "device")
-        rows = [c for c in difference.changes if c.kind in kinds and (always or c.differs)]
-        if rows:
-            out.print(_changes(title, rows[: None if always else TOP]))
-
-
-def _changes(title: str, rows: Sequence[Change]) -> Table:
-    table = Table(title=f"{title} (ms a step: median, ± half the interquartile range)", title_justify="left")
-    for column in ("", "A", "B", "B - A", ""):
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    for row in rows:
-        a, b = (f"{t.ms:,.3f} ± {t.ms * t.spread / 2:,.3f}" for t in (row.a, row.b))
-        name = f"idle: {row.name}" if row.kind == "idle" else row.name
-        table.add_row(Text(_cut(name)), a, b, f"{row.b.ms - row.a.ms:+,.3f}", "" if row.differs else "no difference")
-    return table
+    if waited := straggler(summaries):
+        line(out, waited, "bold yellow")
 
 
 def _stages(summary: Summary) -> Table:
@@ -189,7 +135,7 @@ def _stages(summary: Summary) -> Table:
     mean = float(summary.steps.ms.mean())
     for name, share in summary.stage_shares.items():
         launched = [f"{summary.stage_device_ms.get(name, 0.0):,.2f}"] if summary.device else []
-        table.add_row(Text(_cut(name)), f"{share * mean:,.2f}", f"{share:.1%}", "█" * round(share * 30), *launched)
+        table.add_row(Text(cut(name)), f"{share * mean:,.2f}", f"{share:.1%}", "█" * round(share * 30), *launched)
     return table
 
 
@@ -207,7 +153,7 @@ def _device(summary: Summary) -> Table:
         share, (blamed, us) = summary.idle_by[cause], summary.gaps.blamed.get(cause, ("", 0.0))
         if not share and cause in ("alloc", "startup", "unknown"):
             continue
-        what = f"{_cut(blamed)} ({us / total:.1%} of the step)" if blamed and share else ""
+        what = f"{cut(blamed)} ({us / total:.1%} of the step)" if blamed and share else ""
         table.add_row(f"  idle: {LABELS[cause]}", f"{share:.1%}", "▒" * round(share * 30), Text(what))
     for device in summary.devices:
         number = f"device {device.number}, " if len(summary.devices) > 1 else ""
@@ -230,7 +176,7 @@ def _communication(summary: Summary) -> Table:
         size = "-" if row.bytes is None else f"{row.bytes / 1e6:,.3f}"
         rate = "-" if row.gb_per_s is None else f"{row.gb_per_s:,.1f}"
         per_step = row.ms / len(summary.steps.names)
-        table.add_row(Text(_cut(row.name)), f"{row.calls:,}", f"{per_step:,.3f}", size, rate)
+        table.add_row(Text(cut(row.name)), f"{row.calls:,}", f"{per_step:,.3f}", size, rate)
     return table
 
 
@@ -251,7 +197,7 @@ def _threads(summary: Summary) -> Table:
         table.add_column(column, justify="left" if column == "thread" else "right")
     count, total = len(summary.steps.names), summary.steps.windows.total / 1e3
     for row in summary.threads[:TOP]:
-        table.add_row(Text(_cut(row.name)), f"{row.operators:,}", f"{row.ms / count:,.3f}", f"{row.ms / total:.1%}")
+        table.add_row(Text(cut(row.name)), f"{row.operators:,}", f"{row.ms / count:,.3f}", f"{row.ms / total:.1%}")
     return table
 
 
@@ -263,7 +209,7 @@ def _kernels(summary: Summary) -> Table:
         roofline = "-" if row.roofline is None else f"{row.roofline:.0%}"
         per_step = row.ms / len(summary.steps.names)
         table.add_row(
-            Text(_cut(row.name)),
+            Text(cut(row.name)),
             f"{row.share:.1%}",
             f"{row.calls:,}",
             f"{row.mean_us:,.1f}",
@@ -298,14 +244,16 @@ def _operators(summary: Summary) -> Table:
     for row in shown:
         device = [f"{row.device_ms / count:,.3f}"] if summary.device else []
         table.add_row(
-            Text(_cut(row.name)), f"{row.calls:,}", f"{row.host_ms / count:,.3f}", f"{row.host_share:.1%}", *device
+            Text(cut(row.name)), f"{row.calls:,}", f"{row.host_ms / count:,.3f}", f"{row.host_share:.1%}", *device
         )
     return table
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """A name that fits a column."""
     return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 3] + "..."
 
 
-def _line(out: Console, text: str, style: str = "") -> None:
+def line(out: Console, text: str, style: str = "") -> None:
+    """Print a line that a pipe does not break."""
     out.print(Text(text, style), soft_wrap=True)
