@@ -105,4 +105,4 @@ def _collectives(trace: Trace, kernels: Ids) -> list[CollectiveRow]:
                 total / took / 1e3 if sized and took > 0 else None,
             )
         )
-    return sorted(found, key=lambda row: -row.ms)
+    return sorted(found, key=lambda row: (-row.ms, row.name))

@@ -142,4 +142,7 @@ def blame(trace: Trace, spans: Spans, events: Ids) -> tuple[str, float] | None:
             pieces = cut(nest.segments(lane), part)
             names = trace.name_N[nest.events_E[pieces.id_S]]
             length += np.bincount(names, pieces.end_S - pieces.start_S, len(trace.names))
-    return (trace.names[int(length.argmax())], float(length.max())) if length.any() else None
+    if not length.any():
+        return None
+    most = np.flatnonzero(length == length.max()).tolist()
+    return min(trace.names[number] for number in most), float(length.max())

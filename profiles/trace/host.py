@@ -80,4 +80,4 @@ def thread_table(trace: Trace, steps: Steps) -> list[ThreadRow]:
         name = trace.lane_names.get(lane, "").strip() or f"thread {lane.tid}"
         ms = union(trace.start_N[own], trace.end_N[own]).total / 1e3
         rows.append(ThreadRow(name + " (the step's)" * (number == steps.lane), len(own), float(ms)))
-    return sorted(rows, key=lambda row: -row.ms)
+    return sorted(rows, key=lambda row: (-row.ms, row.name))

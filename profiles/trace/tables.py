@@ -137,7 +137,7 @@ def kernel_table(trace: Trace, steps: Steps, devices: Sequence[Device], launches
         )
         for i, name in enumerate(names)
     ]
-    return sorted(rows, key=lambda row: -row.ms)
+    return sorted(rows, key=lambda row: (-row.ms, row.name))
 
 
 def operator_table(trace: Trace, steps: Steps, launches: Launches) -> list[OperatorRow]:
@@ -161,7 +161,7 @@ def operator_table(trace: Trace, steps: Steps, launches: Launches) -> list[Opera
         )
         for i, name in enumerate(names.tolist())
     ]
-    return sorted(rows, key=lambda row: -(row.host_ms + row.device_ms))
+    return sorted(rows, key=lambda row: (-(row.host_ms + row.device_ms), row.name))
 
 
 def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
@@ -174,7 +174,7 @@ def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
         own = marks[trace.name_N[marks] == name]
         ms = float((trace.end_N[own] - trace.start_N[own]).sum() / 1e3)
         rows.append(WorkerRow(trace.names[name], len(own), len(np.unique(trace.lane_N[own])), ms))
-    return sorted(rows, key=lambda row: -row.ms)
+    return sorted(rows, key=lambda row: (-row.ms, row.name))
 
 
 def memory_peaks(trace: Trace) -> dict[str, int]:

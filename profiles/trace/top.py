@@ -57,7 +57,7 @@ def _rows(summary: Summary, nest: Nest, *, device: bool) -> list[TopRow]:
         TopRow(trace.names[n], int(calls[n]), own_us[n] / 1e3, whole_us[n] / 1e3, device_us[n] / 1e3)
         for n in np.flatnonzero(calls).tolist()
     ]
-    return sorted(rows, key=lambda row: -row.own_ms)
+    return sorted(rows, key=lambda row: (-row.own_ms, row.name))
 
 
 def _in_their_like(nest: Nest, name_E: np.ndarray) -> np.ndarray:
