@@ -1,6 +1,6 @@
 """Provenance of figures: the JSON that every measuring command writes names command, commit, versions and hardware.
 
-Imports no torch before it is asked for the hardware.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -35,10 +36,18 @@ def cpu_name() -> str:
 
 def hardware() -> dict[str, Any]:
     """What the figures were measured on."""
-    import torch
+    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": _gpus(), "system": platform.system()}
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus, "system": platform.system()}
+
+def _gpus() -> list[str]:
+    """By torch where it is loaded; a command that only reads files need not load it to name them."""
+    if torch := sys.modules.get("torch"):
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = path.read_text().splitlines()
+        found += [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")]
+    return found
 
 
 def versions() -> dict[str, str]:

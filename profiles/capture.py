@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,6 +55,11 @@ class Captured:
         """How much longer a step takes under the profiler, as a share of itself."""
         return self.profiled.ms / self.plain.ms - 1
 
+    @property
+    def overhead_said(self) -> str:
+        """The overhead as a person reads it: a profiler makes no step shorter."""
+        return f"{self.overhead:+.0%}" if self.overhead > 0 else "below the noise"
+
 
 def capture(
     config: TrainConfig, folder: Path, *, part: str | None = None, settings: Settings | None = None
@@ -96,7 +103,7 @@ def _record(loop: Loop, device: str, settings: Settings, path: Path) -> tuple[li
     for _ in range(settings.wait):
         next(loop)
     plain = [_timed(loop, device) for _ in range(max(LEAST_TIMED, settings.active))]
-    with _profiler(device, settings) as profiler:
+    with _without_probes(), _profiler(device, settings) as profiler:
         steps = []
         for _ in range(settings.warmup + settings.active):
             steps.append(_timed(loop, device))
@@ -104,6 +111,25 @@ def _record(loop: Loop, device: str, settings: Settings, path: Path) -> tuple[li
     profiler.export_chrome_trace(str(path))
     synchronize(device)
     return [milliseconds(*step) for step in plain], [milliseconds(*step) for step in steps[settings.warmup :]]
+
+
+@contextmanager
+def _without_probes() -> Iterator[None]:
+    """Keep the lines of libkineto's probes ("USDT:...") from the terminal; no setting does. All others come after."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            for line in held:
+                if not line.startswith(b"USDT:"):
+                    os.write(2, line)
 
 
 def _timed(loop: Loop, device: str) -> tuple[Instant, Instant]:

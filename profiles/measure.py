@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +42,7 @@ def interleaved(
     Each is warmed up once, then called as often per repeat as ``min_ms`` needs. On CUDA the device is
     synchronised around each repeat.
     """
-    sync = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    sync = partial(synchronize, device)
 
     def once(call: Callable[[], Any], times: int) -> float:
         sync()
@@ -79,6 +79,8 @@ def now(device: str) -> Instant:
     """This moment, on CUDA that at which the device reaches it: nothing here waits for the device."""
     if not device.startswith("cuda"):
         return time.perf_counter()
+    import torch
+
     event = torch.cuda.Event(enable_timing=True)
     event.record(torch.cuda.current_stream(device))
     return event
@@ -92,6 +94,8 @@ def milliseconds(began: Instant, ended: Instant) -> float:
 def synchronize(device: str) -> None:
     """Wait for the device, where there is one to wait for."""
     if device.startswith("cuda"):
+        import torch
+
         torch.cuda.synchronize(device)
 
 

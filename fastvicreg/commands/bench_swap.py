@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastvicreg.commands.as_train import parse_as_train
 from fastvicreg.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvicreg.profiles.bench.swap import Progress
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class SwapOptions:
     """Rounds; every row has a turn in each."""
     window: int = 0
     """Timed steps of a turn; 0: as many as take about 0.4 s, at least 3."""
+    budget: float | None = None
+    """Seconds that all may take: no round begins that would not fit, but one is always taken."""
     out: str | None = None
     """Folder that receives swap.json."""
     json: str | None = None
@@ -35,10 +43,13 @@ def main(arguments: Sequence[str]) -> int:
     for flag, value, least in (("repeats", options.repeats, 1), ("window", options.window, 0)):
         if value < least:
             raise UserError(f"--{flag} {value}: give {least} or more.")
+    if options.budget is not None and not 0 < options.budget < float("inf"):
+        raise UserError(f"--budget {options.budget}: give seconds, such as 120.")
 
     from fastvicreg.display import Display
     from fastvicreg.distributed import launched, leave
     from fastvicreg.profiles.bench import swap
+    from fastvicreg.profiles.bench.swap_verdict import verdict as judged
     from fastvicreg.profiles.charts import bars, require_picture
     from fastvicreg.profiles.measure import show
     from fastvicreg.provenance import document, write_json
@@ -46,16 +57,24 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot:
         require_picture(options.plot)
     try:
-        rows = swap.run(train.settings, repeats=options.repeats, window=options.window)
+        with _shown(launched().main) as progress:
+            rows = swap.run(
+                train.settings,
+                repeats=options.repeats,
+                window=options.window,
+                budget=options.budget,
+                progress=progress,
+            )
     finally:
         leave()
     if not launched().main:
         return 0
-    title = f"bench swap (median of {options.repeats} rounds, spread: interquartile range / median)"
+    rounds = max(row["n"] for row in rows)
+    title = f"bench swap (median of {rounds} round{'s' * (rounds > 1)}, spread: interquartile range / median)"
     show(title, rows, swap.COLUMNS)
-    verdict = swap.verdict(rows, train.settings.data.pipeline)
+    verdict = judged(rows, train.settings.data.pipeline)
     Display().note(verdict.text)
-    content = document("bench swap", rows, options.repeats)
+    content = document("bench swap", rows, rounds)
     content |= {"verdict": asdict(verdict), "config": asdict(train.settings)}
     if options.json:
         write_json(options.json, content)
@@ -64,3 +83,21 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot:
         bars(options.plot, rows, label=("swap",), value="images_per_s", title="what the run reaches without a part")
     return 0
+
+
+@contextmanager
+def _shown(main: bool) -> Iterator[Progress | None]:
+    """A line on a terminal's error stream that says how far the rounds are and how long they still take."""
+    if not main or not sys.stderr.isatty():
+        yield None
+        return
+
+    from rich.console import Console
+    from rich.status import Status
+
+    with Status("building the run and its replacements", console=Console(stderr=True)) as status:
+
+        def progress(done: int, total: int, left_s: float) -> None:
+            status.update(f"turn {done + 1} of {total}, about {left_s:,.0f} s left")
+
+        yield progress

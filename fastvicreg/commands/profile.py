@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     note = Display().note
     note(
         f"{options.part or 'run'}: {plain.ms:.2f} ms a step without the profiler (median of {plain.n}, spread "
-        f"{plain.spread:.0%}), {profiled.ms:.2f} ms with it (of {profiled.n}): overhead {captured.overhead:+.0%}"
+        f"{plain.spread:.0%}), {profiled.ms:.2f} ms with it (of {profiled.n}): overhead {captured.overhead_said}"
     )
     note(f"trace: {captured.trace} ({captured.trace.stat().st_size / 1e6:.1f} MB)")
     note(f"config, versions and step times: {captured.sidecar}")

@@ -1,7 +1,8 @@
-"""``fastvicreg trace {summary,diff,html,open}``: what held a run back, by its trace, and what changed between two."""
+"""``fastvicreg trace {summary,diff,top,html,open}``: what held a run back by its trace, and what changed since."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,10 @@ class SummaryOptions:
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Traces of torch.profiler (.json, .json.gz), or folders of them: one a rank."""
+    steps_by: str | None = None
+    """Annotation that marks steps, from the start of one to that of the next."""
+    comm: str | None = None
+    """Regular expression of further kernels that communicate."""
     json: str | None = None
     """Write the figures to this file."""
     plot: str | None = None
@@ -43,6 +48,26 @@ class DiffOptions:
     """The trace after."""
     fail_above: str | None = None
     """Exit with 1 where a step of B takes longer by more than this, such as 5%, and beyond the noise."""
+    steps_by: str | None = None
+    """Annotation that marks steps, from the start of one to that of the next."""
+    comm: str | None = None
+    """Regular expression of further kernels that communicate."""
+    json: str | None = None
+    """Write the figures to this file."""
+
+
+@dataclass(frozen=True)
+class TopOptions:
+    """The Python functions, operators or kernels that take longest, with what they call and without."""
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A trace of torch.profiler (.json, .json.gz)."""
+    by: str = "operator"
+    """python (where stacks were recorded), operator or kernel."""
+    count: int = 20
+    """Rows shown; --json has all."""
+    steps_by: str | None = None
+    """Annotation that marks steps, from the start of one to that of the next."""
     json: str | None = None
     """Write the figures to this file."""
 
@@ -55,6 +80,10 @@ class HtmlOptions:
     """Traces of torch.profiler (.json, .json.gz), or folders of them: one a rank. Each has a tab of its own."""
     out: str = "trace.html"
     """The page's file."""
+    steps_by: str | None = None
+    """Annotation that marks steps, from the start of one to that of the next."""
+    comm: str | None = None
+    """Regular expression of further kernels that communicate."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +127,7 @@ def summary(arguments: Sequence[str]) -> int:
 
         require_picture(options.plot)
     paths = trace_files(options.files)
-    summaries = [_read(path) for path in paths]
+    summaries = _read_all(paths, options.steps_by, options.comm)
     shown = summaries if len(summaries) <= ALL_SHOWN else [max(summaries, key=lambda s: s.step_ms["p50"])]
     if options.json:
         from fastvicreg.provenance import document, write_json
@@ -122,7 +151,7 @@ def diff(arguments: Sequence[str]) -> int:
     options = parse(DiffOptions, arguments, "trace diff")
     limit = None if options.fail_above is None else share("--fail-above", options.fail_above)
 
-    from fastvicreg.profiles.trace import text
+    from fastvicreg.profiles.trace import text, text_diff
     from fastvicreg.profiles.trace.diff import compare
     from fastvicreg.profiles.trace.files import trace_files
     from fastvicreg.provenance import document, write_json
@@ -132,15 +161,41 @@ def diff(arguments: Sequence[str]) -> int:
         paths = trace_files([given])
         if len(paths) > 1:
             raise UserError(f"{given} holds {len(paths)} traces: name one of them, such as {paths[0]}.")
-        pair.append(_read(paths[0]))
+        pair.append(_read(paths[0], options.steps_by, options.comm))
     difference = compare(*pair)
     if options.json:
         steps = min(len(one.steps.names) for one in pair)
         write_json(options.json, document("trace diff", difference.rows(), steps))
-    text.show_difference(difference, text.console())
+    text_diff.show_difference(difference, text.console())
     if limit is not None and difference.slower_by() > limit:
         print(f"B is slower by {difference.slower_by():.1%}, more than the {limit:.1%} allowed.")
         return 1
+    return 0
+
+
+def top(arguments: Sequence[str]) -> int:
+    """Print and write the longest functions, operators or kernels."""
+    options = parse(TopOptions, arguments, "trace top")
+
+    from fastvicreg.profiles.trace import text, text_diff
+    from fastvicreg.profiles.trace import top as tops
+    from fastvicreg.profiles.trace.files import trace_files
+    from fastvicreg.provenance import document, write_json
+
+    if options.by not in tops.BY:
+        raise UserError(unknown("kind of --by", options.by, tops.BY))
+    if options.count < 1:
+        raise UserError(f"--count {options.count}: give a number from 1.")
+    paths = trace_files([options.file])
+    if len(paths) > 1:
+        raise UserError(f"{options.file} holds {len(paths)} traces: name one of them, such as {paths[0]}.")
+    found = _read(paths[0], options.steps_by, None)
+    rows = tops.top(found, options.by)
+    if options.json:
+        document_ = document("trace top", [row._asdict() for row in rows], len(found.steps.names))
+        write_json(options.json, document_ | {"by": options.by})
+    title = {"python": "Python functions", "operator": "operators", "kernel": "kernels"}[options.by]
+    text_diff.show_top(rows, title, found, options.count, text.console())
     return 0
 
 
@@ -155,7 +210,7 @@ def html(arguments: Sequence[str]) -> int:
     from fastvicreg.profiles.trace.files import trace_files
     from fastvicreg.profiles.trace.page import write_page
 
-    summaries = [_read(path) for path in trace_files(options.files)]
+    summaries = _read_all(trace_files(options.files), options.steps_by, options.comm)
     path = write_page(summaries, options.out)
     for one in summaries:
         print(one.verdict.text)
@@ -187,13 +242,29 @@ def usage() -> str:
 SUBCOMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "summary": (summary, "what a step's time went into, what held it back, and what to change next"),
     "diff": (diff, "what changed from one trace to another; --fail-above 5% for a gate"),
+    "top": (top, "the Python functions, operators or kernels that take longest (--by)"),
     "html": (html, "one page that needs nothing else: verdict, timeline, breakdown, tables"),
     "open": (open_, "a trace in Perfetto's UI without a network, or a run in TensorBoard"),
 }
 
 
-def _read(path: Path) -> Summary:
+def _read(path: Path, steps_by: str | None, comm: str | None) -> Summary:
     from fastvicreg.profiles.trace.events import read_trace
     from fastvicreg.profiles.trace.summary import summarize
 
-    return summarize(read_trace(path))
+    return summarize(read_trace(path), steps_by=steps_by, comm=comm)
+
+
+def _read_all(paths: Sequence[Path], steps_by: str | None, comm: str | None) -> list[Summary]:
+    """Of several files those that can be read; the others are named on the error stream."""
+    found, failed = [], []
+    for path in paths:
+        try:
+            found.append(_read(path, steps_by, comm))
+        except UserError as error:
+            failed.append(error)
+    if failed and (len(paths) == 1 or not found):
+        raise failed[0]
+    for error in failed:
+        print(f"warning: left out: {error}", file=sys.stderr)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,57 +20,75 @@ from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.distributed import gather
 from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.bench.registry import Benchmark
+from fastvicreg.profiles.bench.swap_verdict import FED, FULL, LOADER, MODEL, WITHOUT
 from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_batch, loader, opened, step, whole, with_engine
 from fastvicreg.step import EagerStep
 from fastvicreg.updater import Update, Updater
 
-COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves")
-
-FULL = "full run"
-LOADER = "loader only"
-FED = "loader + augmentation only"
-MODEL = "forward + backward only"
-WITHOUT = {
-    "data": "synthetic data",
-    "augment": "no augmentation",
-    "loss": "no loss",
-    "optimizer": "no optimizer",
-    "comm": "no communication",
-}
-"""Part to the row that goes without it."""
+COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves", "note")
 
 TURN = 0.4
 """Seconds that a timed turn takes, about ..."""
 LEAST_WINDOW = 3
 """... or as long as so many steps take."""
+LEAST_ROUNDS = 3
+"""Fewer rounds than these have no spread to speak of."""
+NO_DIFFERENCE = "no difference beyond the noise"
 
 
-def run(config: TrainConfig, *, repeats: int = 5, window: int = 0) -> list[dict[str, Any]]:
+Progress = Callable[[int, int, float], None]
+"""Called with the turns that are done, those there will be, and the seconds that the rest will take about."""
+
+
+def run(
+    config: TrainConfig,
+    *,
+    repeats: int = 5,
+    window: int = 0,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
     """One row a replacement, ``images_per_s`` being its ceiling: what the run reaches where that part costs nothing.
 
     The rows take turns in each of the ``repeats``; a turn is ``window`` timed steps (0: about 0.4 s, at least 3) after
     some that fill the pipeline. ``ratio`` is the rate over the full run's, round by round; ``saves`` the share of a
-    step of the full run that goes with the part. With --pipeline synthetic there is no data to leave out.
+    step of the full run that goes with the part. With --pipeline synthetic there is no data to leave out. ``budget``
+    seconds end it earlier: no round begins that would not fit, but one is always taken.
 
     Among several processes one row more leaves out their communication: each trains on its own share alone. The rates
     are of all together, timed by the process that asks.
 
     ``UserError`` where the run cannot be built.
     """
+    began = time.perf_counter()
     with opened(config) as built:
         loops = _loops(config, built)
         turns = {name: _Turn(loop, built.device, _filling(config, name)) for name, loop in loops.items()}
-        cursor = START
+        cursor, round_s = START, 0.0
         for turn in turns.values():  # compiles, and tells how long a step takes
             seconds, cursor = turn.take(cursor)
             enough = max(LEAST_WINDOW, round(TURN / seconds))
             turn.window = window or max(gather(enough, built.processes))
+            round_s += seconds * (turn.filling + turn.window)
         rates: dict[str, list[float]] = {name: [] for name in turns}
-        for _ in range(repeats):
+        rounds = repeats
+        for number in range(repeats):
+            if budget is not None:
+                left = budget - (time.perf_counter() - began)
+                # All processes go on, or none.
+                rounds = min(gather(number + max(int(left / round_s), 0 if number else 1), built.processes))
+                rounds = min(rounds, repeats)
+                if number >= rounds:
+                    break
+            began_round = time.perf_counter()
             for name, turn in turns.items():
+                if progress:
+                    done, total = sum(map(len, rates.values())), rounds * len(turns)
+                    progress(done, total, (total - done) * round_s / len(turns))
                 seconds, cursor = turn.take(cursor)
                 rates[name].append(config.run.batch_size / seconds)
+            round_s = time.perf_counter() - began_round
     return [_row(name, values, rates[FULL]) for name, values in rates.items()]
 
 
@@ -80,7 +98,12 @@ def _row(name: str, values: Sequence[float], full: Sequence[float]) -> dict[str,
     ratio = summarize([own / other for own, other in zip(values, full, strict=True)])
     row = {"swap": name, "images_per_s": rate.ms, "spread": rate.spread, "n": rate.n}
     row |= {"ratio": ratio.ms, "ratio_spread": ratio.spread}
-    return row | ({"saves": max(0.0, 1 - 1 / ratio.ms)} if name in WITHOUT.values() else {})
+    if name not in WITHOUT.values():
+        return row
+    row["saves"] = max(0.0, 1 - 1 / ratio.ms)
+    if ratio.n < LEAST_ROUNDS:
+        return row | {"note": f"{ratio.n} round{'s' * (ratio.n > 1)}: the noise is not known"}
+    return row | ({"note": NO_DIFFERENCE} if ratio.ms - 1 <= ratio.ms * ratio.spread else {})
 
 
 @dataclass
@@ -190,74 +213,6 @@ def mean_square(embeddings: Any, targets: Any) -> Terms:
     """No loss: the embeddings' mean square gives every weight a gradient at next to no cost."""
     trained = [leaf for leaf in tree_leaves(embeddings) if leaf.requires_grad]
     return Terms(torch.stack([leaf.float().square().mean() for leaf in trained]).sum(), {})
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What holds the run back: "data", "augment", "loss", "optimizer", "comm" or "model" (forward and backward).
-
-    ``margin`` is how many times the runner-up's cost its own is; ``separated`` whether the rounds' spread allows to
-    tell the two apart.
-    """
-
-    bottleneck: str
-    margin: float
-    separated: bool
-    text: str
-
-
-MODEL_PART = "model"
-SPELLED = {"augment": "augmentation", "comm": "communication", MODEL_PART: "forward and backward"}
-REMEDIES = {
-    "data": "--workers, --pipeline ffcv or dali (fastvicreg bench loader compares them)",
-    "augment": "--kernel augment=... (fastvicreg bench augment compares them)",
-    "loss": "--kernel loss=... (fastvicreg bench loss compares them)",
-    "optimizer": "--kernel lars=... (fastvicreg bench lars compares them)",
-    "comm": "a larger --batch-size, which spreads a step's communication over more images",
-    MODEL_PART: "--precision, --device (fastvicreg bench step compares them)",
-}
-LEAST_SHARE = 0.01
-
-
-def verdict(rows: Sequence[Mapping[str, Any]], pipeline: str) -> Verdict:
-    """Of ``run``'s rows: the data where the loader alone is slower than all the rest, else the dearest of the rest."""
-    by_name = {row["swap"]: row for row in rows}
-    full, supply = by_name[FULL], by_name[LOADER]
-    demand = by_name.get(WITHOUT["data"], full)
-    times = supply["images_per_s"] / demand["images_per_s"]
-    told = abs(times - 1) > supply["ratio_spread"] + demand["ratio_spread"]
-    if times < 1:
-        text = (
-            f"data: the {pipeline} pipeline alone delivers {_rate(supply)} images/s, the rest of the run takes "
-            f"{_rate(demand)} ({1 / times:.2f}x)"
-        )
-        if demand["images_per_s"] > full["images_per_s"]:
-            text += f"; with data for free the run's {_rate(full)} become {_rate(demand)}"
-        return _spoken("data", 1 / times, told, text)
-    shares = {part: by_name[name]["saves"] for part, name in WITHOUT.items() if part != "data" and name in by_name}
-    shares[MODEL_PART] = min(1.0, 1 / by_name[MODEL]["ratio"])
-    names = WITHOUT | {MODEL_PART: MODEL}
-    spreads = {part: by_name[names[part]]["ratio_spread"] for part in shares}
-    top, second = sorted(shares, key=shares.__getitem__, reverse=True)[:2]
-    text = (
-        f"{_spell(top)}: {shares[top]:.0%} of a step; next {_spell(second)} with {shares[second]:.0%}; "
-        f"the {pipeline} pipeline alone delivers {times:.1f}x what the rest of the run takes"
-    )
-    apart = shares[top] - shares[second] > spreads[top] + spreads[second]
-    return _spoken(top, shares[top] / max(shares[second], LEAST_SHARE), apart and told, text)
-
-
-def _spoken(part: str, margin: float, told: bool, text: str) -> Verdict:
-    doubt = "" if told else "; within the rounds' spread, so not proven: give more --repeats"
-    return Verdict(part, margin, told, f"bottleneck: {text}{doubt}. Try {REMEDIES[part]}.")
-
-
-def _spell(part: str) -> str:
-    return SPELLED.get(part, part)
-
-
-def _rate(row: Mapping[str, Any]) -> str:
-    return f"{row['images_per_s']:,.0f}"
 
 
 BENCHMARK = Benchmark(run, COLUMNS, key=("swap",), figure="images_per_s", better="higher")

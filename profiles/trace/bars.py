@@ -14,11 +14,11 @@ from matplotlib.legend import Legend
 
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.charts import require_picture
-from fastvicreg.profiles.trace.gaps import CAUSES
+from fastvicreg.profiles.trace.gaps import LABELS
+from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS
 from fastvicreg.profiles.trace.summary import Summary
 
 _PART_COLOURS = {"compute": "#1f6feb", "comm": "#8957e5", "copy": "#2da44e"}
-_IDLE_COLOURS = dict(zip(CAUSES, ("#d1495b", "#e07a3f", "#edae49", "#8a94a3", "#c5ccd6"), strict=True))
 _STAGE_COLOURS = {"data": "#d1495b", "forward": "#1f6feb", "loss": "#54aeff", "backward": "#0a3069", "optim": "#8957e5"}
 """By a word in the stage's name, so that a stage looks alike in every trace."""
 _FURTHER_COLOURS = ("#2da44e", "#e07a3f", "#3aa6b9", "#edae49", "#bf8700", "#6e7781")
@@ -60,8 +60,8 @@ def _draw(ax: Axes, beside: Axes, summary: Summary) -> None:
     if summary.device_shares and summary.idle_by:
         parts = [_Piece(name, summary.device_shares[name], colour) for name, colour in _PART_COLOURS.items()]
         causes = [
-            _Piece(f"idle: {name.replace('_', ' ')}", summary.idle_by[name], colour, idle=True)
-            for name, colour in _IDLE_COLOURS.items()
+            _Piece(f"idle: {LABELS[name]}", summary.idle_by[name], colour, idle=True)
+            for name, colour in CAUSE_COLOURS.items()
         ]
         rows["device"] = parts + causes
     beside.set_axis_off()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from fastvicreg.errors import UserError
+from fastvicreg.profiles.trace.mend import parse, parse_entries
 
 BLOCK = 1 << 20
 """Bytes decoded at a time: some 4,000 events."""
@@ -22,10 +22,12 @@ HEADER_LIMIT = 64 << 20
 
 _EVENTS = re.compile(rb'"traceEvents"\s*:\s*\[')
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
+_TAIL = re.compile(rb'\}\s*(\])\s*(?:\}|,\s*"\w|\Z)')
 _TOKENS = re.compile(rb'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
-_C_NUMBERS = re.compile(rb"(?<=[:\[,\s])-?(?:nan|inf)(?=\s*[,}\]])")
 _NEAR_END = 1 << 16
-
+_STRAY = 4 << 20
+_PACKED = 1 << 18
+_LARGEST = (1 << 63) - 1
 
 _NOTHING = msgspec.Raw(b"")
 
@@ -47,6 +49,11 @@ class Args(msgspec.Struct, gc=False):
     size: int = msgspec.field(default=0, name="Bytes")
     allocated: int = msgspec.field(default=-1, name="Total Allocated")
     name: str | int | None = None
+    collective: str | None = msgspec.field(default=None, name="Collective name")
+    sent: int = msgspec.field(default=0, name="In msg nelems")
+    received: int = msgspec.field(default=0, name="Out msg nelems")
+    group: int = msgspec.field(default=0, name="Group size")
+    dtype: str | None = None
 
 
 class Event(msgspec.Struct, gc=False):
@@ -64,26 +71,33 @@ class Event(msgspec.Struct, gc=False):
 
 _decoder = msgspec.json.Decoder(list[Event])
 _lenient_decoder = msgspec.json.Decoder(Event, strict=False)
+_lenient_args = msgspec.json.Decoder(Args, strict=False)
 
 
 class Stream:
     """The events of one file, chunk by chunk; ``header`` is complete once they are all read.
 
-    ``malformed`` counts entries that are no events and were left out.
+    ``malformed`` counts entries that are no events and were left out, ``mended`` names the faults that were mended,
+    and ``cut`` tells that the file ends too early.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header: dict[str, Any] = {}
         self.malformed = 0
+        self.mended: set[str] = set()
+        self.cut = False
         self._read = 0
+
+    def _note_cut(self) -> None:
+        self.cut = True
 
     def chunks(self) -> Iterator[list[Event]]:
         """Lists of events in the file's order.
 
-        ``UserError`` where the file cannot be read, is no trace, or ends too early.
+        ``UserError`` where the file cannot be read, is no trace, or ends before its first event does.
         """
-        blocks = _blocks(self.path)
+        blocks = _blocks(self.path, self._note_cut)
         try:
             buffer, bare = self._open(blocks)
             for block in blocks:
@@ -94,13 +108,15 @@ class Stream:
                     if closed is not None:
                         buffer += block
                         break
+                    if cut == 1 and len(buffer) > _STRAY:  # a stray quote swallows all that follows it
+                        cut = max(_last_cut(buffer), 1)
                     if cut == 1 and len(buffer) > HEADER_LIMIT:
                         raise UserError(f"{self.path}: one event of more than {len(buffer):,} bytes; this is no trace.")
                     events = self._decode(buffer[:cut] + b"]", final=True) or []
                 yield events
                 self._read += len(events)
                 # What was cut off begins with the comma between two events.
-                buffer = b"[" + buffer[cut:].lstrip(b", \r\n\t") + block
+                buffer = b"[" + (buffer[cut:] + block).lstrip(b", \r\n\t")
             yield self._finish(b"".join([buffer, *blocks]), bare)
         finally:
             blocks.close()
@@ -124,13 +140,17 @@ class Stream:
 
     def _finish(self, rest: bytes, bare: bool) -> list[Event]:
         end, closed = _scan(rest)
+        if closed is None and len(_BETWEEN.findall(rest, end)) > 1:  # a stray quote hides the list's end
+            tails = list(_TAIL.finditer(rest, end))
+            closed = tails[-1].end(1) if tails else None
         if closed is None:
             complete = rest[end:].strip(b", \r\n\t") == b"" and end > 1
+            events = self._decode(rest[:end] + b"]", final=True) or []
             if not (bare and complete):  # the format lets a bare list end without its "]"
-                raise UserError(
-                    f"{self.path} ends in the middle, after {self._read:,} events: it was cut off; export it again."
-                )
-            return self._decode(rest[:end] + b"]", final=True) or []
+                self.cut = True
+                if not events and not self._read:
+                    raise UserError(f"{self.path} is cut off before its first event ends; export it again.")
+            return events
         if not bare:
             self._add_header(b"{" + rest[closed:].lstrip(b", \r\n\t"))
         return self._decode(rest[:closed], final=True) or []
@@ -150,28 +170,60 @@ class Stream:
             return self._decode_leniently(text, final)
 
     def _decode_leniently(self, text: bytes, final: bool) -> list[Event] | None:
-        """As above, where numbers may be NaN, text may hold raw control characters, and fields have odd types."""
+        """As above, with what JSON does not allow mended, and fields of odd types; ``final``: entry by entry."""
+        plain = text.decode("utf-8", "replace")
+        failed = 0
         try:
-            values = json.loads(_C_NUMBERS.sub(b"null", text).decode("utf-8", "replace"), strict=False)
+            values, mended = parse(plain)
         except (ValueError, RecursionError):
             if not final:
                 return None
-            where = f"after {self._read:,} events or more"
-            raise UserError(f"{self.path} is damaged: {where} it is no longer JSON; export it again.") from None
+            values, failed, mended = parse_entries(plain)
+            if not values:
+                where = f"after {self._read:,} events or more"
+                raise UserError(f"{self.path} is damaged: {where} it is no longer JSON; export it again.") from None
+        self.malformed += failed
+        self.mended |= mended
         events = []
         for value in values:
-            try:
-                events.append(_lenient_decoder.decode(msgspec.json.encode(_mended(value))))
-            except (msgspec.ValidationError, UnicodeEncodeError):  # the latter of half a surrogate pair
+            if event := _event(value):
+                events.append(event)
+            else:
                 self.malformed += 1
         return events
 
 
-def _mended(value: object) -> object:
-    """An entry whose args' absent and non-finite fields take their defaults."""
-    if isinstance(value, dict) and isinstance(args := value.get("args"), dict):
-        return {**value, "args": {k: v for k, v in args.items() if v is not None and v == v}}
-    return value
+def _event(value: object) -> Event | None:
+    """An entry as an event, without the fields of its args that have impossible types; None where it is none."""
+    if not isinstance(value, dict):
+        return None
+    value = {key: field for key, field in value.items() if key in Event.__struct_fields__}
+    value |= {key: str(value[key]) for key in ("name", "ph") if value.get(key) is not None}
+    args = value.pop("args", None)
+    kept = {k: _id(v) for k, v in args.items() if v is not None and v == v} if isinstance(args, dict) else {}
+    for content in ({**value, "args": kept}, {**value, "args": {k: v for k, v in kept.items() if _fits(k, v)}}):
+        try:
+            return _lenient_decoder.decode(msgspec.json.encode(content))
+        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError, RecursionError):
+            continue  # half a surrogate pair, a number beyond 64 bits
+    return None
+
+
+def _fits(key: str, value: object) -> bool:
+    try:
+        _lenient_args.decode(msgspec.json.encode({key: value}))
+    except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError, RecursionError, TypeError):
+        return False
+    return True
+
+
+def _id(value: object) -> object:
+    return within_64_bits(value) if isinstance(value, int) else value
+
+
+def within_64_bits(number: int) -> int:
+    """The number itself, or where 64 bits do not hold it another one that stands for it."""
+    return number if -_LARGEST <= number <= _LARGEST else number % (1 << 61) + (1 << 62)
 
 
 def _last_cut(buffer: bytes) -> int:
@@ -199,23 +251,34 @@ def _scan(buffer: bytes) -> tuple[int, int | None]:
     return end, None
 
 
-def _blocks(path: Path) -> Generator[bytes, None, None]:
+def _blocks(path: Path, on_cut: Callable[[], None]) -> Generator[bytes, None, None]:
     """The file's text in blocks, the next one unpacked by a thread of its own while one is worked on."""
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            file: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            source = _unpacked(file, on_cut) if packed else iter(lambda: file.read(BLOCK), b"")
             with ThreadPoolExecutor(1) as ahead:
-                coming = ahead.submit(file.read, BLOCK)
+                coming = ahead.submit(next, source, b"")
                 while block := coming.result():
-                    coming = ahead.submit(file.read, BLOCK)
+                    coming = ahead.submit(next, source, b"")
                     yield block
-    except EOFError:
-        raise UserError(
-            f"{path} is a gzip file that ends too early: it was cut off; export or copy it again."
-        ) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except zlib.error as error:
         raise UserError(f"{path} is a damaged gzip file: {error}; export or copy it again.") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
+
+
+def _unpacked(file: IO[bytes], on_cut: Callable[[], None]) -> Iterator[bytes]:
+    """The text of a gzip file of one or more members, up to where it was cut off."""
+    member = zlib.decompressobj(31)
+    packed = file.read(_PACKED)
+    while packed:
+        if text := member.decompress(packed, BLOCK):
+            yield text
+        packed = member.unconsumed_tail or (member.unused_data.lstrip(b"\0") if member.eof else b"")
+        packed = packed or file.read(_PACKED)
+        if member.eof and packed:
+            member = zlib.decompressobj(31)
+    if not member.eof:
+        on_cut()

@@ -1,4 +1,7 @@
-"""Why the device was idle: each piece of idle time goes to data, sync, launch, host op or python, in this order."""
+"""Why a device was idle: each piece of idle time goes to what the host did in it.
+
+Shape suffixes: M idle spans, S segments, C causes, W steps.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,37 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastvicreg.profiles.trace.calls import ALLOC, LAUNCH, OTHER, STARTUP, SYNC, roles
 from fastvicreg.profiles.trace.device import IDLE, Device
 from fastvicreg.profiles.trace.events import Kind, Trace
 from fastvicreg.profiles.trace.intervals import (
+    EMPTY,
     Ids,
     Segments,
     Spans,
-    Times,
     cut,
     divide,
-    innermost,
     per_window,
     select,
     union,
 )
-from fastvicreg.profiles.trace.stages import DATA
+from fastvicreg.profiles.trace.join import Launches
+from fastvicreg.profiles.trace.nest import Nest
+from fastvicreg.profiles.trace.stages import DATA, DATA_FRAME
 from fastvicreg.profiles.trace.steps import Steps, launching_lanes
 
-CAUSES = ("data", "sync", "launch", "host_op", "python")
+CAUSES = ("data", "sync", "alloc", "startup", "launch", "host_op", "python", "unknown")
+LABELS = {cause: cause.replace("_", " ") for cause in CAUSES} | {"alloc": "allocator", "startup": "start-up"}
 
-_SYNC = re.compile(r"Synchronize$|^(cuda|hip)(Free|Memcpy|MemcpyWithStream)$|^cuMemcpy[DH]to[DH]")
-"""Calls in which the host waits for the device."""
+JOINED_US = 2.0
+"""Launch calls that follow each other within this are one."""
+_AT_ONCE = 1 << 15
+"""Spans looked at together, which bounds the memory."""
+LEAST_KNOWN = 0.5
+"""Of the device's work; where fewer of the calls that launched it are in the trace, the host was not recorded."""
+_LAZY = re.compile("lazy", re.IGNORECASE)
+NAMELESS = re.compile(r"^<built-in|^PyTorch Profiler|torch/profiler/")
+"""Frames that tell less than those that hold them."""
 
 
 class Gaps(NamedTuple):
@@ -37,73 +50,99 @@ class Gaps(NamedTuple):
     segments: Segments
     cause_us_WC: NDArray[np.float64]
     blamed: dict[str, tuple[str, float]]
-    """Of each cause the annotation, operator or call that most of its time fell into, and that share of it."""
+    """Of each cause the annotation, call, operator or frame that most of its time fell into, and microseconds in it."""
 
 
-def find_gaps(trace: Trace, steps: Steps, device: Device) -> Gaps:
+Tier = dict[str, Ids]
+"""Events by the cause they are."""
+
+
+class _Host(NamedTuple):
+    """The step's own thread first: what it does counts before what other threads do that drive the device."""
+
+    tiers: tuple[Tier, Tier]
+    frames: Ids
+    recorded: bool
+
+
+def find_gaps(trace: Trace, steps: Steps, device: Device, launches: Launches) -> Gaps:
     """Attribute the idle time.
 
-    data: the step's thread waits for a batch. sync: the host waits in a synchronising call. launch: it is in another
-    call of the runtime, or the kernel that ends the gap has been launched and has not started. host_op: it is in an
-    operator. python: none of these.
+    data: the step's thread waits for a batch. sync: the host is in a call that waits for the device. alloc: in the
+    driver's allocator. startup: it creates a context or loads code. launch: it is in a launch call, or between two that
+    follow each other at once. host_op: in another call or an operator. python: the step's thread runs and none of
+    these. unknown: nothing of the host was recorded.
     """
     idle = select(device.segments, IDLE)
-    lanes = launching_lanes(trace, steps)
-
-    def on_lanes(*kinds: Kind) -> Ids:
-        chosen = trace.where(*kinds)
-        return chosen[np.isin(trace.lane_N[chosen], lanes)]
-
-    marks = trace.where(Kind.ANNOTATION)
-    waits = marks[trace.named(marks, DATA) & (trace.lane_N[marks] == steps.lane)]
-    calls, ops = on_lanes(Kind.RUNTIME), on_lanes(Kind.OP)
-    is_sync = trace.named(calls, _SYNC)
-    tails = _launch_tails(trace, device, idle)
-    launches = union(
-        np.concatenate((trace.start_N[calls[~is_sync]], tails.start_M)),
-        np.concatenate((trace.end_N[calls[~is_sync]], tails.end_M)),
-    )
-    layers = [
-        union(trace.start_N[waits], trace.end_N[waits]),
-        union(trace.start_N[calls[is_sync]], trace.end_N[calls[is_sync]]),
-        launches,
-        union(trace.start_N[ops], trace.end_N[ops]),
-    ]
+    host = _host(trace, steps, launches)
+    layers = [_covered(trace, tier, cause) for tier in host.tiers for cause in CAUSES[:-2]]
+    frames = union(trace.start_N[host.frames], trace.end_N[host.frames])
+    layers.append(steps.windows if host.recorded else frames)
+    causes = np.array([*(2 * list(range(len(CAUSES) - 2))), len(CAUSES) - 2, len(CAUSES) - 1])
     # The steps' edges cut a gap in two, so that each step has its own share.
-    segments = cut(divide(layers, idle), steps.windows)
-    cause_us_WC = per_window(segments, steps.windows, len(CAUSES))
-    return Gaps(segments, cause_us_WC, _blame(trace, segments, {"data": waits, "sync": ops, "host_op": ops}))
+    pieces = cut(divide(layers, idle), steps.windows)
+    segments = pieces._replace(id_S=causes[pieces.id_S])
+    named = host.frames[~trace.named(host.frames, NAMELESS)]
+    blamed = {}
+    for number, cause in enumerate(CAUSES[:-1]):
+        events = named if cause == "python" else np.sort(np.concatenate([tier[cause] for tier in host.tiers]))
+        if found := blame(trace, select(segments, number), events):
+            blamed[cause] = found
+    return Gaps(segments, per_window(segments, steps.windows, len(CAUSES)), blamed)
 
 
-def _launch_tails(trace: Trace, device: Device, idle: Spans) -> Spans:
-    """Of each gap the part after the launch of the device event that ends it."""
-    calls = trace.where(Kind.RUNTIME)
-    calls = calls[trace.correlation_N[calls] >= 0]
-    number, first = np.unique(trace.correlation_N[calls], return_index=True)
-    begun: Times = trace.start_N[calls][first]
-    ending = np.searchsorted(trace.start_N[device.events_N], idle.end_M)
-    ended = ending < len(device.events_N)
-    event = device.events_N[ending[ended]]
-    place = np.searchsorted(number, trace.correlation_N[event])
-    known = place < len(number)
-    known[known] = number[place[known]] == trace.correlation_N[event[known]]
-    start, end = idle.start_M[ended][known], idle.end_M[ended][known]
-    # A window's edge may end the gap before the event starts; the launch tells all the same.
-    return union(np.maximum(start, begun[place[known]]), end)
+def _host(trace: Trace, steps: Steps, launches: Launches) -> _Host:
+    frames = trace.where(Kind.PYTHON)
+    on_lane = trace.lane_N[frames] == steps.lane
+    frames = frames[on_lane] if on_lane.any() else frames
+    calls, ops = trace.where(Kind.RUNTIME), trace.where(Kind.OP)
+    role_C = roles(trace, launches, calls)
+    others = np.setdiff1d(launching_lanes(trace, launches), steps.lane)
+    own, beside = (_tier(trace, calls, role_C, ops, np.atleast_1d(lanes)) for lanes in (steps.lane, others))
+    marks, overhead = trace.where(Kind.ANNOTATION), trace.where(Kind.OVERHEAD)
+    marks = marks[trace.named(marks, DATA) & (trace.lane_N[marks] == steps.lane)]
+    own["data"] = np.sort(np.concatenate((marks, frames[trace.named(frames, DATA_FRAME)])))
+    lazy = overhead[trace.named(overhead, _LAZY)]
+    own["startup"] = np.sort(np.concatenate((own["startup"], lazy)))
+    written = bool(len(ops) or len(calls))
+    return _Host((own, beside), frames, written and (launches.known >= LEAST_KNOWN or not len(calls)))
 
 
-def _blame(trace: Trace, segments: Segments, candidates: dict[str, Ids]) -> dict[str, tuple[str, float]]:
-    found = {}
-    for cause, events in candidates.items():
-        spans = select(segments, CAUSES.index(cause))
-        if not len(spans.start_M) or not len(events):
-            continue
-        begun = np.searchsorted(spans.start_M, trace.end_N[events])
-        ended = np.searchsorted(spans.end_M, trace.start_N[events], side="right")
-        reached = events[begun > ended]
-        pieces = cut(innermost(trace.start_N[reached], trace.end_N[reached]), spans)
-        if not len(pieces.id_S):
-            continue
-        length = np.bincount(trace.name_N[reached[pieces.id_S]], pieces.end_S - pieces.start_S)
-        found[cause] = (trace.names[int(length.argmax())], float(length.max() / spans.total))
-    return found
+def _tier(trace: Trace, calls: Ids, role_C: NDArray[np.int8], ops: Ids, lanes: Ids) -> Tier:
+    here = np.isin(trace.lane_N[calls], lanes)
+    by_role = {
+        cause: calls[here & (role_C == role)]
+        for cause, role in (("sync", SYNC), ("alloc", ALLOC), ("startup", STARTUP), ("launch", LAUNCH))
+    }
+    rest = np.concatenate((ops[np.isin(trace.lane_N[ops], lanes)], calls[here & (role_C == OTHER)]))
+    return {"data": np.empty(0, np.int64), **by_role, "host_op": np.sort(rest)}
+
+
+def _covered(trace: Trace, tier: Tier, cause: str) -> Spans:
+    events = tier[cause]
+    spans = union(trace.start_N[events], trace.end_N[events])
+    if cause != "launch" or not len(spans.start_M):
+        return spans
+    near = np.flatnonzero(spans.start_M[1:] - spans.end_M[:-1] <= JOINED_US)
+    between = Spans(spans.end_M[near], spans.start_M[near + 1]) if len(near) else EMPTY
+    return union(np.concatenate((spans.start_M, between.start_M)), np.concatenate((spans.end_M, between.end_M)))
+
+
+def blame(trace: Trace, spans: Spans, events: Ids) -> tuple[str, float] | None:
+    """The name in which most of the spans' time lies, innermost on its thread, and how much, in microseconds."""
+    if not len(spans.start_M) or not len(events):
+        return None
+    length = np.zeros(len(trace.names))
+    for first in range(0, len(spans.start_M), _AT_ONCE):
+        part = Spans(*(edge[first : first + _AT_ONCE] for edge in spans))
+        begun = np.searchsorted(part.start_M, trace.end_N[events])
+        ended = np.searchsorted(part.end_M, trace.start_N[events], side="right")
+        nest = Nest(trace, events[begun > ended])
+        for lane in np.unique(trace.lane_N[nest.events_E]).tolist():
+            pieces = cut(nest.segments(lane), part)
+            names = trace.name_N[nest.events_E[pieces.id_S]]
+            length += np.bincount(names, pieces.end_S - pieces.start_S, len(trace.names))
+    if not length.any():
+        return None
+    most = np.flatnonzero(length == length.max()).tolist()
+    return min(trace.names[number] for number in most), float(length.max())

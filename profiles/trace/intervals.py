@@ -109,6 +109,14 @@ def cut(segments: Segments, windows: Spans) -> Segments:
     return Segments(start_S[kept_S], end_S[kept_S], id_S[kept_S])
 
 
+def outermost(start_N: Times, end_N: Times) -> NDArray[np.bool_]:
+    """Which intervals no other one holds, in the sense of ``parents``; any order of input."""
+    top_N = np.ones(len(start_N), bool)
+    order = np.lexsort((-end_N, start_N))
+    top_N[order[1:]] = start_N[order[1:]] >= np.maximum.accumulate(end_N[order])[:-1]
+    return top_N
+
+
 def parents(start_N: Times, end_N: Times) -> Ids:
     """The index of the innermost interval that holds each one, -1 for the outermost; any order of input.
 
@@ -130,29 +138,3 @@ def parents(start_N: Times, end_N: Times) -> Ids:
     found_N = np.array(found, np.int64)
     parent_N[order] = np.where(found_N >= 0, order[found_N], -1) if len(order) else found_N
     return parent_N
-
-
-def innermost(start_N: Times, end_N: Times) -> Segments:
-    """The time that the intervals cover, each piece belonging to the interval that began last and still runs."""
-    order = np.lexsort((-end_N, start_N))
-    starts: list[float] = []
-    ends: list[float] = []
-    ids: list[int] = []
-    stack: list[tuple[float, int]] = []
-    now = -np.inf
-    begin = [*start_N[order].tolist(), np.inf]
-    finish = [*end_N[order].tolist(), np.inf]
-    for place, until in enumerate(begin):
-        while stack and now < until:
-            end, top = stack[-1]
-            stop = end if end < until else until
-            if stop > now:
-                starts.append(now)
-                ends.append(stop)
-                ids.append(top)
-                now = stop
-            if end <= now:
-                stack.pop()
-        now = until
-        stack.append((finish[place], place))
-    return Segments(np.array(starts, np.float64), np.array(ends, np.float64), order[np.array(ids, np.int64)])

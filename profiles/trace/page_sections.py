@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from fastvicreg.profiles.trace.gaps import LABELS
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
+from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
-from fastvicreg.profiles.trace.text import notes, straggler
+from fastvicreg.profiles.trace.text import notes
 
 ROWS = 100
 """Kernels and operators in a table, at most."""
@@ -67,7 +69,7 @@ def verdict(summary: Summary) -> str:
         commands.insert(0, "fastvicreg bench swap ...   # the run's own options")
     lines = "".join(f"<li>{escape(note)}</li>" for note in notes(summary))
     return (
-        f'<div class="verdict" data-bound="{bound}"><strong>{bound.capitalize()}-bound</strong>'
+        f'<div class="verdict" data-bound="{bound}"><strong>{escape(summary.verdict.title)}</strong>'
         f"<p>{escape(seen[:1].upper() + seen[1:])}.</p><p><b>Next:</b> {escape(advice)}</p>"
         f"<pre>{escape(chr(10).join(commands))}</pre></div>" + (f"<ul class='note'>{lines}</ul>" if lines else "")
     )
@@ -93,15 +95,13 @@ def breakdown(summary: Summary) -> str:
             Piece("comm, exposed" if name == "comm" else name, summary.device_shares[name], colour)
             for name, colour in PART_COLOURS.items()
         ]
-        idle = [
-            Piece(name.replace("_", " "), summary.idle_by[name], colour, idle=True)
-            for name, colour in CAUSE_COLOURS.items()
-        ]
+        idle = [Piece(LABELS[name], summary.idle_by[name], colour, idle=True) for name, colour in CAUSE_COLOURS.items()]
         whole = Piece("idle", summary.device_shares["idle"], "var(--idle)", idle=True)
         shown = [(_swatch(p), _ms(p.share * mean), _share(p.share), Cell("")) for p in (*busy, whole)]
+        total = summary.steps.windows.total
         for cause, piece in zip(CAUSE_COLOURS, idle, strict=True):
-            name, part = summary.gaps.blamed.get(cause, ("", 0.0))
-            blamed = Cell(f"{_cut(name, 60)} ({part:.0%})" if name and piece.share else "")
+            name, us = summary.gaps.blamed.get(cause, ("", 0.0))
+            blamed = Cell(f"{_cut(name, 60)} ({us / total:.1%} of the step)" if name and piece.share else "")
             shown.append((_swatch(piece, "idle: "), _ms(piece.share * mean), _share(piece.share), blamed))
         columns = ("device", "ms", "share", "most of it in")
         parts.append(_part("The device in a step", [*busy, *idle], columns, shown, "blamed"))
@@ -147,6 +147,9 @@ def tables(summary: Summary) -> str:
     if summary.memory:
         rows = [(name, Cell(f"{size / 2**20:,.1f}", size)) for name, size in summary.memory.items()]
         found.append(table("Memory at the peak", ("where", "MiB"), rows, "memory"))
+    if summary.missing:
+        lines = "".join(f"<li>{escape(line)}</li>" for line in summary.missing)
+        found.append(f'<div class="block"><h3>What this trace does not contain</h3><ul class="note">{lines}</ul></div>')
     return "".join(found)
 
 

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastvicreg.profiles.trace.device import COMMUNICATION, IDLE, PARTS
+from fastvicreg.profiles.trace.communication import is_communication
+from fastvicreg.profiles.trace.device import IDLE, PARTS
 from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
 from fastvicreg.profiles.trace.gaps import CAUSES
 from fastvicreg.profiles.trace.intervals import Ids, Segments
+from fastvicreg.profiles.trace.join import Launches
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
 from fastvicreg.profiles.trace.summary import Summary
 
@@ -110,13 +112,13 @@ class _Shown:
         self.lanes_N = np.isin(trace.lane_N, self._order)
         self._kind_N = trace.kind_N.astype(np.int64)
         kernels = trace.where(Kind.KERNEL)
-        self._kind_N[kernels[trace.named(kernels, COMMUNICATION)]] = _COMM
-        self._shape_N = _shapes_of_kernels(trace)
+        self._kind_N[kernels[is_communication(trace, kernels, summary.comm)]] = _COMM
+        self._shape_N = _shapes_of_kernels(trace, summary.launches)
 
     def lanes(self) -> list[dict[str, Any]]:
         """Labels; the step's own thread is first among the threads."""
         found = []
-        named = {stream.lane: stream.name for stream in self.summary.device.streams} if self.summary.device else {}
+        named = {stream.lane: stream.name for device in self.summary.devices for stream in device.streams}
         on_device = set(self.trace.lane_N[self.trace.where(*ON_DEVICE)].tolist())
         for number in self._order:
             lane = self.trace.lanes[number]
@@ -181,17 +183,11 @@ def _lane_order(summary: Summary) -> list[int]:
     return sorted(kept, key=lambda lane: (lane not in on_device, lane != summary.steps.lane, -work[lane]))
 
 
-def _shapes_of_kernels(trace: Trace) -> NDArray[np.int32]:
-    """Shapes of each event; a kernel has those of the operator that launched it."""
+def _shapes_of_kernels(trace: Trace, launches: Launches) -> NDArray[np.int32]:
+    """Shapes of each event; what runs on a device has those of the operator that launched it."""
     shape_N = trace.shape_N.copy()
-    ops, work = trace.where(Kind.OP), trace.where(Kind.KERNEL)
-    ops = ops[(shape_N[ops] >= 0) & (trace.external_N[ops] > 0)]
-    if not len(ops) or not len(work):
-        return shape_N
-    external, first = np.unique(trace.external_N[ops], return_index=True)
-    place = np.minimum(np.searchsorted(external, trace.external_N[work]), len(external) - 1)
-    known = external[place] == trace.external_N[work]
-    shape_N[work[known]] = shape_N[ops[first[place[known]]]]
+    tied = launches.op_D >= 0
+    shape_N[launches.work_D[tied]] = trace.shape_N[launches.op_D[tied]]
     return shape_N
 
 

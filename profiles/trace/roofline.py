@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastvicreg.profiles.trace.events import Kind, Trace
+from fastvicreg.profiles.trace.communication import is_communication
+from fastvicreg.profiles.trace.events import Trace
 
 PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
     ("V100-PCIE", {"fp16": 112.0, "fp32": 14.0, "fp64": 7.0}),
@@ -90,33 +91,33 @@ def operator_work(name: str, shape: tuple[bytes, bytes, bytes]) -> Work | None:
 
 
 def kernel_flops(
-    trace: Trace, kernels: NDArray[np.int64], peak: Peak | None
+    trace: Trace, kernels: NDArray[np.int64], op_K: NDArray[np.int64], peak: Peak | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each kernel its FLOPs and its peak in FLOP/s; NaN where unknown.
+    """Of each kernel, launched by the operator ``op_K`` (-1: unknown), its FLOPs and its peak in FLOP/s; NaN: unknown.
 
     An operator's FLOPs are divided among its kernels by their time, those that only convert or add up left out.
     """
     flops_N, peak_N = np.full(len(kernels), np.nan), np.full(len(kernels), np.nan)
-    ops = trace.where(Kind.OP)
-    ops = ops[(trace.shape_N[ops] >= 0) & (trace.external_N[ops] > 0)]
-    if peak is None or not len(ops) or not len(kernels):
+    known = (op_K >= 0) & ~trace.named(kernels, _HELPER) & ~is_communication(trace, kernels)
+    known[known] = trace.shape_N[op_K[known]] >= 0
+    if peak is None or not known.any():
         return flops_N, peak_N
-    external, first = np.unique(trace.external_N[ops], return_index=True)
-    place = np.minimum(np.searchsorted(external, trace.external_N[kernels]), len(external) - 1)
-    known = (external[place] == trace.external_N[kernels]) & ~trace.named(kernels, _HELPER)
+    ops, place = np.unique(op_K, return_inverse=True)
     length = trace.end_N[kernels] - trace.start_N[kernels]
-    of_op = np.bincount(place[known], length[known], len(external))
+    of_op = np.bincount(place[known], length[known], len(ops))
     tf32 = trace.named(kernels, _TF32)
-    works: dict[tuple[int, int], Work | None] = {}
-    for number in np.flatnonzero(known & (length > 0)).tolist():
-        op = ops[first[place[number]]]
-        key = int(trace.name_N[op]), int(trace.shape_N[op])
-        if key not in works:
-            works[key] = operator_work(trace.names[key[0]], trace.shapes[key[1]])
-        if work := works[key]:
-            dtype = "tf32" if work.dtype == "fp32" and tf32[number] else work.dtype
-            flops_N[number] = work.flops * length[number] / of_op[place[number]]
-            peak_N[number] = peak.tflops.get(dtype, np.nan) * 1e12
+    kinds, kind = np.unique(
+        trace.name_N[ops] * np.int64(len(trace.shapes) + 1) + trace.shape_N[ops], return_inverse=True
+    )
+    kind_K = np.where(known & (length > 0), kind[place], -1)
+    for number in np.unique(kind_K[kind_K >= 0]).tolist():
+        name, shape = divmod(int(kinds[number]), len(trace.shapes) + 1)
+        if work := operator_work(trace.names[name], trace.shapes[shape]):
+            of_kind = np.flatnonzero(kind_K == number)
+            flops_N[of_kind] = work.flops * length[of_kind] / of_op[place[of_kind]]
+            for fast in (False, True):
+                dtype = "tf32" if work.dtype == "fp32" and fast else work.dtype
+                peak_N[of_kind[tf32[of_kind] == fast]] = peak.tflops.get(dtype, np.nan) * 1e12
     return flops_N, peak_N
 
 

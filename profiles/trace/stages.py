@@ -17,16 +17,34 @@ from fastvicreg.profiles.trace.intervals import (
     Spans,
     Times,
     divide,
-    innermost,
     parents,
     per_window,
     union,
 )
+from fastvicreg.profiles.trace.intervals import outermost as outermost_of
+from fastvicreg.profiles.trace.nest import Nest
 from fastvicreg.profiles.trace.steps import Steps
 
 OTHER = "other"
-DATA = re.compile(rf"^({re.escape(own_names.DATA_WAIT)}$|enumerate\(DataLoader\)|.*\[_?TrainingEpochLoop\].*_next$)")
-"""Annotations under which a step waits for its data; the last is Lightning's."""
+_BATCH = r"(?:the_)?(?:next_)?(?:mini_?)?(?:data|batch(?:es)?|samples?|inputs?|data_?batch|examples?)"
+_GET = rf"(?:load|fetch|get|next|read|wait|wait[_ ]?for|wait[_ ]?on|iter)(?:ing)?[ _-]?{_BATCH}(?:_samples|[ _-]?wait)?"
+_BATCH_GET = (
+    rf"{_BATCH}[ _-]?(?:load(?:er|ing)?|wait(?:ing)?|fetch(?:ing)?|time|iter(?:ator)?|next|stall)"
+    r"(?:[ _-]?(?:next|wait|time|iter))?"
+)
+_LOADER = r"data|data_?loader(?:[ _.-]*(?:__)?(?:next|iter|wait|get)(?:__)?)?"
+DATA = re.compile(
+    rf"^({re.escape(own_names.DATA_WAIT)}$|enumerate\(DataLoader\)|.*\[_?TrainingEpochLoop\].*_next$"
+    rf"|[#\s]*(?:[\w ]*[./:|] ?)?(?:{_GET}|{_BATCH_GET}|{_LOADER})[#\s]*(?:\(\))?$)",
+    re.IGNORECASE,
+)
+"""Annotations under which a step waits for its data: ours, torch's, Lightning's, and what people call it."""
+DATA_FRAME = re.compile(
+    r"(?:^|/)torch/utils/data/dataloader\.py\(\d+\): (?:__next__|_next_data|_get_data|_try_get_data|_process_data)$"
+    r"|(?:ffcv/loader|nvidia/dali/plugin|webdataset|torchdata|streaming)/[\w/]+\.py\(\d+\): __next__$"
+    r"|spdl/[\w/]+\.py\(\d+\): (?:__next__|get_item)$"
+)
+"""Python functions in which a step waits for its data, where stacks were recorded."""
 
 _OWN = re.compile(rf"^({'|'.join(map(re.escape, own_names.ALL))})$")
 _TORCH_INTERNAL = re.compile(
@@ -58,12 +76,12 @@ def find_stages(trace: Trace, steps: Steps) -> Stages:
     marks = marks[trace.lane_N[marks] == steps.lane]
     own = marks[trace.named(marks, _OWN)]
     if len(own):
-        named = _by_name(trace, own, lambda name: name, outermost=False)
+        named = _by_name(trace, steps.lane, own, lambda name: name, outermost=False)
         named = {name: named[name] for name in own_names.ALL if name in named}
         derived: dict[str, Spans] = {}
     else:
         foreign = marks[~trace.named(marks, _TORCH_INTERNAL)]
-        named = _by_name(trace, _below_whole_steps(trace, steps, foreign), _clean, outermost=True)
+        named = _by_name(trace, steps.lane, _below_whole_steps(trace, steps, foreign), _clean, outermost=True)
         derived = _derive(trace, steps, named)
     layers = {**named, **derived}
     names = (*layers, OTHER)
@@ -76,14 +94,15 @@ def _clean(name: str) -> str:
     return text.split("#", 1)[0] if text.startswith(("Optimizer.", "enumerate(")) else text
 
 
-def _by_name(trace: Trace, marks: Ids, clean: Callable[[str], str], *, outermost: bool) -> dict[str, Spans]:
+def _by_name(trace: Trace, lane: int, marks: Ids, clean: Callable[[str], str], *, outermost: bool) -> dict[str, Spans]:
     start, end = trace.start_N[marks], trace.end_N[marks]
     if outermost:
-        top = parents(start, end) < 0
+        top = outermost_of(start, end)
         start, end, names = start[top], end[top], trace.name_N[marks][top]
     else:
-        pieces = innermost(start, end)
-        start, end, names = pieces.start_S, pieces.end_S, trace.name_N[marks][pieces.id_S]
+        nest = Nest(trace, marks)
+        pieces = nest.segments(lane)
+        start, end, names = pieces.start_S, pieces.end_S, trace.name_N[nest.events_E[pieces.id_S]]
     found: dict[str, list[int]] = {}
     for number in dict.fromkeys(names.tolist()):
         found.setdefault(clean(trace.names[number]), []).append(number)
@@ -118,7 +137,7 @@ def _derive(trace: Trace, steps: Steps, named: dict[str, Spans]) -> dict[str, Sp
     ops = trace.where(Kind.OP)
     backward = ops[trace.named(ops, _BACKWARD_OP)]
     on_main = ops[trace.lane_N[ops] == steps.lane]
-    top = on_main[parents(trace.start_N[on_main], trace.end_N[on_main]) < 0]
+    top = on_main[outermost_of(trace.start_N[on_main], trace.end_N[on_main])]
     top = top[~trace.named(top, _BACKWARD_OP)]
     for spans in named.values():
         top = top[~spans.covers(trace.start_N[top])]

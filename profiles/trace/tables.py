@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastvicreg.profiles.trace.device import Device
-from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
-from fastvicreg.profiles.trace.intervals import Ids, parents
+from fastvicreg.profiles.trace.events import Kind, Trace
+from fastvicreg.profiles.trace.intervals import Ids
+from fastvicreg.profiles.trace.join import Launches, device_times
 from fastvicreg.profiles.trace.roofline import device_peak, kernel_flops
 from fastvicreg.profiles.trace.steps import Steps
 
@@ -90,18 +92,27 @@ def normalised(name: str) -> str:
 
 def in_steps(trace: Trace, steps: Steps, indices: Ids) -> tuple[Ids, Ids]:
     """Those of the events that start inside a step, and the step of each."""
-    step = np.searchsorted(steps.windows.start_M, trace.start_N[indices], side="right") - 1
+    return _at(steps, indices, trace.start_N[indices])
+
+
+def launched_in_steps(trace: Trace, steps: Steps, launches: Launches) -> tuple[Ids, Ids]:
+    """The kernels that were launched inside a step, wherever they ran, and the step of each."""
+    kernel = trace.kind_N[launches.work_D] == Kind.KERNEL
+    return _at(steps, launches.work_D[kernel], launches.launched_at(trace)[kernel])
+
+
+def _at(steps: Steps, indices: Ids, time: NDArray[np.float64]) -> tuple[Ids, Ids]:
+    step = np.searchsorted(steps.windows.start_M, time, side="right") - 1
     inside = step >= 0
-    inside[inside] = trace.start_N[indices[inside]] < steps.windows.end_M[step[inside]]
+    inside[inside] = time[inside] < steps.windows.end_M[step[inside]]
     return indices[inside], step[inside]
 
 
-def kernel_table(trace: Trace, steps: Steps, device: Device) -> list[KernelRow]:
-    """The kernels that start inside a step, by time."""
-    kernels = device.events_N[trace.kind_N[device.events_N] == Kind.KERNEL]
-    kernels, _ = in_steps(trace, steps, kernels)
+def kernel_table(trace: Trace, steps: Steps, devices: Sequence[Device], launches: Launches) -> list[KernelRow]:
+    """The kernels of all devices that were launched inside a step, by time."""
+    kernels, _ = launched_in_steps(trace, steps, launches)
     length = trace.end_N[kernels] - trace.start_N[kernels]
-    flops, peak = kernel_flops(trace, kernels, device_peak(device.name))
+    flops, peak = kernel_flops(trace, kernels, launches.of(trace, kernels), device_peak(devices[0].name))
     possible = length * 1e-6 * peak
     # A rate above the peak shows that the shapes or the precision were misread.
     known = np.isfinite(flops) & np.isfinite(possible) & (possible > 0)
@@ -126,43 +137,20 @@ def kernel_table(trace: Trace, steps: Steps, device: Device) -> list[KernelRow]:
         )
         for i, name in enumerate(names)
     ]
-    return sorted(rows, key=lambda row: -row.ms)
+    return sorted(rows, key=lambda row: (-row.ms, row.name))
 
 
-def self_times(trace: Trace, ops: Ids) -> NDArray[np.float64]:
-    """Microseconds that each operator spent itself, without the operators it called on the same thread."""
-    length = trace.end_N[ops] - trace.start_N[ops]
-    own = length.copy()
-    for lane in np.unique(trace.lane_N[ops]).tolist():
-        at = np.flatnonzero(trace.lane_N[ops] == lane)
-        parent = parents(trace.start_N[ops[at]], trace.end_N[ops[at]])
-        held = parent >= 0
-        own[at] -= np.bincount(parent[held], length[at][held], len(at))
-    return np.maximum(own, 0.0)
-
-
-def device_times(trace: Trace, ops: Ids) -> NDArray[np.float64]:
-    """Microseconds of the kernels and copies that each operator launched itself."""
-    external, first = np.unique(trace.external_N[ops], return_index=True)
-    work = trace.where(*ON_DEVICE)
-    time = np.zeros(len(ops))
-    if not len(external) or not len(work):
-        return time
-    place = np.minimum(np.searchsorted(external, trace.external_N[work]), len(external) - 1)
-    known = (external[place] == trace.external_N[work]) & (trace.external_N[work] > 0)
-    length = trace.end_N[work] - trace.start_N[work]
-    time[first] = np.bincount(place[known], length[known], len(external))
-    return time
-
-
-def operator_table(trace: Trace, steps: Steps) -> list[OperatorRow]:
+def operator_table(trace: Trace, steps: Steps, launches: Launches) -> list[OperatorRow]:
     """The operators that start inside a step, by host and device time together."""
-    ops, _ = in_steps(trace, steps, trace.where(Kind.OP))
+    nest = launches.ops
+    ops, own = nest.events_E, nest.own_times()
+    inside = steps.windows.covers(trace.start_N[ops])
+    ops, own = ops[inside], own[inside]
     if not len(ops):
         return []
     names, inverse, count = np.unique(trace.name_N[ops], return_inverse=True, return_counts=True)
-    host = np.bincount(inverse, self_times(trace, ops)) / 1e3
-    on_device = np.bincount(inverse, device_times(trace, ops)) / 1e3
+    host = np.bincount(inverse, own) / 1e3
+    on_device = np.bincount(inverse, device_times(trace, launches)[ops]) / 1e3
     rows = [
         OperatorRow(
             trace.names[name],
@@ -173,7 +161,7 @@ def operator_table(trace: Trace, steps: Steps) -> list[OperatorRow]:
         )
         for i, name in enumerate(names.tolist())
     ]
-    return sorted(rows, key=lambda row: -(row.host_ms + row.device_ms))
+    return sorted(rows, key=lambda row: (-(row.host_ms + row.device_ms), row.name))
 
 
 def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
@@ -186,7 +174,7 @@ def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
         own = marks[trace.name_N[marks] == name]
         ms = float((trace.end_N[own] - trace.start_N[own]).sum() / 1e3)
         rows.append(WorkerRow(trace.names[name], len(own), len(np.unique(trace.lane_N[own])), ms))
-    return sorted(rows, key=lambda row: -row.ms)
+    return sorted(rows, key=lambda row: (-row.ms, row.name))
 
 
 def memory_peaks(trace: Trace) -> dict[str, int]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastvicreg.profiles.trace.gaps import CAUSES
+from fastvicreg.profiles.trace.device import counted
+from fastvicreg.profiles.trace.events import visible
+from fastvicreg.profiles.trace.gaps import CAUSES, LABELS
+from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
-
-if TYPE_CHECKING:
-    from fastvicreg.profiles.trace.diff import Change, Difference
 
 TOP = 10
 """Kernels and operators shown; ``--json`` has twenty."""
@@ -27,50 +26,79 @@ def console() -> Console:
 
 
 def show_summary(summary: Summary, out: Console) -> None:
-    """Head line, verdict, then the tables that the trace has content for."""
-    _line(out, "")
-    _line(out, head(summary), "bold")
-    _line(out, summary.verdict.text, "bold yellow")
+    """Head line, verdict, then the tables that the trace has content for, and at the end what it does not contain."""
+    line(out, "")
+    line(out, head(summary), "bold")
+    line(out, summary.verdict.text, "bold yellow")
     for note in notes(summary):
-        _line(out, note, "dim")
+        line(out, note, "dim")
     out.print(_stages(summary))
     if summary.device_shares and summary.idle_by:
         out.print(_device(summary))
+    if summary.communication:
+        out.print(_communication(summary))
+    if summary.host and summary.verdict.bound != "unknown":
+        out.print(_host(summary))
     if summary.kernels:
         out.print(_kernels(summary))
     if summary.operators:
         out.print(_operators(summary))
+    if len(summary.threads) > 1:
+        out.print(_threads(summary))
     if summary.workers:
         out.print(_workers(summary))
     if summary.memory:
         peaks = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in summary.memory.items())
-        _line(out, f"memory at the peak: {peaks}")
+        line(out, f"memory at the peak: {peaks}")
+    if summary.missing:
+        line(out, "what this trace does not contain:", "bold")
+        for absent in summary.missing:
+            line(out, f"  {absent}", "dim")
 
 
 def head(summary: Summary) -> str:
     """File, device and step time in one line."""
     trace, ms = summary.trace, summary.step_ms
     where = summary.device.name or "a device without a name" if summary.device else "host only"
+    if len(summary.devices) > 1:
+        where = f"{len(summary.devices)} x {where}"
     rank = "" if trace.rank is None else f", rank {trace.rank}"
     count = len(summary.steps.names)
     steps = f"{count} step{'s' * (count != 1)}: p50 {ms['p50']:,.2f} ms, p95 {ms['p95']:,.2f} ms"
     if summary.steps.source == "trace":
         steps = f"the whole trace as one span of {ms['p50']:,.2f} ms"
-    return f"{trace.path.name} ({where}{rank}): {steps}"
+    device = summary.device_step_ms
+    if device and abs(device["p50"] - ms["p50"]) > 0.01 * ms["p50"]:
+        steps += f"; {device['p50']:,.2f} ms until the device has done what a step launched"
+    return f"{visible(trace.path.name)} ({where}{rank}): {steps}"
 
 
 def notes(summary: Summary) -> list[str]:
     """What the reader must know about how the figures came about."""
-    found = []
-    if summary.steps.source == "trace":
+    found = list(summary.trace.faults)
+    steps = summary.steps
+    if steps.source == "trace":
+        hint = next((f'; --steps-by "{name}" takes them from this annotation' for name in summary.step_marks), "")
         found.append(
-            "no step is marked in this trace (neither ProfilerStep nor fv.data_wait): shares are of the whole."
+            f"no step is marked in this trace (neither ProfilerStep nor fv.data_wait): shares are of the whole{hint}."
         )
+    if steps.apart:
+        said = ", ".join(f"{step.name} {step.ms:,.2f} ms ({step.why})" for step in steps.apart[:4])
+        more = f" and {len(steps.apart) - 4} more" if len(steps.apart) > 4 else ""
+        found.append(f"figures are of the typical steps; left out: {said}{more}.")
     if summary.stages.derived:
         found.append(f"derived from operators, not annotated: {', '.join(sorted(summary.stages.derived))}.")
-    if summary.device and summary.device.others:
-        others = ", ".join(map(str, summary.device.others))
-        found.append(f"device {summary.device.number} is shown, the busiest; work ran on {others} too.")
+    if len(summary.devices) > 1:
+        working = {device.number for device in counted(summary.devices)}
+        parts = [
+            f"device {device.number} busy {device.busy_us / steps.windows.total:.1%}"
+            + ("" if device.number in working else " (not counted)")
+            for device in summary.devices
+        ]
+        found.append(f"shares are means over the devices: {', '.join(parts)}.")
+    if summary.trace.foreign:
+        parts = ", ".join(f"{name} ({count:,} events)" for name, count in summary.trace.foreign.items())
+        found.append(f"categories that are not known: {parts}; with a device or stream they count as its work.")
     if summary.trace.dropped:
         found.append(f"{summary.trace.dropped:,} events left out: malformed, of negative length or without a time.")
     return found
@@ -87,7 +115,7 @@ def show_overview(summaries: Sequence[Summary], out: Console) -> None:
         rank = "-" if summary.trace.rank is None else str(summary.trace.rank)
         ms = summary.step_ms
         table.add_row(
-            Text(summary.trace.path.name),
+            Text(visible(summary.trace.path.name)),
             rank,
             str(len(summary.steps.names)),
             f"{ms['p50']:,.2f}",
@@ -96,49 +124,8 @@ def show_overview(summaries: Sequence[Summary], out: Console) -> None:
             summary.verdict.bound,
         )
     out.print(table)
-    if line := straggler(summaries):
-        _line(out, line, "bold yellow")
-
-
-def straggler(summaries: Sequence[Summary]) -> str | None:
-    """The rank that communicates least while others wait: they wait for it."""
-    comm = {s.trace.rank: s.device_shares["comm"] for s in summaries if s.device_shares and s.trace.rank is not None}
-    if len(comm) < 2 or max(comm.values()) - min(comm.values()) < 0.05:
-        return None
-    rank = min(comm, key=comm.__getitem__)
-    return (
-        f"rank {rank} waits least in communication ({comm[rank]:.0%}, others up to {max(comm.values()):.0%}): "
-        "the others wait for it."
-    )
-
-
-def show_difference(difference: Difference, out: Console) -> None:
-    """The sentence, then what differs, largest first."""
-    _line(out, difference.text, "bold yellow")
-    for note in difference.notes:
-        _line(out, note, "dim")
-    for title, kinds in (
-        ("step and stages", ("step", "stage")),
-        ("the device's time", ("device", "idle")),
-        ("operators with their shapes, own host time", ("op host",)),
-        ("operators with their shapes, device time", ("op device",)),
-        ("kernels", ("kernel",)),
-    ):
-        always = kinds[0] in ("step", "device")
-        rows = [c for c in difference.changes if c.kind in kinds and (always or c.differs)]
-        if rows:
-            out.print(_changes(title, rows[: None if always else TOP]))
-
-
-def _changes(title: str, rows: Sequence[Change]) -> Table:
-    table = Table(title=f"{title} (ms a step: median, ± half the interquartile range)", title_justify="left")
-    for column in ("", "A", "B", "B - A", ""):
-        table.add_column(column, justify="right" if column else "left", overflow="fold")
-    for row in rows:
-        a, b = (f"{t.ms:,.3f} ± {t.ms * t.spread / 2:,.3f}" for t in (row.a, row.b))
-        name = f"idle: {row.name}" if row.kind == "idle" else row.name
-        table.add_row(Text(_cut(name)), a, b, f"{row.b.ms - row.a.ms:+,.3f}", "" if row.differs else "no difference")
-    return table
+    if waited := straggler(summaries):
+        line(out, waited, "bold yellow")
 
 
 def _stages(summary: Summary) -> Table:
@@ -148,7 +135,7 @@ def _stages(summary: Summary) -> Table:
     mean = float(summary.steps.ms.mean())
     for name, share in summary.stage_shares.items():
         launched = [f"{summary.stage_device_ms.get(name, 0.0):,.2f}"] if summary.device else []
-        table.add_row(Text(_cut(name)), f"{share * mean:,.2f}", f"{share:.1%}", "█" * round(share * 30), *launched)
+        table.add_row(Text(cut(name)), f"{share * mean:,.2f}", f"{share:.1%}", "█" * round(share * 30), *launched)
     return table
 
 
@@ -161,13 +148,56 @@ def _device(summary: Summary) -> Table:
         table.add_column(column, justify="right" if column == "share" else "left")
     for name, share in summary.device_shares.items():
         table.add_row(name if name != "comm" else "comm, exposed", f"{share:.1%}", "█" * round(share * 30), "")
+    total = summary.steps.windows.total
     for cause in CAUSES:
-        share, (blamed, part) = summary.idle_by[cause], summary.gaps.blamed.get(cause, ("", 0.0))
-        what = f"{_cut(blamed)} ({part:.0%})" if blamed and share else ""
-        table.add_row(f"  idle: {cause.replace('_', ' ')}", f"{share:.1%}", "▒" * round(share * 30), Text(what))
-    for stream in summary.device.streams if summary.device else ():
-        share = stream.busy_us / summary.steps.windows.total
-        table.add_row(f"  {stream.name}", f"{share:.1%}", "", f"{stream.events:,} events")
+        share, (blamed, us) = summary.idle_by[cause], summary.gaps.blamed.get(cause, ("", 0.0))
+        if not share and cause in ("alloc", "startup", "unknown"):
+            continue
+        what = f"{cut(blamed)} ({us / total:.1%} of the step)" if blamed and share else ""
+        table.add_row(f"  idle: {LABELS[cause]}", f"{share:.1%}", "▒" * round(share * 30), Text(what))
+    for device in summary.devices:
+        number = f"device {device.number}, " if len(summary.devices) > 1 else ""
+        for stream in device.streams:
+            table.add_row(f"  {number}{stream.name}", f"{stream.busy_us / total:.1%}", "", f"{stream.events:,} events")
+    return table
+
+
+def _communication(summary: Summary) -> Table:
+    found, total = summary.communication, summary.steps.windows.total
+    assert found is not None
+    title = (
+        f"communication: exposed {found.exposed_us / total:.1%} and hidden {found.hidden_us / total:.1%} of the step, "
+        f"{found.overlap:.0%} hidden"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("collective", "calls", "ms a step", "MB a call", "GB/s"):
+        table.add_column(column, justify="left" if column == "collective" else "right", overflow="fold")
+    for row in found.collectives[:TOP]:
+        size = "-" if row.bytes is None else f"{row.bytes / 1e6:,.3f}"
+        rate = "-" if row.gb_per_s is None else f"{row.gb_per_s:,.1f}"
+        per_step = row.ms / len(summary.steps.names)
+        table.add_row(Text(cut(row.name)), f"{row.calls:,}", f"{per_step:,.3f}", size, rate)
+    return table
+
+
+def _host(summary: Summary) -> Table:
+    assert summary.host is not None
+    table = Table(title="the host in a step", title_justify="left")
+    for column in ("", "share", ""):
+        table.add_column(column, justify="right" if column == "share" else "left")
+    for name, share in summary.host.shares.items():
+        label = "Python between operators" if name == "python" else "communication" if name == "comm" else name
+        table.add_row(label, f"{share:.1%}", "█" * round(share * 30))
+    return table
+
+
+def _threads(summary: Summary) -> Table:
+    table = Table(title="threads that run operators", title_justify="left")
+    for column in ("thread", "operators", "ms a step", "share"):
+        table.add_column(column, justify="left" if column == "thread" else "right")
+    count, total = len(summary.steps.names), summary.steps.windows.total / 1e3
+    for row in summary.threads[:TOP]:
+        table.add_row(Text(cut(row.name)), f"{row.operators:,}", f"{row.ms / count:,.3f}", f"{row.ms / total:.1%}")
     return table
 
 
@@ -179,7 +209,7 @@ def _kernels(summary: Summary) -> Table:
         roofline = "-" if row.roofline is None else f"{row.roofline:.0%}"
         per_step = row.ms / len(summary.steps.names)
         table.add_row(
-            Text(_cut(row.name)),
+            Text(cut(row.name)),
             f"{row.share:.1%}",
             f"{row.calls:,}",
             f"{row.mean_us:,.1f}",
@@ -214,14 +244,16 @@ def _operators(summary: Summary) -> Table:
     for row in shown:
         device = [f"{row.device_ms / count:,.3f}"] if summary.device else []
         table.add_row(
-            Text(_cut(row.name)), f"{row.calls:,}", f"{row.host_ms / count:,.3f}", f"{row.host_share:.1%}", *device
+            Text(cut(row.name)), f"{row.calls:,}", f"{row.host_ms / count:,.3f}", f"{row.host_share:.1%}", *device
         )
     return table
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """A name that fits a column."""
     return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 3] + "..."
 
 
-def _line(out: Console, text: str, style: str = "") -> None:
+def line(out: Console, text: str, style: str = "") -> None:
+    """Print a line that a pipe does not break."""
     out.print(Text(text, style), soft_wrap=True)

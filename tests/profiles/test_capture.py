@@ -29,6 +29,7 @@ from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import open_source
 from fastvicreg.profiles.capture import Captured, Settings, capture
+from fastvicreg.profiles.measure import Timing
 from fastvicreg.trainer import Trainer
 from fastvicreg.watch import DataWaitWatch
 
@@ -164,13 +165,14 @@ def test_stacks_and_memory_are_recorded_where_asked_for(asked: bool, make_folder
 
 
 def test_the_command_says_where_the_trace_is_and_what_is_next(
-    make_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_folder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out, figures = tmp_path / "run", tmp_path / "figures.json"
     arguments = ["--part", "lars", "--active=1", "--out", str(out), "--json", str(figures)]
     assert main(["profile", *arguments, "--data", str(make_folder()), *TINY]) == 0
     (trace,) = (out / "tensorboard").glob("*.pt.trace.json.gz")
-    shown = capsys.readouterr().out
+    shown, errors = capfd.readouterr()
+    assert "USDT:" not in errors
     for said in (f"trace: {trace} (", "overhead ", f"fastvicreg trace summary {trace}"):
         assert said in shown
     assert json.loads(figures.read_text())["trace"] == trace.name
@@ -291,3 +293,13 @@ def test_a_run_shows_the_warning_once(make_folder, tmp_path: Path, monkeypatch: 
         config = tiny(make_folder(val=0), epochs=3, log_every=2)
         Trainer(config, tmp_path / "run", resume=False, display=display).train()
     assert (tmp_path / "shown.txt").read_text().count("of the last 3 steps: the native pipeline") == 1
+
+
+def test_a_profiler_makes_no_step_shorter(tmp_path: Path) -> None:
+    def said(plain: float, profiled: float) -> str:
+        times = [Timing(ms, 0.1, 5) for ms in (plain, profiled)]
+        return Captured(tmp_path / "trace", tmp_path / "sidecar", *times).overhead_said
+
+    assert said(10.0, 9.0) == "below the noise"
+    assert said(10.0, 10.0) == "below the noise"
+    assert said(10.0, 11.0) == "+10%"

@@ -18,7 +18,7 @@ from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.profiles.bench import step as bench_step
-from fastvicreg.profiles.bench import swap
+from fastvicreg.profiles.bench import swap, swap_verdict
 from fastvicreg.profiles.charts import bars
 from fastvicreg.profiles.parts import Loop, first_batch, opened
 
@@ -200,7 +200,7 @@ BALANCED = {"augment": (105.0, 0.01), "loss": (103.0, 0.01), "optimizer": (108.0
 def test_the_verdict_names_the_dearest_part_and_says_when_it_cannot_tell(
     changed: dict[str, tuple[float, float]], bottleneck: str, margin: float, separated: bool
 ) -> None:
-    verdict = swap.verdict(figures(full=(100.0, 0.0), **(BALANCED | changed)), "native")
+    verdict = swap_verdict.verdict(figures(full=(100.0, 0.0), **(BALANCED | changed)), "native")
     assert (verdict.bottleneck, verdict.separated) == (bottleneck, separated)
     assert verdict.margin == pytest.approx(margin)
     assert ("not proven" in verdict.text) != separated
@@ -274,3 +274,31 @@ def test_the_step_bench_computes_what_it_names() -> None:
         assert weight.is_contiguous(memory_format=order)
         stages_ms = bench_step._stages(subject, 1)
         assert list(stages_ms) == [f"{stage}_ms" for stage in bench_step.STAGES]
+
+
+def test_a_budget_ends_the_rounds_and_progress_tells_what_is_left(make_folder) -> None:
+    told: list[tuple[int, int, float]] = []
+    config = tiny(make_folder(val=0))
+    rows = swap.run(
+        config, repeats=50, window=1, budget=1e-3, progress=lambda done, total, left: told.append((done, total, left))
+    )
+    assert {row["n"] for row in rows} == {1}
+    assert [done for done, _, _ in told] == list(range(len(rows)))
+    assert {total for _, total, _ in told} == {len(rows)}
+    left = [seconds for _, _, seconds in told]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("rates", "note"),
+    [
+        ([10.0, 11.0, 9.0, 10.5, 9.5], swap.NO_DIFFERENCE),
+        ([20.0, 21.0, 19.0, 20.5, 19.5], None),
+        ([12.0], "1 round: the noise is not known"),
+    ],
+)
+def test_a_row_says_where_it_shows_nothing(rates: list[float], note: str | None) -> None:
+    row = swap._row(swap.WITHOUT["loss"], rates, [10.0] * len(rates))
+    assert row.get("note") == note
+    assert "note" not in swap._row(swap.MODEL, rates, [10.0] * len(rates))

@@ -41,7 +41,7 @@ def test_a_summary_is_printed_written_and_drawn(
     assert row["steps"] == 3
     assert row["step_ms"] == pytest.approx({"p50": 1.0, "p95": 1.0})
     assert row["device"].keys() == {"compute", "comm", "copy", "idle"}
-    assert row["idle_by"].keys() == {"data", "sync", "launch", "host_op", "python"}
+    assert row["idle_by"].keys() == {*("data", "sync", "alloc", "startup", "launch", "host_op", "python", "unknown")}
     assert row["verdict"].keys() == {"bound", "text"}
     with Image.open(png) as picture:
         assert picture.width > 800
@@ -110,8 +110,14 @@ def test_the_gate_fails_where_the_step_is_slower_than_allowed(
         ("summary", "no trace given"),
         ("summary {folder}/absent.json", "absent.json"),
         ("summary {trace} --plot x.pdf", ".png or .svg"),
-        ("summary {cut}", "cut off"),
+        ("summary {cut}", "no trace"),
         ("summary {trace} --jsn x", "did you mean --json"),
+        ("summary {trace} --steps-by epoch", "Optimizer.step#SGD.step"),
+        ("summary {trace} --comm (", "--comm ("),
+        ("top {trace} --by thread", "kind of --by"),
+        ("top {trace} --by python", "with_stack=True"),
+        ("top {trace} --count 0", "--count 0"),
+        ("top {folder}", "name one of them"),
         ("diff {trace}", "See fastvicreg trace diff --help"),
         ("diff {trace} {trace} --fail-above much", "5%"),
         ("diff {trace} {trace} --fail-above -1%", "5%"),
@@ -126,7 +132,7 @@ def test_mistakes_are_one_line(
     device_trace().write(tmp_path / "second.json")
     cut = tmp_path / "folder_of_its_own"
     cut.mkdir()
-    (cut / "cut.json.gz").write_bytes(trace.read_bytes()[:-200])
+    (cut / "cut.json.gz").write_bytes(trace.read_bytes()[:40])
     words = arguments.format(trace=trace, folder=tmp_path, cut=cut / "cut.json.gz").split()
     assert main(["trace", *words]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
@@ -134,8 +140,54 @@ def test_mistakes_are_one_line(
     assert named in lines[0]
 
 
+@pytest.mark.parametrize("by", ["kernel", "operator", "python"])
+def test_the_longest_are_listed(by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    writer = device_trace()
+    for number in range(3):
+        at = 10_000.0 + 1000 * number
+        writer.add("python_function", "train.py(1): step", at, 900)
+        writer.add("python_function", "train.py(9): recurse", at + 10, 500)
+        writer.add("python_function", "train.py(9): recurse", at + 20, 100)
+    path, out = writer.write(tmp_path / "a.json"), tmp_path / "out.json"
+    assert main(["trace", "top", str(path), "--by", by, "--json", str(out), "--count", "1"]) == 0
+    written = json.loads(out.read_text())
+    rows = {row["name"]: row for row in written["rows"]}
+    assert written["by"] == by
+    first = {"kernel": "ampere_sgemm_128x64_tn", "operator": "aten::mm", "python": "train.py(9): recurse"}[by]
+    assert next(iter(rows)) == first
+    assert first in capsys.readouterr().out
+    if by == "python":
+        assert rows[first] | {"name": ""} == {
+            "name": "", "calls": 6, "own_ms": pytest.approx(1.5), "whole_ms": pytest.approx(1.5), "device_ms": 0,
+        }  # fmt: skip
+        assert rows["train.py(1): step"]["own_ms"] == pytest.approx(1.2)
+    if by == "operator":
+        assert (rows[first]["own_ms"], rows[first]["device_ms"]) == (pytest.approx(0.246), pytest.approx(0.9))
+
+
+def test_a_bad_file_among_ranks_costs_that_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device_trace(rank=0).write(tmp_path / "rank0.json")
+    device_trace(rank=2).write(tmp_path / "rank2.json")
+    (tmp_path / "config.json").write_text('{"lr": 1}')
+    assert main(["trace", "summary", str(tmp_path), "--json", str(tmp_path / "out" / "out.json")]) == 0
+    shown = capsys.readouterr()
+    assert "config.json" in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert [row["rank"] for row in json.loads((tmp_path / "out" / "out.json").read_text())["rows"]] == [0, 2]
+    assert main(["trace", "html", str(tmp_path), "--out", str(tmp_path / "out" / "a.html")]) == 0
+    (tmp_path / "rank0.json").write_text("no")
+    (tmp_path / "rank2.json").write_text("no")
+    assert main(["trace", "summary", str(tmp_path)]) == 2
+
+
+def test_a_files_name_cannot_drive_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = device_trace().write(tmp_path / "a\x1b[31m.json")
+    assert main(["trace", "summary", str(path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_help_names_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["summary", "--help"], ["diff", "--help"]):
+    for arguments in (["--help"], ["summary", "--help"], ["diff", "--help"], ["top", "--help"]):
         with pytest.raises(SystemExit) as left:
             main(["trace", *arguments])
         assert left.value.code == 0

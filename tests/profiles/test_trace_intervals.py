@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from traces import TraceWriter
 
-from fastvicreg.profiles.trace.intervals import Spans, cut, divide, innermost, parents, per_window, union
+from fastvicreg.profiles.trace.events import Kind, Trace, read_trace
+from fastvicreg.profiles.trace.intervals import Spans, cut, divide, outermost, parents, per_window, union
+from fastvicreg.profiles.trace.nest import Nest
 
 RANGE = 60
 CELLS = np.arange(RANGE, dtype=np.float64) + 0.5
@@ -51,21 +56,48 @@ def test_time_goes_to_the_first_layer_that_covers_it(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_interval_that_began_last_owns_the_time(seed: int) -> None:
-    start, end = drawn(seed, 8)
-    segments = innermost(start, end)
-    for cell in CELLS:
-        holding = np.flatnonzero((start <= cell) & (cell < end))
-        (found,) = segments.at(np.array([cell]))
-        if len(holding):
-            assert start[found] == start[holding].max()
-            assert found in holding
-        else:
-            assert found == -1
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_innermost_event_of_a_thread_owns_the_time(seed: int, nested: bool, tmp_path: Path) -> None:
+    writer = TraceWriter()
+    generator = np.random.default_rng(seed)
+    for tid in (1, 2):
+        for start, length in generator.integers(0, 40, (12, 2)).tolist():
+            stop = (start + length // 4) // 8 * 8 if nested else start + length
+            writer.op(f"{start} {length} {tid}", start, stop - start, tid)
+    writer.events = [event for event in writer.events if event["dur"] >= 0]
+    trace = read_trace(writer.write(tmp_path / "a.json"))
+    events = trace.where(Kind.OP)
+    nest = Nest(trace, events)
+    assert nest.parent_E.tolist() == _parents(trace, nest)
+    for lane in range(2):
+        own = events[trace.lane_N[events] == lane]
+        segments, start, end = nest.segments(lane), trace.start_N[own], trace.end_N[own]
+        for cell in CELLS:
+            holding = np.flatnonzero((start <= cell) & (cell < end))
+            (place,) = nest.at(np.array([lane]), np.array([cell])).tolist()
+            assert segments.at(np.array([cell])).tolist() == [place]
+            assert (place >= 0) == bool(len(holding))
+            if len(holding):
+                assert trace.start_N[nest.events_E[place]] == start[holding].max()
     windows = union(np.array([5.0, 30.0]), np.array([17.0, 44.0]))
-    pieces = cut(segments, windows)
+    pieces = cut(nest.segments(0), windows)
     inside = windows.covers(CELLS)
-    assert (pieces.at(CELLS)[inside] == segments.at(CELLS)[inside]).all()
+    assert (pieces.at(CELLS)[inside] == nest.segments(0).at(CELLS)[inside]).all()
+
+
+def _parents(trace: Trace, nest: Nest) -> list[int]:
+    found = np.full(len(nest.events_E), -1)
+    for lane in range(2):
+        own = np.flatnonzero(trace.lane_N[nest.events_E] == lane)
+        inner = parents(trace.start_N[nest.events_E[own]], trace.end_N[nest.events_E[own]])
+        found[own] = np.where(inner >= 0, own[inner], -1)
+    return found.tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_outermost_are_those_without_parents(seed: int) -> None:
+    start, end = drawn(seed, 8)
+    assert outermost(start, end).tolist() == (parents(start, end) < 0).tolist()
 
 
 def test_parents_are_the_innermost_holders_in_any_order() -> None:
@@ -77,6 +109,6 @@ def test_parents_are_the_innermost_holders_in_any_order() -> None:
 def test_nothing_has_no_parts() -> None:
     none = np.empty(0)
     assert union(none, none).total == 0
-    assert len(parents(none, none)) == len(innermost(none, none).id_S) == 0
+    assert len(parents(none, none)) == len(outermost(none, none)) == 0
     window = Spans(np.array([1.0]), np.array([3.0]))
     assert per_window(divide([union(none, none)], window), window, 2).tolist() == [[0.0, 2.0]]

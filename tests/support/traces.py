@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastvicreg.profiles.trace.events import read_trace
+from fastvicreg.profiles.trace.summary import Summary, summarize
+
 MAIN, AUTOGRAD = 101, 102
+STEP = 1000.0
 OLD_CATEGORIES = {
     "cpu_op": "Operator",
     "user_annotation": "Operator",
@@ -91,11 +95,12 @@ def device_trace(
 ) -> TraceWriter:
     """A training loop of known truth. A step of 1,000 us, where ``data_us`` and ``gemm_us`` are 300:
 
-        host   | data wait 0-300 | mm 300-400 | launches | synchronise 850-930 | optimizer.step 930-990 |
+        host   | data wait 0-300 | mm 300-382 | allreduce, copy 384-397 | synchronise 850-930 | optimizer.step 930-990 |
         device                        mm 400-700 | nccl 650-800 | copy 800-850
 
-    compute 300, exposed communication 100, copy 50, idle 550: data 300, host op 60 before the launch at 360, launch 40,
-    sync 80, then 60 in the optimizer's op and 10 in Python.
+    compute 300, exposed communication 100, copy 50, idle 550: data 300, host op 60 before the launch at 360 and 4
+    around the launches, launch 31 (20, then 5 and 4 with the 2 between them), Python 5 between the operators, sync 80,
+    then 60 in the optimizer's op and 10 in Python.
     """
     writer = TraceWriter(rank=rank)
     at = 10_000.0
@@ -105,14 +110,32 @@ def device_trace(
         writer.step(number + 5, at, length)
         writer.mark("enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__", at, data_us)
         writer.op(
-            "aten::mm", d, 100, **{"External id": 10 * number + 1, "Input Dims": [[512, 1024], [1024, 256]],
+            "aten::mm", d, 82, **{"External id": 10 * number + 1, "Input Dims": [[512, 1024], [1024, 256]],
             "Input type": ["float", "float"]},
         )  # fmt: skip
         writer.launch("ampere_sgemm_128x64_tn", (d + 60, 20), (d + 100, gemm_us), external=10 * number + 1)
+        writer.op("c10d::allreduce_", d + 84, 7, **{"External id": 10 * number + 3})
         writer.launch("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevComm*)", (d + 85, 5), (g + 50, 150), stream=20)
+        writer.op("aten::copy_", d + 91, 6, **{"External id": 10 * number + 4})
         writer.launch("Memcpy DtoH (Device -> Pinned)", (d + 92, 4), (g + 200, 50), kind="gpu_memcpy")
         writer.call("cudaStreamSynchronize", g + 250, 80)
         writer.mark("Optimizer.step#SGD.step", g + 330, 60)
         writer.op("aten::_foreach_add_", g + 330, 60, **{"External id": 10 * number + 2})
         at += length
     return writer
+
+
+def summary(writer: TraceWriter, folder: Path, name: str = "trace.json", **options: str) -> Summary:
+    """Of the trace, written to ``folder`` and read again."""
+    return summarize(read_trace(writer.write(folder / name)), **options)
+
+
+def loop(steps: int = 4, *, first: float = 0.0) -> tuple[TraceWriter, list[float]]:
+    """Marked steps of ``STEP`` microseconds that begin with a kernel of 200; where each begins."""
+    writer, starts = TraceWriter(), []
+    for number in range(steps):
+        at = first + number * STEP
+        writer.step(number, at, STEP)
+        writer.launch("gemm", (at + 5, 5), (at + 12, 200))
+        starts.append(at)
+    return writer, starts
