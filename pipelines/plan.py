@@ -92,7 +92,7 @@ class TrainPlan:
         params_BVP = np.empty((len(index), self.views, len(Photometric)), np.float32)
         bad = random_photometric(self.seed, epoch, self.samples, index, self._view_V, params_BVP)
         if bad >= 0:
-            raise ValueError(_complaint(self.samples, index[bad]))
+            raise ValueError(_complaint(self.samples, index[int(bad)]))
         return torch.from_numpy(params_BVP)
 
 
