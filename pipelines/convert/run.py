@@ -25,8 +25,8 @@ from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import Manifest, Skipped, to_bytes
 from fastvicreg.pipelines.ordered import in_order
+from fastvicreg.pipelines.passed import left_out
 from fastvicreg.pipelines.sources import one_dataset, open_source
-from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.pipelines.to_rgb import COLOUR
 from fastvicreg.registry import resolve
 
@@ -228,9 +228,9 @@ class _Conversion:
 
 
 def _not_taken(source: Source) -> tuple[str, ...]:
-    """What lies in a folder of images beside them, by kind."""
-    found = source.passed.lines() if isinstance(source, FolderSource) else []
-    return (f"not images, so not taken: {'; '.join(found)}",) if found else ()
+    """What lies beside the images, by kind."""
+    found = left_out(source)
+    return (f"not taken: {'; '.join(found)}",) if found else ()
 
 
 def _command(source: Source, path: Path, settings: Settings) -> dict[str, Any]:

@@ -11,14 +11,19 @@ from fastvicreg.pipelines.manifest import manifest_path
 from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.listing import BETON_ENDINGS, list_folder, path_exists
+from fastvicreg.pipelines.sources.listing import (
+    ARCHIVES,
+    BETON_ENDINGS,
+    ending_of,
+    holds_data,
+    list_folder,
+    path_exists,
+)
 from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
 from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 
 __all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
-
-SHARD_ENDINGS = (".tar", ".idx")
 
 
 def open_source(path: str | Path, *, to_rgb: str = "range") -> Source:
@@ -32,9 +37,12 @@ def open_source(path: str | Path, *, to_rgb: str = "range") -> Source:
     if is_pattern(path):
         return _open_pattern(path, rule)
     if path_exists(path) and path.is_file():
-        if path.suffix in SHARD_ENDINGS:
+        if path.suffix == ".idx" or (manifest_path(path.parent).is_file() and path.suffix == ".tar"):
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
-        return BetonSource(path)
+        if ending_of(path.name) in ARCHIVES:
+            how = ARCHIVES[ending_of(path.name)]
+            raise UserError(f"{path} is compressed, which gives no access to one image by itself: {how} {path} first.")
+        return ShardSource(path, rule) if path.suffix == ".tar" else BetonSource(path)
     if _holds_shards(path):
         return ShardSource(path, rule)
     source = FolderSource(path, rule)
@@ -79,4 +87,10 @@ def _holds_shards(folder: Path) -> bool:
     listing = list_folder(folder)
     if path_exists(manifest_path(folder)):
         return True
-    return bool(listing.tars) and (listing.indices or not (listing.images or listing.folders))
+    if listing.tars:
+        return listing.indices or not (listing.images or any(holds_data(folder / name) for name in listing.folders))
+    if listing.images or not listing.folders:
+        return False
+    below = (list_folder(folder / name, to_first_image=True) for name in listing.folders)
+    filled = [one for one in below if one.data or one.folders]
+    return bool(filled) and all(one.tars and not one.images for one in filled)

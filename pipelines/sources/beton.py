@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines.beton import RAW, Layout, read_layout, stored_size
+from fastvicreg.pipelines.classes import numbered
 from fastvicreg.pipelines.manifest import (
     ChangedError,
     Manifest,
@@ -99,9 +100,3 @@ def _manifest(layout: Layout) -> Manifest | None:
             f"convert again, or delete {where} to read the file unchecked."
         )
     return manifest
-
-
-def numbered(label_N: np.ndarray) -> tuple[str, ...]:
-    """Classes named by number, where the labels can be class numbers at all."""
-    low, high = int(label_N.min()), int(label_N.max())
-    return tuple(map(str, range(high + 1))) if low >= 0 and high < len(label_N) else ()
