@@ -41,6 +41,8 @@ class DataConfig:
     """Side of the square views in pixels."""
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images)."""
+    label: str = ""
+    """Field of a .beton that holds the classes, where its name does not tell (label, target, y, class ...)."""
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse counts them as faults."""

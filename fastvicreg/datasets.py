@@ -9,6 +9,7 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
+from fastvicreg.pipelines.passed import notes_of
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
 from fastvicreg.pipelines.to_rgb import COLOUR
 
@@ -40,18 +41,19 @@ def open_data(config: TrainConfig) -> Datasets:
     splits = splits_of(data.data)
     notes = list(splits.notes)
     root, val_path = splits.train, splits.validation
-    train = open_source(root, to_rgb=data.to_rgb)
+    train = open_source(root, to_rgb=data.to_rgb, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
         given = splits_of(data.val_data)
         notes += given.notes
         val_path = given.validation or given.train
-    validation = open_source(val_path, to_rgb=data.to_rgb) if val_path else None
+    validation = open_source(val_path, to_rgb=data.to_rgb, label=data.label) if val_path else None
     if validation is not None and not _alike(train.classes, validation.classes):
         raise UserError(
             f"the classes of {val_path} are not those of {root}: {len(validation.classes)} there, "
             f"{len(train.classes)} here, and the same number means another class; both need the same."
         )
+    notes += [*notes_of(train), *(notes_of(validation) if validation is not None else ())]
     return Datasets(train, validation, str(root), (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
 
 

@@ -29,6 +29,19 @@ class Passing(Protocol):
     passed: Passed
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """A source of which a person should know something."""
+
+    notes: tuple[str, ...]
+
+
+def notes_of(source: object) -> tuple[str, ...]:
+    """What ``source`` chose where there was a choice, a line each."""
+    return source.notes if isinstance(source, Noting) else ()
+
+
 def left_out(source: object) -> list[str]:
-    """A line a kind of what ``source`` left out."""
-    return source.passed.lines() if isinstance(source, Passing) else []
+    """What ``source`` left out, in one line, where it left out anything."""
+    found = source.passed.lines() if isinstance(source, Passing) else []
+    return [f"not taken: {'; '.join(found)}"] if found else []

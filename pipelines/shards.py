@@ -141,7 +141,10 @@ def read_index(path: Path, text: bytes) -> list[Table]:
     keys = [key_of(row[3]) for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key, times in Counter(keys).items() if times > 1)
-        raise DamagedError(f"{path} lists two samples of the key {twice!r}: every sample needs its own.")
+        raise DamagedError(
+            f"{path} lists two samples of the key {twice!r}: every sample needs its own; delete the index where the "
+            "members of a sample do not follow each other: they are then put together."
+        )
     return _tables(path, rows)
 
 

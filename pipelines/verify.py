@@ -17,7 +17,7 @@ from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import JPEG, DecodeError, decode_rgb, read_image_header
 from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.passed import left_out
+from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.shard_labels import class_name
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.sources.beton import BetonSource
@@ -52,7 +52,7 @@ class Report:
     decoded: bool
     findings: tuple[Finding, ...]
     seconds: float
-    left_out: tuple[str, ...] = ()  # what lies beside the images, a line a kind
+    notes: tuple[str, ...] = ()  # which field has the labels; what lies beside the images
     deep: tuple[tuple[str, int, str], ...] = ()  # images of more than 8 bits: (what they are, how many, the first)
 
 
@@ -103,7 +103,7 @@ def verify_dataset(
         decode,
         tuple(findings),
         time.monotonic() - started,
-        tuple(left_out(source)),
+        (*notes_of(source), *left_out(source)),
         tuple((kind, count, source.name(first)) for kind, (count, first) in sorted(deep.items())),
     )
 
@@ -140,7 +140,9 @@ def check_shard(source: ShardSource, shard: int, first: int) -> Iterator[Finding
     listed: list[shards.Component] = []
     tables = shards.read_index(index, index.read_bytes())
     places = [table.place_S for table in tables if table.column(shards.IMAGE) is not None]
-    sample_of = {place: first + at for at, place in enumerate(np.sort(np.concatenate(places)).tolist())}
+    sample_of = {
+        place: first + at for at, place in enumerate(np.sort(np.concatenate([np.empty(0, np.int64), *places])).tolist())
+    }
     for table in tables:
         for place, components in table.samples():
             listed += components

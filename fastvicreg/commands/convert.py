@@ -52,6 +52,8 @@ class ConvertOptions:
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse skips them."""
+    label: str = ""
+    """Field of a .beton SRC that holds the classes, where its name does not tell."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (ffcv)."""
     shard_size: int = 256

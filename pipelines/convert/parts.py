@@ -69,4 +69,4 @@ def _complete(job: Job, settings: Settings) -> bool:
         return False
     manifest = read_manifest(where)
     same = dict(manifest.settings) == {**asdict(settings), **versions()}
-    return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source))
+    return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source, label=settings.label))

@@ -25,7 +25,7 @@ from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import Manifest, Skipped, to_bytes
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.passed import left_out
+from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.to_rgb import COLOUR
 from fastvicreg.registry import resolve
@@ -87,7 +87,7 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source = open_source(source_path, to_rgb=settings.to_rgb)
+    source = open_source(source_path, to_rgb=settings.to_rgb, label=settings.label)
     order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     try:
         with closing(Workspace(target, _command(source, source_path, settings))) as work:
@@ -187,7 +187,7 @@ class _Conversion:
             seconds=seconds,
             images_per_s=(self._done - self._resumed) / seconds,
             mb_per_s=(self._bytes - self._before) / seconds / 1e6,
-            notes=(*self._writer.notes(), *self._deepened(), *_not_taken(self._source)),
+            notes=(*notes_of(self._source), *self._writer.notes(), *self._deepened(), *left_out(self._source)),
         )
 
     def _deepened(self) -> Iterator[str]:
@@ -225,12 +225,6 @@ class _Conversion:
             Skipped(self._source.name(index), reason)
             for index, reason in sorted(zip(indices, self._reasons, strict=True))
         )
-
-
-def _not_taken(source: Source) -> tuple[str, ...]:
-    """What lies beside the images, by kind."""
-    found = left_out(source)
-    return (f"not taken: {'; '.join(found)}",) if found else ()
 
 
 def _command(source: Source, path: Path, settings: Settings) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from fastvicreg.pipelines.sources.hints import PageHints
 
 
 class BetonSource:
-    """Random access to a ``.beton``'s field "image" (or the only RGB one) and "label" (or the first int).
+    """Random access to a ``.beton``'s field "image" (or the only RGB one) and its labels, as ``Layout.labels`` picks.
 
     With a manifest beside the file, ``encoded`` checks each sample's hash. The file must not shrink while it is open.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, label: str = "") -> None:
         """``UserError`` where ``path`` is no sound ``.beton`` with images, or its manifest is another file's."""
         self.path = Path(path)
         self.layout: Layout = read_layout(path)
@@ -40,7 +40,9 @@ class BetonSource:
         self._hints = PageHints(address_of(self._mapped) + self._start.astype(np.int64), self._stored)
         self._width, self._height = np.ascontiguousarray(image["width"]), np.ascontiguousarray(image["height"])
         self._raw = image["mode"] == RAW
-        self._label = np.ascontiguousarray(self.layout.label_N)
+        label_N, note = self.layout.labels(label)
+        self._label = np.ascontiguousarray(label_N)
+        self.notes: tuple[str, ...] = (note,) if note else ()
         self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
 
     def __len__(self) -> int:

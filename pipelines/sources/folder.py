@@ -60,9 +60,9 @@ class FolderSource:
     def _unpack(self) -> str:
         """What to do with compressed tar files, where there are some."""
         kind = next((kind for kind in self.passed.counts if kind in ARCHIVES), None)
-        return (
-            "" if kind is None else f"; unpack such files first: {ARCHIVES[kind]} {self.root / self.passed.first[kind]}"
-        )
+        if kind is None:
+            return ""
+        return f"; unpack such files first: {ARCHIVES[kind]} {self.root / self.passed.first[kind]}"
 
     def __len__(self) -> int:
         return len(self._files)

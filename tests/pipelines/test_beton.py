@@ -131,6 +131,43 @@ def test_fields_in_any_order_an_unsorted_table_and_other_fields_are_read(tmp_pat
     assert source.classes == ()
 
 
+@pytest.mark.parametrize(
+    ("fields", "label", "note"),
+    [
+        ({"image": 2, "label": 1}, "label", ""),
+        ({"idx": 1, "image": 2, "target": 1}, "target", "the labels are the field 'target', not 'idx'"),
+        ({"image": 2, "Index": 1, "Y": 1}, "Y", "the labels are the field 'Y', not 'Index'"),
+        ({"image": 2, "class": 1, "label": 1}, "label", "the labels are the field 'label', not 'class'"),
+        ({"image": 2, "fine": 1}, "fine", "the labels are the field 'fine'"),
+        ({"image": 2, "id": 1}, None, "no labels: 'id' numbers the samples (--label id takes it all the same)"),
+        ({"image": 2, "label": 0}, None, "no labels: 'label' holds float values"),
+        ({"image": 2, "label": 0, "idx": 1}, None, "no labels: 'label' holds float values; 'idx' numbers the samples"),
+        ({"image": 2}, None, ""),
+    ],
+)
+def test_the_field_of_the_labels_is_chosen_by_name_and_named(
+    tmp_path: Path, fields: dict[str, int], label: str | None, note: str
+) -> None:
+    kinds = {0: "<f8", 1: "<i8", 2: IMAGE}
+    rows = np.zeros(1, np.dtype([("", kinds[kind]) for kind in fields.values()], align=True))
+    jpeg = encoded(photo(0, 20, 30))
+    values = {name: (0, 20, 30, PAGE) if kind == 2 else 10 + at for at, (name, kind) in enumerate(fields.items())}
+    rows[0] = tuple(values.values())
+    write_by_hand(tmp_path / "x.beton", list(fields.items()), rows, [[jpeg]])
+    source = BetonSource(tmp_path / "x.beton")
+    assert source.label(0) == (-1 if label is None else values[label])
+    assert (note in source.notes[0]) if note else (source.notes == ())
+    for name in (name for name, kind in fields.items() if kind == 1):
+        assert open_source(tmp_path / "x.beton", label=name).label(0) == values[name]
+    with pytest.raises(UserError, match="--label image: .* has no int field of that name"):
+        open_source(tmp_path / "x.beton", label="image")
+
+
+def test_a_label_field_of_what_has_no_fields_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"--label y names a field of a \.beton"):
+        open_source(folder, label="y")
+
+
 def test_raw_samples_have_their_pixels_and_no_label_is_minus_one(tmp_path: Path) -> None:
     pixels = np.asarray(photo(1, 21, 13))
     rows = np.zeros(1, np.dtype([("", IMAGE)], align=True))
