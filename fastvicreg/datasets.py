@@ -85,5 +85,10 @@ def counted(source: Source) -> str:
 
 
 def _alike(train: tuple[str, ...], validation: tuple[str, ...]) -> bool:
-    """Whether a number means the same class in both; validation may lack the last classes, either may have none."""
-    return not train or not validation or validation == train[: len(validation)]
+    """Whether a number may mean the same class in both; validation may lack the last classes, either may have none.
+
+    Numbers are no names: where either has numbers alone, nothing speaks against the other's names.
+    """
+    if not train or not validation or validation == train[: len(validation)]:
+        return True
+    return len(validation) <= len(train) and any(one == tuple(map(str, range(len(one)))) for one in (train, validation))

@@ -159,7 +159,7 @@ def test_the_field_of_the_labels_is_chosen_by_name_and_named(
     assert (note in source.notes[0]) if note else (source.notes == ())
     for name in (name for name, kind in fields.items() if kind == 1):
         assert open_source(tmp_path / "x.beton", label=name).label(0) == values[name]
-    with pytest.raises(UserError, match="--label image: .* has no int field of that name"):
+    with pytest.raises(UserError, match=r"--label image: .* has no int field of that name"):
         open_source(tmp_path / "x.beton", label="image")
 
 
