@@ -25,6 +25,8 @@ class DataConfig:
     test/) of these. Without it: the embedded images."""
     val_data: str | None = None
     """Labelled images for the online kNN, where --data holds no val/ or test/."""
+    val_labels: str | None = None
+    """Labels of validation images that lie flat: a text, CSV or JSON file of file names and classes."""
     pipeline: str = "native"
     """Engine that decodes and crops: native (any data), ffcv (.beton, FFCV), dali (shards, NVIDIA DALI), synthetic."""
     workers: int = 0
