@@ -60,6 +60,8 @@ class ConvertOptions:
     """Most MiB a tar file has (dali)."""
     seed: int = 0
     """The order in shards; which images --proportion takes."""
+    max_skipped: str = ""
+    """Stop once more samples are skipped: a number, or a share such as 1%; any number is skipped by default."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
     json: str | None = None
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     for job in jobs:
         if job.split:
             job.target.parent.mkdir(exist_ok=True)
-        summaries.append(_convert(job, settings, options.workers))
+        summaries.append(_convert(job, settings, options))
         print("\n".join(lines(summaries[-1])))
     data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
     print(f"next: fastvicreg train --pipeline {options.format} --data {data}   or: fastvicreg verify {data}")
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _convert(job: Job, settings: Settings, workers: int) -> Summary:
+def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
     from fastvicreg.pipelines.convert import convert_dataset
     from fastvicreg.progress import WalkProgress
 
@@ -110,7 +112,8 @@ def _convert(job: Job, settings: Settings, workers: int) -> Summary:
                 job.source,
                 job.target,
                 settings,
-                workers=workers,
+                workers=options.workers,
+                max_skipped=options.max_skipped,
                 on_progress=lambda state: progress.update(*state),
             )
     except KeyboardInterrupt:

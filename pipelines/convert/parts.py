@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.convert.run import convert_dataset, versions
+from fastvicreg.pipelines.convert.conversion import versions
+from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import FORMATS, Settings
 from fastvicreg.pipelines.convert.workspace import FILES
 from fastvicreg.pipelines.convert.writer import Writer
