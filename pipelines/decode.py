@@ -17,6 +17,7 @@ from PIL import Image
 from fastvicreg.contracts import Fault, Source
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB, convert, deep_kind, rule_of
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # a sample is delivered, or refused with a reason; nothing between
 JPEG = b"\xff\xd8"
 """What every JPEG begins with."""
 EMPTY = "an empty file"

@@ -18,7 +18,7 @@ from fastvicreg.pipelines.manifest import (
     manifest_path,
     read_manifest,
 )
-from fastvicreg.pipelines.mapped import address_of
+from fastvicreg.pipelines.mapped import address_of, require_whole
 from fastvicreg.pipelines.sources.hints import PageHints
 
 
@@ -61,9 +61,14 @@ class BetonSource:
         return b"P6\n%d %d\n255\n%b" % (self._width[index], self._height[index], stored)
 
     def stored(self, index: int) -> memoryview:
-        """The sample's bytes in the file as they are, unchecked: a JPEG, or height x width x 3 raw pixels."""
+        """The sample's bytes in the file as they are, unchecked: a JPEG, or height x width x 3 raw pixels.
+
+        ``OSError`` where the file has been cut since it was opened: to read there would end the process (SIGBUS).
+        """
         start = int(self._start[index])
-        return self._mapped[start : start + int(self._stored[index])]
+        end = start + int(self._stored[index])
+        require_whole(self.path, end)
+        return self._mapped[start:end]
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""

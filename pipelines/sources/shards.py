@@ -11,6 +11,7 @@ from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import DecodeError, image_size
 from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
+from fastvicreg.pipelines.mapped import require_whole
 from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.shard_labels import addresses, read_labels
 from fastvicreg.pipelines.shard_layout import ShardLayout, read_layout
@@ -67,9 +68,11 @@ class ShardSource:
         return stored
 
     def stored(self, index: int) -> memoryview:
-        """The same bytes, unchecked."""
-        start = int(self._start[index])
-        return self._mapped[self._shard[index]][start : start + int(self._size[index])]
+        """The same bytes, unchecked; ``OSError`` where the file has been cut since it was opened."""
+        start, shard = int(self._start[index]), int(self._shard[index])
+        end = start + int(self._size[index])
+        require_whole(self.layout.files[shard][0], end)
+        return self._mapped[shard][start:end]
 
     def is_raw(self, index: int) -> bool:
         """False: shards hold encoded images alone."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +131,23 @@ def test_fields_in_any_order_an_unsorted_table_and_other_fields_are_read(tmp_pat
     assert [source.label(n) for n in range(3)] == [40, 41, 42]
     assert [source.size(n) for n in range(3)] == [(20, 30), (21, 30), (22, 30)]
     assert source.classes == ()
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_a_fault_not_the_end_of_the_process(
+    folder: Path, tmp_path: Path
+) -> None:
+    convert_dataset(folder, tmp_path / "x.beton", SMALL)
+    convert_dataset(folder, tmp_path / "shards", Settings(format="dali"))
+    code = (
+        "import os, sys\nfrom fastvicreg.pipelines import open_source\n"
+        "source = open_source(sys.argv[1])\nwhole = bytes(source.encoded(0))\nos.truncate(sys.argv[2], 4096)\n"
+        "try: source.encoded(6)\nexcept OSError as error: print(error.strerror)"
+    )
+    for data, file in (("x.beton", "x.beton"), ("shards", "shards/shard-000000.tar")):
+        command = [sys.executable, "-c", code, str(tmp_path / data), str(tmp_path / file)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout == "the file was cut to 4096 bytes after it had been opened\n"
 
 
 @pytest.mark.parametrize(
