@@ -42,6 +42,8 @@ class DataConfig:
     test/) of these. Without it: the embedded images."""
     val_data: str | None = resumable(None)
     """Labelled images for the online kNN, where --data holds no val/ or test/."""
+    val_labels: str | None = resumable(None)
+    """Labels of validation images that lie flat: a text, CSV or JSON file of file names and classes."""
     pipeline: str = resumable("native")
     """Engine that decodes and crops: native (any data), ffcv (.beton, FFCV), dali (shards, NVIDIA DALI), synthetic."""
     workers: int = resumable(0)
@@ -58,6 +60,8 @@ class DataConfig:
     """Side of the square views in pixels."""
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images)."""
+    label: str = ""
+    """Field of a .beton that holds the classes, where its name does not tell (label, target, y, class ...)."""
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse counts them as faults."""

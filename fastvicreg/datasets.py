@@ -9,7 +9,9 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
+from fastvicreg.pipelines.passed import notes_of
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
+from fastvicreg.pipelines.sources.labelled import label_by_file
 from fastvicreg.pipelines.to_rgb import COLOUR
 
 LOOKED_AT = 8
@@ -31,8 +33,9 @@ def open_data(config: TrainConfig) -> Datasets:
     """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read."""
     data = config.data
     if data.data is None:
-        if data.val_data is not None:
-            raise UserError(f"--val-data {data.val_data} goes with --data: the embedded images have their own.")
+        for flag, value in (("--val-data", data.val_data), ("--val-labels", data.val_labels)):
+            if value is not None:
+                raise UserError(f"{flag} {value} goes with --data: the embedded images have their own.")
         write = {"ffcv": embedded.write_beton_once, "dali": embedded.write_shards_once}
         folder = write.get(data.pipeline, embedded.write_once)()
         names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
@@ -41,14 +44,19 @@ def open_data(config: TrainConfig) -> Datasets:
     splits = splits_of(data.data)
     notes = list(splits.notes)
     root, val_path = splits.train, splits.validation
-    train = open_source(root, to_rgb=data.to_rgb)
+    train = open_source(root, to_rgb=data.to_rgb, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
         given = splits_of(data.val_data)
         notes += given.notes
         val_path = given.validation or given.train
-    validation = open_source(val_path, to_rgb=data.to_rgb) if val_path else None
+    validation = open_source(val_path, to_rgb=data.to_rgb, label=data.label) if val_path else None
+    if data.val_labels:
+        if validation is None:
+            raise UserError(f"--val-labels {data.val_labels}: there are no validation images; give --val-data too.")
+        validation = label_by_file(validation, data.val_labels, train.classes)
     where = str(val_path) if val_path else ""
+    notes += [*notes_of(train), *(notes_of(validation) if validation is not None else ())]
     return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
 
 

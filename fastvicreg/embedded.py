@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from platformdirs import user_cache_path
 
+from fastvicreg.caches import cache_folder
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
@@ -36,7 +36,7 @@ def write_once(root: Path | None = None) -> Path:
 
     ``UserError`` where the cache cannot be written or scikit-image lacks its images.
     """
-    return _once((root or user_cache_path("fastvicreg")) / f"embedded-{VERSION}", _write)
+    return _once((root or cache_folder()) / f"embedded-{VERSION}", _write)
 
 
 def write_beton_once(root: Path | None = None) -> Path:

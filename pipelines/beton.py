@@ -31,6 +31,10 @@ IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_pt
 ALLOCATION = np.dtype([("sample", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 RGB_FIELD, INT_FIELD = 2, 1
+LABELS = ("label", "labels", "target", "targets", "y", "class", "class_id", "cls", "category")
+"""Names of int fields that hold classes, the one to be preferred first."""
+NUMBERS = ("idx", "index", "indices", "id", "ids", "uid", "sample", "sample_id")
+"""Names of int fields that number the samples."""
 BYTES = np.dtype([("ptr", "<u8"), ("size", "<u8")])
 FIELDS: dict[int, tuple[str, np.dtype]] = {
     0: ("float", np.dtype("<f8")),
@@ -62,11 +66,28 @@ class Layout:
         """IMAGE rows: the field called "image", or the only RGB one."""
         return self.metadata_N[f"f{self._pick(RGB_FIELD, 'image')}"]
 
-    @property
-    def label_N(self) -> np.ndarray:
-        """int64: the field called "label", or the first int one; -1 everywhere where there is none."""
-        place = self._pick(INT_FIELD, "label")
-        return np.full(len(self.metadata_N), -1) if place is None else self.metadata_N[f"f{place}"]
+    def labels(self, name: str = "") -> tuple[np.ndarray, str]:
+        """(label_N, int64, -1 everywhere where there is none; what a person may not expect of the choice, or "").
+
+        Of several int fields that called as a label is taken, never one that numbers the samples; ``name`` names
+        another. ``UserError`` where there is no int field of that name.
+        """
+        ints = [field for field, kind in self.fields if kind == INT_FIELD]
+        if name and name not in ints:
+            raise UserError(
+                f"--label {name}: {self.path} has no int field of that name, only {', '.join(ints) or 'none'}."
+            )
+        named = sorted((field for field in ints if field.lower() in LABELS), key=lambda one: LABELS.index(one.lower()))
+        chosen = name or next(iter([*named, *(field for field in ints if field.lower() not in NUMBERS)]), "")
+        others = [field for field in ints if field != chosen]
+        if chosen:
+            label_N = self.metadata_N[f"f{self.fields.index((chosen, INT_FIELD))}"]
+            note = f"{self.path}: the labels are the field {chosen!r}"
+            note += f", not {', '.join(map(repr, others))} (--label names another)" if others else ""
+            return label_N, "" if chosen == "label" and not others else note
+        why = [f"{field!r} holds {FIELDS[kind][0]} values" for field, kind in self.fields if field.lower() in LABELS]
+        why += [f"{field!r} numbers the samples (--label {field} takes it all the same)" for field in others]
+        return np.full(len(self.metadata_N), -1), f"{self.path}: no labels: {'; '.join(why)}" if why else ""
 
     def _pick(self, kind: int, name: str) -> int | None:
         places = [place for place, (_, number) in enumerate(self.fields) if number == kind]

@@ -17,8 +17,10 @@ from PIL import Image
 from fastvicreg.contracts import Fault, Source
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB, convert, deep_kind, rule_of
 
+warnings.filterwarnings("ignore", module=r"PIL\.")  # a sample is delivered, or refused with a reason; nothing between
 JPEG = b"\xff\xd8"
 """What every JPEG begins with."""
+EMPTY = "an empty file"
 SAME_AS_PILLOW = ("YCbCr", "Gray", "RGB")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Above this Pillow itself refuses an image as a decompression bomb."""
@@ -50,6 +52,8 @@ def decode_rgb(encoded: bytes | memoryview, rule: ToRGB = RANGE) -> np.ndarray:
 
     Returns (H, W, 3) uint8, C-contiguous. ``DecodeError`` where Pillow or ``rule`` would refuse the bytes.
     """
+    if not len(encoded):
+        raise DecodeError(Fault.UNDECODABLE, EMPTY)
     if bytes(encoded[:3]) == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
@@ -68,6 +72,8 @@ def image_size(encoded: bytes | memoryview) -> tuple[int, int]:
 
 def read_image_header(encoded: bytes | memoryview) -> ImageHeader:
     """Size and depth, nothing decoded. ``DecodeError`` where the bytes are no image."""
+    if not len(encoded):
+        raise DecodeError(Fault.UNDECODABLE, EMPTY)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from fastvicreg.caches import njit
 from fastvicreg.contracts import JITTER_ORDERS
 from fastvicreg.pipelines.recipes import ViewRecipe
 from fastvicreg.pipelines.rng import Purpose, below, between, fold_in, stream, uniform
@@ -52,7 +52,7 @@ def view_records(views: tuple[ViewRecipe, ...]) -> NDArray[np.void]:
     return np.array(rows, VIEW_RECORD)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _shuffle(key: np.uint64, index_N: NDArray[np.int64], start: int, stop: int) -> None:
     """Fisher-Yates within [start, stop), in place."""
     for last in range(stop - 1, start, -1):
@@ -60,7 +60,7 @@ def _shuffle(key: np.uint64, index_N: NDArray[np.int64], start: int, stop: int) 
         index_N[last], index_N[other] = index_N[other], index_N[last]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def permutation(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
     """index_N: every sample once, all orders equally likely."""
     index_N = np.arange(samples)
@@ -68,7 +68,7 @@ def permutation(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
     return index_N
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def block_permutation(seed: int, epoch: int, samples: int, block: int, group: int) -> NDArray[np.int64]:
     """index_N: blocks of ``block`` consecutive samples in random order, shuffled within each ``group`` of blocks."""
     blocks = np.arange((samples + block - 1) // block)
@@ -87,7 +87,7 @@ def block_permutation(seed: int, epoch: int, samples: int, block: int, group: in
     return index_N
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _random_resized_crop(key: np.uint64, view: np.void, w: int, h: int) -> tuple[int, int, int, int]:
     """(x, y, w, h) as torchvision's RandomResizedCrop.get_params draws them."""
     for trial in range(TRIES):
@@ -107,7 +107,7 @@ def _random_resized_crop(key: np.uint64, view: np.void, w: int, h: int) -> tuple
     return (w - crop_w) // 2, (h - crop_h) // 2, crop_w, crop_h
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def random_boxes(
     seed: int,
     epoch: int,
@@ -138,7 +138,7 @@ def random_boxes(
     return -1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def central_boxes(
     resize: int,
     crop: int,
@@ -160,13 +160,13 @@ def central_boxes(
     return -1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _factor(key: np.uint64, counter: int, strength: float) -> float:
     """A ColorJitter factor, uniform in 1 -+ strength and never negative."""
     return between(key, counter, max(0.0, 1.0 - strength), 1.0 + strength)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def random_photometric(
     seed: int,
     epoch: int,

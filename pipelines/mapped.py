@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import weakref
@@ -39,6 +40,19 @@ def map_file(path: Path) -> memoryview:
     # Not at exit, when threads may still read: the process's end unmaps all.
     weakref.finalize(pages, libc.munmap, address, size).atexit = False
     return memoryview(pages).cast("B").toreadonly()
+
+
+def require_whole(path: Path, end: int) -> None:
+    """``OSError`` where the file at ``path`` ends before ``end``, so that mapped memory must not be read there.
+
+    A file that was deleted or replaced is still mapped whole.
+    """
+    try:
+        size = os.stat(path).st_size
+    except OSError:
+        return
+    if size < end:
+        raise OSError(errno.EIO, f"the file was cut to {size} bytes after it had been opened", str(path))
 
 
 def address_of(view: memoryview) -> int:

@@ -78,7 +78,7 @@ class TrainPlan:
         flip_BV = np.empty((len(index), self.views), np.bool_)
         bad = random_boxes(self.seed, epoch, self.samples, index, wh, self._view_V, box_BV4, flip_BV)
         if bad >= 0:
-            raise ValueError(_complaint(self.samples, index[bad], wh[bad]))
+            raise ValueError(_complaint(self.samples, index[int(bad)], wh[bad]))
         return torch.from_numpy(box_BV4), torch.from_numpy(flip_BV)
 
     def photometric(self, epoch: int, index_B: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class TrainPlan:
         params_BVP = np.empty((len(index), self.views, len(Photometric)), np.float32)
         bad = random_photometric(self.seed, epoch, self.samples, index, self._view_V, params_BVP)
         if bad >= 0:
-            raise ValueError(_complaint(self.samples, index[bad]))
+            raise ValueError(_complaint(self.samples, index[int(bad)]))
         return torch.from_numpy(params_BVP)
 
 
@@ -129,7 +129,7 @@ class EvalPlan:
         box_BV4 = np.empty((len(index), 1, 4))
         bad = central_boxes(self.resize, self.crop, self.samples, index, wh, box_BV4)
         if bad >= 0:
-            raise ValueError(_complaint(self.samples, index[bad], wh[bad]))
+            raise ValueError(_complaint(self.samples, index[int(bad)], wh[bad]))
         return torch.from_numpy(box_BV4), torch.zeros((len(index), 1), dtype=torch.bool)
 
     def photometric(self, epoch: int, index_B: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
+
+from fastvicreg.caches import njit
 
 # Numba compiles these into their callers, whose on-disk caches do not notice an edit here: after one, delete
 # pipelines/__pycache__/*.nb[ic]. The golden values in tests/pipelines notice a changed stream.
@@ -32,7 +33,7 @@ class Purpose(IntEnum):
     SOLARIZE = 7
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def mix(z: np.uint64) -> np.uint64:
     """The splitmix64 finalizer (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's variant 13): a bijection."""
     z = np.uint64(z)
@@ -41,37 +42,37 @@ def mix(z: np.uint64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def bits(key: np.uint64, counter: int) -> np.uint64:
     """Draw ``counter`` (from 0) of the stream ``key``: 64 bits, as splitmix64 seeded with ``key`` gives them."""
     return mix(np.uint64(key) + GAMMA * (np.uint64(counter) + ONE))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def fold_in(key: np.uint64, value: int) -> np.uint64:
     """The key of child ``value`` of ``key``: distinct for distinct values."""
     return bits(mix(np.uint64(key) ^ FOLD), value)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def stream(seed: int, epoch: int, purpose: int) -> np.uint64:
     """The key of an epoch's choices of one kind; fold in the sample, then the view."""
     return fold_in(fold_in(fold_in(np.uint64(0), seed), epoch), purpose)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def uniform(key: np.uint64, counter: int) -> float:
     """Draw ``counter`` as a multiple of 2^-53 in [0, 1)."""
     return np.float64(bits(key, counter) >> np.uint64(11)) * 2.0**-53
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def between(key: np.uint64, counter: int, low: float, high: float) -> float:
     """Draw ``counter``, uniform in [low, high)."""
     return low + (high - low) * uniform(key, counter)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def below(key: np.uint64, counter: int, count: int) -> int:
     """Draw ``counter`` as an integer in [0, count), ``count`` < 2^53; each probability is exact to 2^-53."""
     return int(uniform(key, counter) * count)

@@ -23,7 +23,7 @@ BLOCK = tarfile.BLOCKSIZE
 RECORD = tarfile.RECORDSIZE
 """Bytes that a tar file is filled up to, after at least two empty blocks."""
 VERSION = "v1.2"
-IMAGE = ("jpg", "jpeg")
+IMAGE = ("jpg", "jpeg", "png", "webp", "avif", "jxl", "jp2", "bmp", "tif", "tiff", "gif", "ppm", "pgm")
 LABEL = ("cls.i32", "cls")
 """Extensions, the one to be preferred first."""
 EMPTY = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE)
@@ -61,8 +61,10 @@ class Table(NamedTuple):
     names: list[tuple[str, ...]]  # K columns of S names
 
     def column(self, extensions: tuple[str, ...]) -> int | None:
-        """The column of the first of ``extensions`` that these samples have."""
-        return next((self.extensions.index(one) for one in extensions if one in self.extensions), None)
+        """The column of the first of ``extensions`` that these samples have, whole or as the last part of theirs."""
+        whole = (self.extensions.index(one) for one in extensions if one in self.extensions)
+        ends = (at for one in extensions for at, own in enumerate(self.extensions) if own.endswith(f".{one}"))
+        return next(whole, next(ends, None))
 
     def samples(self) -> Iterator[tuple[int, list[Component]]]:
         """(place in the index, members) of each sample."""
@@ -139,7 +141,19 @@ def read_index(path: Path, text: bytes) -> list[Table]:
     keys = [key_of(row[3]) for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key, times in Counter(keys).items() if times > 1)
-        raise DamagedError(f"{path} lists two samples of the key {twice!r}: every sample needs its own.")
+        raise DamagedError(
+            f"{path} lists two samples of the key {twice!r}: every sample needs its own; delete the index where the "
+            "members of a sample do not follow each other: they are then put together."
+        )
+    return _tables(path, rows)
+
+
+def tables(path: Path, samples: list[list[Component]]) -> list[Table]:
+    """The samples of ``path`` by their members' extensions, as ``read_index`` gives them."""
+    return _tables(path, [[str(part) for component in sample for part in component] for sample in samples])
+
+
+def _tables(path: Path, rows: list[list[str]]) -> list[Table]:
     places: dict[tuple[str, ...], list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(tuple(row[::4]), []).append(place)

@@ -17,6 +17,8 @@ from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import JPEG, DecodeError, decode_rgb, read_image_header
 from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
+from fastvicreg.pipelines.passed import left_out, notes_of
+from fastvicreg.pipelines.shard_labels import class_name
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.shards import ShardSource
@@ -50,6 +52,7 @@ class Report:
     decoded: bool
     findings: tuple[Finding, ...]
     seconds: float
+    notes: tuple[str, ...] = ()  # which field has the labels; what lies beside the images
     deep: tuple[tuple[str, int, str], ...] = ()  # images of more than 8 bits: (what they are, how many, the first)
 
 
@@ -100,6 +103,7 @@ def verify_dataset(
         decode,
         tuple(findings),
         time.monotonic() - started,
+        (*notes_of(source), *left_out(source)),
         tuple((kind, count, source.name(first)) for kind, (count, first) in sorted(deep.items())),
     )
 
@@ -130,14 +134,23 @@ def check_sample(source: Source, index: int, *, decode: bool) -> Checked:
 def check_shard(source: ShardSource, shard: int, first: int) -> Iterator[Finding]:
     """The faults of the shard numbered ``shard``, whose first sample is ``first``: index against tar file, classes."""
     tar, index = source.layout.files[shard]
+    if index is None:
+        return  # walked when it was opened: nothing that could differ
     mapped = source.layout.mapped[shard]
     listed: list[shards.Component] = []
-    for table in shards.read_index(index, index.read_bytes()):
+    tables = shards.read_index(index, index.read_bytes())
+    places = [table.place_S for table in tables if table.column(shards.IMAGE) is not None]
+    sample_of = {
+        place: first + at for at, place in enumerate(np.sort(np.concatenate([np.empty(0, np.int64), *places])).tolist())
+    }
+    for table in tables:
         for place, components in table.samples():
             listed += components
+            sample = sample_of.get(place, -1)  # one without an image is none
+            label = source.label(sample) if sample >= 0 else None
             for component in components:
-                if fault := _member_fault(mapped, component, source.label(first + place)):
-                    yield Finding(first + place, source.name(first + place), fault)
+                if fault := _member_fault(mapped, component, label, source.classes):
+                    yield Finding(sample, source.name(sample) if sample >= 0 else str(tar), fault)
     others = list(shards.unlisted(mapped, listed))
     for at in (at for at, name in others if not name):
         yield Finding(-1, str(tar), f"{tar}: the {shards.BLOCK} bytes at {at} are no tar header")
@@ -145,17 +158,18 @@ def check_shard(source: ShardSource, shard: int, first: int) -> Iterator[Finding
         yield Finding(-1, str(tar), f"{tar}: {len(names):,} members (such as {names[0]}) are not in {index.name}")
 
 
-def _member_fault(tar: memoryview, component: shards.Component, label: int) -> str:
+def _member_fault(tar: memoryview, component: shards.Component, label: int | None, classes: tuple[str, ...]) -> str:
     """What is wrong with a member that an index lists, of a sample of class ``label``; or ""."""
     extension, start, size, name = component
     if not shards.is_member(shards.member_at(tar, start), name, size):
         return f"no regular member {name} of {size} bytes begins at byte {start}, where its index says"
-    if extension not in shards.LABEL:
+    if extension not in shards.LABEL or label is None:
         return ""
     try:
         found: int | str = shards.read_label(tar[start : start + size], extension)
     except ValueError as error:
-        found = str(error)
+        name = class_name(tar[start : start + size])
+        found = label if label >= 0 and name == classes[label] else str(error)
     return "" if found == label else f"its .{extension} is {found}, recorded is {label}"
 
 

@@ -52,12 +52,16 @@ class ConvertOptions:
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse skips them."""
+    label: str = ""
+    """Field of a .beton SRC that holds the classes, where its name does not tell."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (ffcv)."""
     shard_size: int = 256
     """Most MiB a tar file has (dali)."""
     seed: int = 0
     """The order in shards; which images --proportion takes."""
+    max_skipped: str = ""
+    """Stop once more samples are skipped: a number, or a share such as 1%; any number is skipped by default."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
     json: str | None = None
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     for job in jobs:
         if job.split:
             job.target.parent.mkdir(exist_ok=True)
-        summaries.append(_convert(job, settings, options.workers))
+        summaries.append(_convert(job, settings, options))
         print("\n".join(lines(summaries[-1])))
     data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
     print(f"next: fastvicreg train --pipeline {options.format} --data {data}   or: fastvicreg verify {data}")
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _convert(job: Job, settings: Settings, workers: int) -> Summary:
+def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
     from fastvicreg.pipelines.convert import convert_dataset
     from fastvicreg.progress import WalkProgress
 
@@ -108,7 +112,8 @@ def _convert(job: Job, settings: Settings, workers: int) -> Summary:
                 job.source,
                 job.target,
                 settings,
-                workers=workers,
+                workers=options.workers,
+                max_skipped=options.max_skipped,
                 on_progress=lambda state: progress.update(*state),
             )
     except KeyboardInterrupt:

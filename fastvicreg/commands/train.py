@@ -111,7 +111,8 @@ def options_of(arguments: list[str]) -> TrainOptions:
     options = _parsed(arguments, name, _with_parts(settings, arguments))
     data = options.settings.data
     # Absolute, so that the saved run can be resumed and evaluated from anywhere.
-    paths = {key: value and os.path.abspath(value) for key, value in (("data", data.data), ("val_data", data.val_data))}
+    given = (("data", data.data), ("val_data", data.val_data), ("val_labels", data.val_labels))
+    paths = {key: value and os.path.abspath(value) for key, value in given}
     return replace(options, settings=replace(options.settings, data=replace(data, **paths)))
 
 

@@ -82,6 +82,7 @@ def lines(report: Report) -> list[str]:
         f"{report.path}: {len(report.findings):,} faults in {report.samples:,} samples, {classes}, "
         f"{report.bytes / 1e6:,.1f} MB, {hashed}, {how}; {report.seconds:,.1f} s"
     )
+    text += report.notes
     text += [
         f"{count:,} images of {kind} bits (such as {first})"
         if kind == COLOUR

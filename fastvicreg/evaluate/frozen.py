@@ -38,7 +38,7 @@ def evaluate_run(asked: Evaluation, protocol: FrozenProtocol) -> dict[str, Any]:
     config, device = trained.config, resolve_device(asked.device)
     encoder = trained.encoder.to(device)
     if asked.data is not None:
-        config = replace(config, data=replace(config.data, data=asked.data, val_data=None))
+        config = replace(config, data=replace(config.data, data=asked.data, val_data=None, val_labels=None))
     if asked.val_data is not None:
         config = replace(config, data=replace(config.data, val_data=asked.val_data))
     data = open_data(config)

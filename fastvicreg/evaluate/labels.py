@@ -40,8 +40,13 @@ def obstacle(bank: Source, queries: Source | None, *, bank_where: str, queries_w
 
 
 def mismatch(bank: tuple[str, ...], queries: tuple[str, ...], bank_where: str, queries_where: str) -> str | None:
-    """Why a number does not mean the same class on both sides; ``queries`` may lack the last classes of ``bank``."""
+    """Why a number does not mean the same class on both sides; ``queries`` may lack the last classes of ``bank``.
+
+    Numbers are no names: where either side has numbers alone, nothing speaks against the other's names.
+    """
     if not bank or not queries or queries == bank[: len(queries)]:
+        return None
+    if len(queries) <= len(bank) and any(side == tuple(map(str, range(len(side)))) for side in (bank, queries)):
         return None
     extra, absent = [c for c in queries if c not in set(bank)], [c for c in bank if c not in set(queries)]
     found = [f"{_named(extra)} only in {queries_where}"] if extra else []

@@ -8,7 +8,8 @@ without a branch, so that LLVM turns each into vector code; the blur runs over i
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from fastvicreg.caches import njit
 
 CHUNK = 1024  # pixels; their three float32 planes take 12 KiB
 BLOCK = 1024  # elements of a blur wider than usual
@@ -21,7 +22,7 @@ BYTES, HUE_SIXTHS, UNIT = F(256), F(6 / 255), F(1 / 255)
 
 # No "contract": a fused multiply-add rounds once where Pillow rounds twice. The error model keeps a division from
 # branching on zero.
-OPTIONS = {"cache": True, "error_model": "numpy", "fastmath": {"nnan", "ninf", "nsz"}}
+OPTIONS = {"error_model": "numpy", "fastmath": {"nnan", "ninf", "nsz"}}
 
 
 @njit(nogil=True, **OPTIONS)

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastvicreg.caches import njit
 from fastvicreg.kernels.resample.windows import IN_SIZE, OFFSET, OUT_FIRST, OUT_SIZE
 
 CHANNELS = 3
@@ -120,7 +121,7 @@ def _copy(_: Any, dst: Any, dst_at: Any, src: Any, src_at: Any, n: Any):
     return types.void(dst, _AT, src, _AT, _AT), generate
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _bicubic(x: float) -> float:
     """Keys' cubic, a = -0.5, in the operations and the order in which Pillow computes it."""
     x = abs(x)
@@ -131,7 +132,7 @@ def _bicubic(x: float) -> float:
     return 0.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _coefficients(in_size: int, out_size: int, out_first: int, side: int) -> Coefficients:
     """Pillow's ``precompute_coeffs`` for outputs out_first .. out_first + S: first_S, taps_S, weight_ST (int32).
 
@@ -159,18 +160,18 @@ def _coefficients(in_size: int, out_size: int, out_first: int, side: int) -> Coe
     return first_S, taps_S, weight_ST
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _padded(size: int, step: int) -> int:
     return (size + step - 1) // step * step
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _extent(first_S: np.ndarray, taps_S: np.ndarray) -> int:
     """How many inputs the outputs read, from first_S[0] on."""
     return first_S[-1] + taps_S[-1] - first_S[0]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _horizontal(
     dst: Bytes, dst_at: int, src: Bytes, src_at: int, src_stride: int, rows: int, coefficients: Coefficients, flip: bool
 ) -> None:
@@ -201,7 +202,7 @@ def _horizontal(
             _copy(dst, dst_at + (row + r) * out_bytes, block, r * out_stride, out_bytes)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _vertical(dst: Bytes, dst_at: int, src: Bytes, stride: int, coefficients: Coefficients) -> None:
     """Resample rows of ``stride`` bytes, row first_S[0] being the first of ``src``, which ends LANES after the last."""
     first_S, taps_S, weight_ST = coefficients
@@ -223,7 +224,7 @@ _SIGNATURE = types.void(
 )
 
 
-@njit(_SIGNATURE, nogil=True, cache=True)
+@njit(_SIGNATURE, nogil=True)
 def resample(image_HWC: np.ndarray, window_VA4: np.ndarray, flip_V: np.ndarray, out_VSSC: np.ndarray) -> None:
     """See ``fastvicreg.kernels.resample.resample_views``; windows as in ``windows``, arguments already checked."""
     image, out = image_HWC.reshape(-1), out_VSSC.reshape(-1)

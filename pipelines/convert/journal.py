@@ -43,6 +43,16 @@ class Journal:
         write_all(self._handle, FRAME.pack(len(entries), len(text), digest(body)) + body)
         os.fsync(self._handle)
 
+    def cut(self, rows: int, skipped: int) -> None:
+        """Keep the first ``rows`` entries alone; ``skipped`` is what ``stored`` says of those that have a reason."""
+        entries = self.entries[:rows]
+        self.reasons = self.reasons[: int((entries["stored"] == skipped).sum())]
+        self.entries = entries
+        os.ftruncate(self._handle, 0)
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        if rows:
+            self.append(entries, self.reasons)
+
     def close(self) -> None:
         os.close(self._handle)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.convert.run import convert_dataset, versions
+from fastvicreg.pipelines.convert.conversion import versions
+from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import FORMATS, Settings
 from fastvicreg.pipelines.convert.workspace import FILES
 from fastvicreg.pipelines.convert.writer import Writer
@@ -69,4 +70,4 @@ def _complete(job: Job, settings: Settings) -> bool:
         return False
     manifest = read_manifest(where)
     same = dict(manifest.settings) == {**asdict(settings), **versions()}
-    return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source))
+    return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source, label=settings.label))

@@ -34,6 +34,8 @@ class Settings:
     """Decode every image, also one whose bytes are kept."""
     to_rgb: str = "range"
     """How images of more than 8 bits become 8, as ``pipelines.to_rgb`` tells: range, LOW:HIGH or refuse."""
+    label: str = ""
+    """Field of a ``.beton`` source that holds the classes; "": by its name."""
     page_size: int = 8 << 20
     """Bytes a page; doubled where a sample does not fit."""
     shard_size: int = 256 << 20

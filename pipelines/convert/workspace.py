@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert.changes import difference, pack
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.manifest import manifest_path
 
@@ -21,8 +22,8 @@ FILES = (".beton", ".tar", ".idx", ".gz", ".tgz", ".zip")
 class Workspace:
     """A folder beside ``target`` that is kept when the conversion is interrupted and gone when it is complete."""
 
-    def __init__(self, target: Path, command: Mapping[str, Any]) -> None:
-        """Take the folder for ``command``, all that decides the written bytes.
+    def __init__(self, target: Path, command: Mapping[str, Any], names: bytes) -> None:
+        """Take the folder for ``command``, all that decides the written bytes; ``names`` are those of the samples.
 
         ``UserError`` where it holds another command's work, another process is at it, or ``target`` exists.
         """
@@ -36,7 +37,7 @@ class Workspace:
             except BlockingIOError:
                 raise UserError(f"another conversion is writing {target}: wait for it.") from None
             refuse_existing(target)  # again: another process may have completed it meanwhile
-            self._claim(command)
+            self._claim(command, names)
         except BaseException:
             os.close(self._lock)
             raise
@@ -65,9 +66,10 @@ class Workspace:
     def close(self) -> None:
         os.close(self._lock)
 
-    def _claim(self, command: Mapping[str, Any]) -> None:
+    def _claim(self, command: Mapping[str, Any], names: bytes) -> None:
         note = self.folder / "command.json"
         if not note.exists():
+            durable(self.folder / "names", pack(names))
             durable(self.folder / "command.draft", json.dumps(command, indent=1).encode())
             os.rename(self.folder / "command.draft", note)
             sync_folder(self.folder)
@@ -76,12 +78,11 @@ class Workspace:
             before = json.loads(note.read_bytes())
         except ValueError:
             before = {}
-        for key in sorted({*command, *before}):
-            if before.get(key) != command.get(key):
-                raise UserError(
-                    f"{self.folder} holds the unfinished conversion of another command ({key}: {before.get(key)} "
-                    f"there, {command.get(key)} here): end that one, or delete the folder."
-                )
+        if changed := difference(before, dict(command), self.folder / "names", names):
+            raise UserError(
+                f"{self.folder} holds the unfinished conversion of another command or of other files ({changed}): "
+                "give the same again, or delete the folder."
+            )
 
 
 def refuse_target(source: Path, target: Path, ending: str) -> None:

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from fastvicreg.errors import UserError
 
+LEAST = 2
+"""Images that a training batch compares at least."""
+
 
 @dataclass(frozen=True)
 class Batching:
@@ -24,6 +27,8 @@ class Batching:
             raise UserError(
                 f"--batch-size {self.batch_size}, the total batch, does not divide among {self.world_size} processes."
             )
+        if self.drop_last and self.samples < LEAST:
+            raise UserError(f"the data holds {self.samples} image, and training compares {LEAST} at least: add some.")
         if self.drop_last and self.batch_size > self.samples:
             raise UserError(
                 f"--batch-size {self.batch_size} is larger than the data's {self.samples} images: "

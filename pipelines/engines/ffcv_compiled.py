@@ -13,9 +13,10 @@ import ctypes
 
 import numpy as np
 from llvmlite import binding
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from fastvicreg.caches import njit
 from fastvicreg.kernels.resample.numba_impl import resample
 from fastvicreg.pipelines.beton import RAW
 from fastvicreg.pipelines.decode import MAX_PIXELS
@@ -52,7 +53,7 @@ def jobs(slot_B: NDArray[np.int64], window_BVA4: NDArray[np.int64], flip_BV: NDA
     return np.concatenate([slot_B[:, None], window_BVA4.reshape(count, views * WINDOW), flip_BV], 1, dtype=np.int64)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _decode(
     handle: int,
     encoded: NDArray[np.uint8],
@@ -71,7 +72,7 @@ def _decode(
     return _decompress(handle, pointer, size, pixels.ctypes.data, width, 0, height, RGB_PIXELS, EXACT) == 0
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def cut_views(
     job_BJ: NDArray[np.int64],
     image_N: NDArray[np.void],  # FFCV's metadata of the field: mode, width, height, data_ptr

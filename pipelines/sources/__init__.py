@@ -11,30 +11,45 @@ from fastvicreg.pipelines.manifest import manifest_path
 from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.listing import BETON_ENDINGS, list_folder, path_exists
+from fastvicreg.pipelines.sources.listing import (
+    ARCHIVES,
+    BETON_ENDINGS,
+    ending_of,
+    holds_data,
+    list_folder,
+    path_exists,
+)
 from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
 from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 
 __all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
 
-SHARD_ENDINGS = (".tar", ".idx")
 
-
-def open_source(path: str | Path, *, to_rgb: str = "range") -> Source:
+def open_source(path: str | Path, *, to_rgb: str = "range", label: str = "") -> Source:
     """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, or tar
     shards by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``.
 
     ``to_rgb`` says how images of more than 8 bits become 8: range, LOW:HIGH or refuse, as ``pipelines.to_rgb`` tells.
+    ``label`` names the field of a ``.beton`` that holds the classes.
     ``UserError`` where there is nothing to read, or the class folders are splits.
     """
-    path, rule = Path(path), parse_rule(to_rgb)
+    source = _open(Path(path), parse_rule(to_rgb), label)
+    if label and not isinstance(source, BetonSource):
+        raise UserError(f"--label {label} names a field of a .beton, and {path} is none: leave it out.")
+    return source
+
+
+def _open(path: Path, rule: ToRGB, label: str) -> Source:
     if is_pattern(path):
-        return _open_pattern(path, rule)
+        return _open_pattern(path, rule, label)
     if path_exists(path) and path.is_file():
-        if path.suffix in SHARD_ENDINGS:
+        if path.suffix == ".idx" or (manifest_path(path.parent).is_file() and path.suffix == ".tar"):
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
-        return BetonSource(path)
+        if ending_of(path.name) in ARCHIVES:
+            how = ARCHIVES[ending_of(path.name)]
+            raise UserError(f"{path} is compressed, which gives no access to one image by itself: {how} {path} first.")
+        return ShardSource(path, rule) if path.suffix == ".tar" else BetonSource(path, label)
     if _holds_shards(path):
         return ShardSource(path, rule)
     source = FolderSource(path, rule)
@@ -59,10 +74,10 @@ def require_readable(source: Source, where: str, tries: int = 100) -> None:
     raise UserError(f"no readable image among the first {min(tries, len(source))} in {where} (first: {first}).")
 
 
-def _open_pattern(pattern: Path, rule: ToRGB) -> Source:
+def _open_pattern(pattern: Path, rule: ToRGB, label: str) -> Source:
     files = expand(pattern)
     if len(files) == 1 and files[0].suffix in BETON_ENDINGS:
-        return BetonSource(files[0])
+        return BetonSource(files[0], label)
     for file in files:
         if file.suffix != ".tar":
             raise UserError(f"{pattern} names {file}: a pattern stands for tar shards alone.")
@@ -79,4 +94,10 @@ def _holds_shards(folder: Path) -> bool:
     listing = list_folder(folder)
     if path_exists(manifest_path(folder)):
         return True
-    return bool(listing.tars) and (listing.indices or not (listing.images or listing.folders))
+    if listing.tars:
+        return listing.indices or not (listing.images or any(holds_data(folder / name) for name in listing.folders))
+    if listing.images or not listing.folders:
+        return False
+    below = (list_folder(folder / name, to_first_image=True) for name in listing.folders)
+    filled = [one for one in below if one.data or one.folders]
+    return bool(filled) and all(one.tars and not one.images for one in filled)

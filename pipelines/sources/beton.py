@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines.beton import RAW, Layout, read_layout, stored_size
+from fastvicreg.pipelines.classes import numbered
 from fastvicreg.pipelines.manifest import (
     ChangedError,
     Manifest,
@@ -17,17 +18,17 @@ from fastvicreg.pipelines.manifest import (
     manifest_path,
     read_manifest,
 )
-from fastvicreg.pipelines.mapped import address_of
+from fastvicreg.pipelines.mapped import address_of, require_whole
 from fastvicreg.pipelines.sources.hints import PageHints
 
 
 class BetonSource:
-    """Random access to a ``.beton``'s field "image" (or the only RGB one) and "label" (or the first int).
+    """Random access to a ``.beton``'s field "image" (or the only RGB one) and its labels, as ``Layout.labels`` picks.
 
     With a manifest beside the file, ``encoded`` checks each sample's hash. The file must not shrink while it is open.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, label: str = "") -> None:
         """``UserError`` where ``path`` is no sound ``.beton`` with images, or its manifest is another file's."""
         self.path = Path(path)
         self.layout: Layout = read_layout(path)
@@ -39,7 +40,9 @@ class BetonSource:
         self._hints = PageHints(address_of(self._mapped) + self._start.astype(np.int64), self._stored)
         self._width, self._height = np.ascontiguousarray(image["width"]), np.ascontiguousarray(image["height"])
         self._raw = image["mode"] == RAW
-        self._label = np.ascontiguousarray(self.layout.label_N)
+        label_N, note = self.layout.labels(label)
+        self._label = np.ascontiguousarray(label_N)
+        self.notes: tuple[str, ...] = (note,) if note else ()
         self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
 
     def __len__(self) -> int:
@@ -58,9 +61,14 @@ class BetonSource:
         return b"P6\n%d %d\n255\n%b" % (self._width[index], self._height[index], stored)
 
     def stored(self, index: int) -> memoryview:
-        """The sample's bytes in the file as they are, unchecked: a JPEG, or height x width x 3 raw pixels."""
+        """The sample's bytes in the file as they are, unchecked: a JPEG, or height x width x 3 raw pixels.
+
+        ``OSError`` where the file has been cut since it was opened: to read there would end the process (SIGBUS).
+        """
         start = int(self._start[index])
-        return self._mapped[start : start + int(self._stored[index])]
+        end = start + int(self._stored[index])
+        require_whole(self.path, end)
+        return self._mapped[start:end]
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""
@@ -99,9 +107,3 @@ def _manifest(layout: Layout) -> Manifest | None:
             f"convert again, or delete {where} to read the file unchecked."
         )
     return manifest
-
-
-def numbered(label_N: np.ndarray) -> tuple[str, ...]:
-    """Classes named by number, where the labels can be class numbers at all."""
-    low, high = int(label_N.min()), int(label_N.max())
-    return tuple(map(str, range(high + 1))) if low >= 0 and high < len(label_N) else ()

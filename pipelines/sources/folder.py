@@ -7,7 +7,9 @@ from pathlib import Path
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import image_size
+from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.sources.listing import (
+    ARCHIVES,
     ending_of,
     identity,
     is_file,
@@ -18,23 +20,6 @@ from fastvicreg.pipelines.sources.listing import (
     scan,
 )
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
-
-
-class Passed:
-    """Files and folders that were not taken, counted by kind, each kind with its first path."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.first: dict[str, str] = {}
-
-    def add(self, kind: str, path: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.first[kind] = min(path, self.first.get(kind, path))  # a folder's entries come in any order
-
-    def lines(self) -> list[str]:
-        """One line a kind, the most frequent first."""
-        kinds = sorted(self.counts, key=lambda kind: (-self.counts[kind], kind))
-        return [f"{self.counts[kind]:,} x {kind} ({self.first[kind]})" for kind in kinds]
 
 
 class FolderSource:
@@ -69,8 +54,15 @@ class FolderSource:
             there = self.passed.lines()
             raise UserError(
                 f"no image in {root}: it holds no file that ends in {endings} or another type Pillow reads"
-                + (f", but {'; '.join(there[:3])}." if there else ".")
+                + (f", but {'; '.join(there[:3])}{self._unpack()}." if there else ".")
             )
+
+    def _unpack(self) -> str:
+        """What to do with compressed tar files, where there are some."""
+        kind = next((kind for kind in self.passed.counts if kind in ARCHIVES), None)
+        if kind is None:
+            return ""
+        return f"; unpack such files first: {ARCHIVES[kind]} {self.root / self.passed.first[kind]}"
 
     def __len__(self) -> int:
         return len(self._files)

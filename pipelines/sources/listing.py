@@ -16,6 +16,8 @@ from fastvicreg.errors import UserError
 NOT_IMAGES = frozenset({"MPEG", "HDF5", "GRIB", "BUFR", "WMF", "EPS", "PDF"})
 """Formats Pillow only identifies, or needs another program for."""
 BETON_ENDINGS = frozenset({".beton", ".ffcv"})
+ARCHIVES = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".bz2": "bunzip2"}
+"""Endings of compressed tar files, and what unpacks them: none gives access to a sample without all before it."""
 TAR_ENDINGS = frozenset({".tar"})
 NO_DATA = frozenset({"__MACOSX", "_tmp", "@eaDir", "__pycache__", "lost+found"})
 """Folders that archivers, file servers and download programs leave beside the data."""

@@ -7,24 +7,27 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from fastvicreg.errors import DamagedError, UserError
+from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import DecodeError, image_size
 from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
-from fastvicreg.pipelines.mapped import address_of
+from fastvicreg.pipelines.mapped import require_whole
+from fastvicreg.pipelines.passed import Passed
+from fastvicreg.pipelines.shard_labels import addresses, read_labels
 from fastvicreg.pipelines.shard_layout import ShardLayout, read_layout
-from fastvicreg.pipelines.sources.beton import numbered
 from fastvicreg.pipelines.sources.hints import PageHints
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
 
 
 class ShardSource:
-    """Random access to the members .jpg (or .jpeg) and .cls.i32 (or .cls) of a folder's tar files, or of a pattern's.
+    """Random access to the images (.jpg, .png, .webp ...) and .cls.i32 (or .cls) of tar files: a folder's, those of
+    the folders in it, a pattern's, or one, which may hold tar files itself.
 
-    Samples come in the order of the shards' names, then of their indices. With our manifest in the folder ``encoded``
-    checks each sample's hash; without one labels are read when the folder is opened, a page a sample, classes have
-    numbers for names, and ``encoded`` checks that the member's header is where the index says. Names in shards are
-    shown to people only. The files must not shrink while they are open.
+    Samples come in the order of the shards' names, then of their indices, or of the members where there is none. With
+    our manifest in the folder ``encoded`` checks each sample's hash; without one labels are read when the folder is
+    opened, a page a sample, and ``encoded`` checks that the member's header is where the index says. ``passed`` counts
+    the samples without an image, which are left out. Names in shards are shown to people only. The files must not
+    shrink while they are open.
     """
 
     def __init__(self, path: str | Path, to_rgb: ToRGB = RANGE) -> None:
@@ -35,10 +38,15 @@ class ShardSource:
         self.manifest: Manifest | None = _manifest(self.layout)
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
         self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
-        self._hints = PageHints(_addresses(self.layout, self._start), self._size)
-        self._label = read_labels(self.layout) if self.manifest is None else self.manifest.label_N
+        self._hints = PageHints(addresses(self.layout, self._start), self._size)
+        if self.manifest is None:
+            self._label, self.classes = read_labels(self.layout)
+        else:
+            self._label, self.classes = self.manifest.label_N, self.manifest.classes
+        self.passed = Passed()
+        for key, *extensions in self.layout.without_image:
+            self.passed.add(f"sample without an image, only {', '.join(f'.{one}' for one in extensions)}", key)
         self._paths = self.layout.names if self.manifest is None else self.manifest.paths
-        self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
 
     def __len__(self) -> int:
         return len(self._start)
@@ -60,9 +68,11 @@ class ShardSource:
         return stored
 
     def stored(self, index: int) -> memoryview:
-        """The same bytes, unchecked."""
-        start = int(self._start[index])
-        return self._mapped[self._shard[index]][start : start + int(self._size[index])]
+        """The same bytes, unchecked; ``OSError`` where the file has been cut since it was opened."""
+        start, shard = int(self._start[index]), int(self._shard[index])
+        end = start + int(self._size[index])
+        require_whole(self.layout.files[shard][0], end)
+        return self._mapped[shard][start:end]
 
     def is_raw(self, index: int) -> bool:
         """False: shards hold encoded images alone."""
@@ -92,30 +102,6 @@ class ShardSource:
     def read_ahead(self, index_B: Tensor) -> None:
         """Have the kernel read these samples while others are decoded."""
         self._hints(index_B.numpy())
-
-
-def read_labels(layout: ShardLayout) -> np.ndarray:
-    """label_N, int64, -1 where a sample has none; ``UserError`` where one is no number."""
-    label_N = np.full(len(layout), -1)
-    start, size, kind = layout.label_N3.T
-    ahead = PageHints(_addresses(layout, start), size)
-    for number, tar in enumerate(layout.mapped):
-        index_S = np.flatnonzero((layout.shard_N == number) & (start >= 0))
-        ahead(index_S)
-        for index in index_S.tolist():
-            member = tar[start[index] : start[index] + size[index]]
-            try:
-                label_N[index] = shards.read_label(member, shards.LABEL[kind[index]])
-            except (ValueError, OverflowError):
-                raise UserError(
-                    f"{layout.names[index]}: its class {bytes(member[:20])!r} is no number; write the tar files with "
-                    "class numbers."
-                ) from None
-    return label_N
-
-
-def _addresses(layout: ShardLayout, start_N: np.ndarray) -> np.ndarray:
-    return np.array([address_of(tar) for tar in layout.mapped], np.int64)[layout.shard_N] + start_N
 
 
 def _manifest(layout: ShardLayout) -> Manifest | None:

@@ -249,3 +249,16 @@ def test_splits_are_not_written_into_their_own_folder(
         assert main(["convert", str(data), str(target)]) == 2
         assert says in capsys.readouterr().err
         assert not target.exists()
+
+
+def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
+    root = make_folder(train=2, val=0, classes=1)
+    (root / "class0" / os.fsdecode(b"\xff.jpg")).write_bytes(b"")
+    for command in (["convert", str(root), str(tmp_path / "x.beton")], ["verify", str(root)]):
+        code = "import sys; from fastvicreg.cli import main; sys.exit(main(sys.argv[1:]))"
+        environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120, env=environment
+        )
+        assert "Traceback" not in ran.stderr
+        assert "class0/\\udcff.jpg" in ran.stdout

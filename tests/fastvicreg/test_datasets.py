@@ -15,7 +15,9 @@ from fastvicreg import config_file
 from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert import convert_dataset
 from fastvicreg.pipelines.decode import decode_sample
+from fastvicreg.pipelines.manifest import manifest_path
 
 
 def config(**data: str) -> TrainConfig:
@@ -38,6 +40,16 @@ def test_validation_data_with_splits_of_its_own_gives_its_validation(make_folder
     given = open_data(config(data=str(root / "train"), val_data=str(root)))
     assert given.validation is not None
     assert len(given.validation) == 6
+
+
+def test_classes_by_number_do_not_contradict_classes_by_name(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_folder(train=24, val=12)
+    for split in ("train", "val"):
+        convert_dataset(root / split, tmp_path / f"{split}.beton")
+        manifest_path(tmp_path / f"{split}.beton").unlink()  # the names of the classes go with it
+    named, numbered = str(root / "train"), str(tmp_path / "train.beton")
+    assert open_data(config(data=named, val_data=str(tmp_path / "val.beton"))).validation is not None
+    assert open_data(config(data=numbered, val_data=str(root / "val"))).validation is not None
 
 
 def sixteen(folder: Path, count: int = 3) -> Path:

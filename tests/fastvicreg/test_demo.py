@@ -79,7 +79,7 @@ def test_the_demo_tells_its_whole_story(
 ) -> None:
     monkeypatch.setattr(embedded, "TRAIN", 17 * 16)
     monkeypatch.setattr(embedded, "TEST", 17 * 4)
-    monkeypatch.setattr(embedded, "user_cache_path", lambda name: tmp_path / "cache")
+    monkeypatch.setattr(embedded, "cache_folder", lambda: tmp_path / "cache")
     out, figures = tmp_path / "demo", tmp_path / "demo.json"
     assert main(["demo", "--out", str(out), "--epochs", "1", "--seeds", "2", "--json", str(figures)]) == 0
     shown = capsys.readouterr().out

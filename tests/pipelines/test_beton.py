@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +131,60 @@ def test_fields_in_any_order_an_unsorted_table_and_other_fields_are_read(tmp_pat
     assert [source.label(n) for n in range(3)] == [40, 41, 42]
     assert [source.size(n) for n in range(3)] == [(20, 30), (21, 30), (22, 30)]
     assert source.classes == ()
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_a_fault_not_the_end_of_the_process(
+    folder: Path, tmp_path: Path
+) -> None:
+    convert_dataset(folder, tmp_path / "x.beton", SMALL)
+    convert_dataset(folder, tmp_path / "shards", Settings(format="dali"))
+    code = (
+        "import os, sys\nfrom fastvicreg.pipelines import open_source\n"
+        "source = open_source(sys.argv[1])\nwhole = bytes(source.encoded(0))\nos.truncate(sys.argv[2], 4096)\n"
+        "try: source.encoded(6)\nexcept OSError as error: print(error.strerror)"
+    )
+    for data, file in (("x.beton", "x.beton"), ("shards", "shards/shard-000000.tar")):
+        command = [sys.executable, "-c", code, str(tmp_path / data), str(tmp_path / file)]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout == "the file was cut to 4096 bytes after it had been opened\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "label", "note"),
+    [
+        ({"image": 2, "label": 1}, "label", ""),
+        ({"idx": 1, "image": 2, "target": 1}, "target", "the labels are the field 'target', not 'idx'"),
+        ({"image": 2, "Index": 1, "Y": 1}, "Y", "the labels are the field 'Y', not 'Index'"),
+        ({"image": 2, "class": 1, "label": 1}, "label", "the labels are the field 'label', not 'class'"),
+        ({"image": 2, "fine": 1}, "fine", "the labels are the field 'fine'"),
+        ({"image": 2, "id": 1}, None, "no labels: 'id' numbers the samples (--label id takes it all the same)"),
+        ({"image": 2, "label": 0}, None, "no labels: 'label' holds float values"),
+        ({"image": 2, "label": 0, "idx": 1}, None, "no labels: 'label' holds float values; 'idx' numbers the samples"),
+        ({"image": 2}, None, ""),
+    ],
+)
+def test_the_field_of_the_labels_is_chosen_by_name_and_named(
+    tmp_path: Path, fields: dict[str, int], label: str | None, note: str
+) -> None:
+    kinds = {0: "<f8", 1: "<i8", 2: IMAGE}
+    rows = np.zeros(1, np.dtype([("", kinds[kind]) for kind in fields.values()], align=True))
+    jpeg = encoded(photo(0, 20, 30))
+    values = {name: (0, 20, 30, PAGE) if kind == 2 else 10 + at for at, (name, kind) in enumerate(fields.items())}
+    rows[0] = tuple(values.values())
+    write_by_hand(tmp_path / "x.beton", list(fields.items()), rows, [[jpeg]])
+    source = BetonSource(tmp_path / "x.beton")
+    assert source.label(0) == (-1 if label is None else values[label])
+    assert (note in source.notes[0]) if note else (source.notes == ())
+    for name in (name for name, kind in fields.items() if kind == 1):
+        assert open_source(tmp_path / "x.beton", label=name).label(0) == values[name]
+    with pytest.raises(UserError, match=r"--label image: .* has no int field of that name"):
+        open_source(tmp_path / "x.beton", label="image")
+
+
+def test_a_label_field_of_what_has_no_fields_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"--label y names a field of a \.beton"):
+        open_source(folder, label="y")
 
 
 def test_raw_samples_have_their_pixels_and_no_label_is_minus_one(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_a_shard_is_the_ustar_file_that_tarfile_writes(mixed: Path, tmp_path: Pa
     assert len(source.layout.files) > 2
     number = 0
     for shard, (tar, index) in enumerate(source.layout.files):
+        assert index is not None
         assert (tar.name, index.name) == (f"shard-{shard:06d}.tar", f"shard-{shard:06d}.idx")
         expected, lines = io.BytesIO(), []
         with tarfile.open(fileobj=expected, mode="w", format=tarfile.USTAR_FORMAT) as written:

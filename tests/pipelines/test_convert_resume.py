@@ -18,7 +18,7 @@ from mixed import SMALL, both, write_mixed
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import open_source
-from fastvicreg.pipelines.convert import Progress, convert_dataset
+from fastvicreg.pipelines.convert import Progress, Settings, convert_dataset
 from fastvicreg.pipelines.convert.journal import ENTRY, Journal
 from fastvicreg.pipelines.manifest import manifest_path
 
@@ -140,6 +140,66 @@ def test_another_commands_leftovers_are_not_mixed_in(mixed: Path, tmp_path: Path
         convert_dataset(mixed, target, settings)
     assert str(tmp_path / "x.beton.partial") in str(refused.value)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("settings", [SMALL, Settings(format="dali", shard_size=8 << 10)])
+def test_a_skipped_sample_that_was_mended_is_taken_when_the_conversion_continues(
+    mixed: Path, tmp_path: Path, settings: Settings
+) -> None:
+    name = "x.beton" if settings.format == "ffcv" else "x"
+    with pytest.raises(Stop):
+        convert_dataset(mixed, tmp_path / name, settings, on_progress=stop_after(12))
+    (mixed / "b/empty.jpg").write_bytes(encoded(photo(8, 50, 40)))
+    summary = convert_dataset(mixed, tmp_path / name, settings)
+    assert (summary.images, len(summary.skipped)) == (11, 2)
+    assert any("empty.jpg was skipped before and can be read now" in note for note in summary.notes)
+    convert_dataset(mixed, tmp_path / f"whole-{name}", settings)
+    for mine, whole in zip(files(tmp_path / name), files(tmp_path / f"whole-{name}"), strict=True):
+        assert mine.read_bytes() == whole.read_bytes()
+
+
+def files(target: Path) -> list[Path]:
+    return sorted(target.iterdir()) if target.is_dir() else [target, manifest_path(target)]
+
+
+def test_what_changed_since_the_interruption_is_said_in_words(mixed: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        convert_dataset(mixed, tmp_path / "x.beton", SMALL, on_progress=stop_after(5))
+
+    def refused(settings: Settings = SMALL) -> str:
+        with pytest.raises(UserError) as error:
+            convert_dataset(mixed, tmp_path / "x.beton", settings)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "(--quality was 90 and is 80; --raw was False and is True)" in refused(replace(SMALL, quality=80, raw=True))
+    (mixed / "a/another.jpg").write_bytes(encoded(photo(9, 30, 30)))
+    assert "(in the source 1 file added (such as a/another.jpg))" in refused()
+    (mixed / "a/grey.jpg").unlink()
+    (mixed / "a/cmyk.jpg").unlink()
+    assert "1 file added (such as a/another.jpg), 2 files removed (such as a/cmyk.jpg)" in refused()
+    (tmp_path / "x.beton.partial" / "names").write_bytes(b"cut")
+    assert "other files or classes" in refused()
+
+
+@pytest.mark.parametrize(("most", "says"), [("2", "more than --max-skipped 2"), ("20%", "more than --max-skipped 20%")])
+def test_too_many_skipped_samples_end_it_and_the_work_is_kept(
+    mixed: Path, tmp_path: Path, most: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=says) as refused:
+        convert_dataset(mixed, tmp_path / "x.beton", SMALL, max_skipped=most)
+    assert "3 of the first 9 samples were skipped" in str(refused.value)
+    assert not (tmp_path / "x.beton").exists()
+    summary = convert_dataset(mixed, tmp_path / "x.beton", SMALL, max_skipped="25%")
+    assert summary.resumed == 9
+    convert_dataset(mixed, tmp_path / "whole.beton", SMALL)
+    assert both(tmp_path / "x.beton") == both(tmp_path / "whole.beton")
+
+
+@pytest.mark.parametrize("most", ["few", "-1", "1.5", "101%", "%", "nan%"])
+def test_a_limit_that_is_none_is_named(mixed: Path, tmp_path: Path, most: str) -> None:
+    with pytest.raises(UserError, match=f"--max-skipped {most}: give a number"):
+        convert_dataset(mixed, tmp_path / "x.beton", SMALL, max_skipped=most)
 
 
 def test_two_at_once_are_refused(mixed: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +73,22 @@ def test_damaged_bytes_are_refused_with_a_reason(kind: str) -> None:
     assert caught.value.fault is Fault.UNDECODABLE
     assert str(caught.value)
     assert "BytesIO" not in str(caught.value)
+
+
+def test_pillows_warnings_are_silent(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(encoded(PHOTO.convert("P"), "PNG", transparency=bytes(range(256))))
+    code = "import sys, {}\nprint(len(decode_rgb(open(sys.argv[1], 'rb').read())))"
+    loud = (
+        "io, numpy\nfrom PIL import Image\ndef decode_rgb(x): return Image.open(io.BytesIO(x)).convert('RGB').tobytes()"
+    )
+    said = []
+    for imports in (loud, "io\nfrom fastvicreg.pipelines.decode import decode_rgb"):
+        command = [sys.executable, "-c", code.format(imports), str(tmp_path / "x.png")]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+        assert ran.returncode == 0, ran.stderr
+        said.append(ran.stderr)
+    assert "UserWarning" in said[0]
+    assert said[1] == ""
 
 
 def test_whatever_libjpeg_warns_about_is_pillows_to_decide() -> None:

@@ -75,14 +75,6 @@ def test_a_stale_index_is_noticed_sample_by_sample(foreign: Path) -> None:
     assert crops.fault_B.tolist() == [0, 0, Fault.CHANGED, 0, 0, 0, 0, 0, 0]
 
 
-def test_a_missing_index_names_the_way_out(foreign: Path) -> None:
-    (foreign / "train-0001.idx").unlink()
-    text = refused(foreign)
-    assert f"wds2idx {foreign / 'train-0001.tar'}" in text
-    (foreign / "train-0000.idx").unlink()
-    assert f"wds2idx {foreign / 'train-0000.tar'}" in refused(foreign, UserError)
-
-
 def test_a_missing_shard_is_named(ours: Path) -> None:
     kept = ours.with_name("kept")
     shutil.copytree(ours, kept)
@@ -153,7 +145,7 @@ def test_a_cut_tar_file_is_refused(ours: Path, length: int) -> None:
         (b"v1.2 1\njpg 512 999999999 a.jpg\n", "is cut short"),
         (b"v1.2 1\njpg 512 99999999999999999999 a.jpg\n", "damaged in line 2"),
         (b"v1.2 1\njpg 512 10 a.jpg cls 513 1 a.cls\n", "the class of a.jpg cannot be"),
-        (b"v1.2 1\npng 512 10 a.png\n", "has no .jpg member, only png"),
+        (b"v1.2 1\ntxt 512 10 a.txt\n", "with an image: the first of 1 has only txt"),
     ],
 )
 def test_an_index_that_cannot_be_is_named(tmp_path: Path, text: bytes, says: str) -> None:
@@ -176,12 +168,13 @@ def test_a_class_that_is_no_number_is_named(tmp_path: Path) -> None:
         ShardSource(tmp_path / "s")
 
 
-def test_which_folders_are_shards(foreign: Path, make_folder: Callable[..., Path], tmp_path: Path) -> None:
-    folder = make_folder(train=4, val=0)
+def test_which_folders_are_shards(foreign: Path, ours: Path, make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_folder(name="classes", train=4, val=0)
     shutil.copy(foreign / "train-0000.tar", folder)
     assert isinstance(open_source(folder), FolderSource)
-    with pytest.raises(UserError, match="is one shard: give the folder"):
-        open_source(foreign / "train-0000.tar")
+    for part in (foreign / "train-0000.idx", ours / "shard-000000.tar"):
+        with pytest.raises(UserError, match="is one shard: give the folder"):
+            open_source(part)
     (tmp_path / "empty").mkdir()
     assert "no image in" in refused(tmp_path / "empty", UserError)
     with pytest.raises(UserError, match="no sample in"):

@@ -82,6 +82,7 @@ def test_wds2idx_makes_the_same_index(ours: Path, tmp_path: Path) -> None:
     files = ShardSource(ours).layout.files
     assert len(files) > 2
     for tar, index in files:
+        assert index is not None
         index_with_wds2idx(tar, tmp_path / "its.idx")
         assert filecmp.cmp(index, tmp_path / "its.idx", shallow=False)
 

@@ -1,0 +1,127 @@
+"""Labels from a file for images that lie flat, as ImageNet's validation images do: text, CSV or JSON.
+
+A line is a label alone, in the order of the sorted file names, or a file's name and its label (further columns do not
+matter: Kaggle's ``LOC_val_solution.csv`` has boxes there). JSON is {file: label} or {label: [files]}. A label is a
+class's name or its number from 0. ``ILSVRC2012_validation_ground_truth.txt`` counts from 1 in an order of its own,
+which only the development kit's ``meta.mat`` beside it tells.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastvicreg.contracts import Source
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.to_rgb import rule_of
+
+_SEPARATOR = re.compile(r"[,;\t ]+")
+META = ("meta.mat", "data/meta.mat", "../data/meta.mat")
+
+
+class LabelledSource:
+    """``source`` with labels of its own; -1 where the file names none."""
+
+    def __init__(self, source: Source, label_N: list[int], classes: tuple[str, ...]) -> None:
+        self._source, self._label = source, label_N
+        self.classes = classes
+        self.to_rgb = rule_of(source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def encoded(self, index: int) -> bytes | memoryview:
+        return self._source.encoded(index)
+
+    def label(self, index: int) -> int:
+        return self._label[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._source.size(index)
+
+    def name(self, index: int) -> str:
+        return self._source.name(index)
+
+
+def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) -> LabelledSource:
+    """``source`` with the labels that ``file`` gives, numbered as in ``classes`` (none: as they come, sorted).
+
+    ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
+    """
+    file = Path(file)
+    label_by_index = _read(file, source)
+    found = [label_by_index.get(index, "") for index in range(len(source))]
+    if not any(found):
+        raise UserError(f"--val-labels {file} names none of the images, such as {source.name(0)}.")
+    classes = classes or tuple(sorted({label for label in found if label}))
+    return LabelledSource(source, _numbers(found, classes, file), classes)
+
+
+def _numbers(labels: list[str], classes: tuple[str, ...], file: Path) -> list[int]:
+    place = {name: number for number, name in enumerate(classes)}
+    given = {label for label in labels if label}
+    if given <= set(place):
+        return [place.get(label, -1) for label in labels]
+    if strange := sorted(label for label in given if not label.isdecimal()):
+        raise UserError(f"--val-labels {file}: {strange[0]!r} is no class of the training data.")
+    numbers = {int(label) for label in given}
+    if max(numbers) < len(classes):
+        return [int(label) if label else -1 for label in labels]
+    if min(numbers) < 1 or max(numbers) > len(classes):
+        raise UserError(f"--val-labels {file} has the label {max(numbers)}, and there are {len(classes)} classes.")
+    names = _development_kit(file)
+    return [place.get(names.get(int(label), ""), -1) if label else -1 for label in labels]
+
+
+def _development_kit(file: Path) -> Mapping[int, str]:
+    """{ILSVRC2012_ID: WordNet id}; ``UserError`` where there is no meta.mat beside ``file``."""
+    meta = next((file.parent / name for name in META if (file.parent / name).is_file()), None)
+    if meta is None:
+        raise UserError(
+            f"--val-labels {file} counts from 1, and class numbers count from 0: give the classes' names, or put the "
+            f"development kit's meta.mat beside it."
+        )
+    from scipy.io import loadmat
+
+    synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+    return {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+
+
+def _read(file: Path, source: Source) -> dict[int, str]:
+    """{index: label} as the file has it."""
+    try:
+        text = file.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --val-labels {file}: {getattr(error, 'strerror', None) or error}.") from error
+    index_of = {_stem(source.name(index)): index for index in range(len(source))}
+    if file.suffix.lower() == ".json":
+        return {index_of[stem]: label for stem, label in _json_pairs(file, text) if stem in index_of}
+    rows = [[part.strip('"') for part in _SEPARATOR.split(line.strip())] for line in text.splitlines() if line.strip()]
+    if all(len(row) == 1 for row in rows):
+        if len(rows) != len(source):
+            raise UserError(
+                f"--val-labels {file} has {len(rows):,} labels in lines of their own for {len(source):,} images: give "
+                "each line the file's name too."
+            )
+        return dict(enumerate(row[0] for row in rows))
+    return {index_of[_stem(row[0])]: row[1] for row in rows if len(row) > 1 and _stem(row[0]) in index_of}
+
+
+def _json_pairs(file: Path, text: str) -> list[tuple[str, str]]:
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--val-labels {file} is no JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--val-labels {file} holds a {type(content).__name__}: give an object of files and labels.")
+    pairs = []
+    for key, value in content.items():
+        pairs += [(_stem(str(one)), key) for one in value] if isinstance(value, list) else [(_stem(key), str(value))]
+    return pairs
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.partition(".")[0]
