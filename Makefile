@@ -10,8 +10,9 @@ TESTABLE := .venv/.testable
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
+# A process a core, each with one thread: tests that train do not wait for each other.
 test: $(TESTABLE)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 """The seams between data loading, kernels and the training loop: what crosses them, and in which shape.
 
+One file although it is long: a newcomer reads every seam in one sitting.
+
 Shape suffixes used throughout the project: N samples, B batch (this rank's share), V views, H height, W width,
 C channels (RGB), P photometric parameters, D embedding width, F feature width.
 """

@@ -226,8 +226,8 @@ def test_only_what_is_decoded_ahead_is_waited_out_before_a_turn() -> None:
         (["bench", "swap", *TINY, "--plot", "swap.txt"], "--plot swap.txt"),
         (["bench", "swap", *TINY, "--pipeline", "nativ"], "did you mean 'native'"),
         (["bench", "swap", "--window", "x"], "--window"),
-        (["bench", "--repeats", "2", "swap"], "write swap first"),
-        (["bench", "lars", "--plot", "lars.png"], "--plot draws"),
+        (["bench", "--repeats", "2", "swap"], "name the part first"),
+        (["bench", "lars", "--plot", "lars.png"], "bench lars has no picture"),
         (["bench", "step", "--preset", "demon"], "did you mean 'demo'"),
     ],
 )

@@ -1,0 +1,59 @@
+"""The examples run as their first lines say."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from runs import log
+
+from fastvicreg.config_file import to_json
+from fastvicreg.methods import METHODS
+from fastvicreg.pretrained import load_trained
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples"
+
+
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The example as a module that others may import."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} == {"own_training_loop", "own_method", "features_from_a_run"}
+
+
+def test_own_training_loop(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = example("own_training_loop", monkeypatch).main([str(make_folder(train=32, val=0))])
+    assert len(losses) == 4
+    assert all(map(math.isfinite, losses))
+    assert len(set(losses)) == 4
+
+
+def test_features_from_a_run(uninterrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    data, run = uninterrupted
+    images = sorted(map(str, (data / "val").rglob("*.jpg")))[:3]
+    features_NF = example("features_from_a_run", monkeypatch).main([str(run), *images])
+    assert features_NF.shape == (3, 128)
+    assert features_NF.isfinite().all()
+
+
+def test_own_method(make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "alignment", "")  # taken back after the test
+    module = example("own_method", monkeypatch)
+    run = module.main([str(make_folder()), str(tmp_path / "run")])
+    rows = [row for row in log(run) if "total" in row]
+    assert len(rows) == 6
+    assert all(math.isfinite(row["alignment"]) and row["embedding_std"] > 0 for row in rows)
+    trained = load_trained(run)
+    assert '"name": "alignment"' in to_json(trained.config)
