@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 from fastvicreg.contracts import Engine, Plan, Source
 from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.engines.options import Decoder, EngineOptions
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.registry import resolve
-
-Decoder = Literal["auto", "cpu", "mixed"]
 
 ENGINES = {
     "dali": "fastvicreg.pipelines.engines.dali:DALIEngine",
@@ -17,6 +14,7 @@ ENGINES = {
     "native": "fastvicreg.pipelines.engines.native:NativeEngine",
     "synthetic": "fastvicreg.pipelines.engines.synthetic:SyntheticEngine",
 }
+"""Names to classes that take source, plan, batching and ``EngineOptions``."""
 
 
 def build_engine(
@@ -42,11 +40,5 @@ def build_engine(
     """
     build = resolve("pipeline", name, ENGINES)
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
-    if name == "synthetic":
-        return build(source, plan, batching, device=device)
-    options: dict[str, Any] = {"workers": workers, "prefetch": prefetch, "budget": budget, "resample": resample}
-    if name == "dali":
-        options |= {"device": device, "decoder": decoder, "hw_decoder_load": hw_decoder_load}
-    else:
-        options["pin"] = device.startswith("cuda")
-    return build(source, plan, batching, **options)
+    options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load)
+    return build(source, plan, batching, options)

@@ -8,7 +8,6 @@ the middle as it is, where native replaces it: only a manifest's hash tells.
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
@@ -25,7 +24,8 @@ from fastvicreg.pipelines.engines.dali_samples import Job, Samples, StoredSource
 from fastvicreg.pipelines.engines.dali_thread import Watched
 from fastvicreg.pipelines.engines.memory import PixelMemory
 from fastvicreg.pipelines.engines.native import NativeEngine
-from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
+from fastvicreg.pipelines.engines.options import EngineOptions
+from fastvicreg.pipelines.faults import FaultLog, Replaced
 from fastvicreg.pipelines.sources.folder import FolderSource
 
 if TYPE_CHECKING:
@@ -47,41 +47,28 @@ class DALIEngine:
     keep it longer, use ``record_stream``.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        plan: Plan,
-        batching: Batching,
-        *,
-        workers: int = 0,
-        prefetch: int = 3,
-        device: str = "cpu",
-        decoder: Decoder = "auto",
-        hw_decoder_load: float = 0.65,
-        budget: FaultBudget | None = None,
-        resample: str = "auto",
-    ) -> None:
+    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
         """``UserError`` where ``source`` holds no encoded images of its own, DALI or the GPU asked for is not here,
         ``plan`` is an evaluation's, or ``resample`` names an implementation.
         """
         self._source = _stored(source)
         if plan.support != "crop":
             raise UserError("--pipeline dali cuts training views only: evaluate with --pipeline native.")
-        if resample != "auto":
+        if options.resample != "auto":
             raise UserError(
-                f"--kernel resample={resample}: the dali pipeline cuts with DALI's own resize; leave it out."
+                f"--kernel resample={options.resample}: the dali pipeline cuts with DALI's own resize; leave it out."
             )
-        self._device = _decoding_device(decoder, device)
+        self._device = _decoding_device(options.decoder, options.device)
         _require_dali()
         self._plan = plan
         self._batching = batching
-        self._workers = workers or len(os.sched_getaffinity(0))
-        self._depth = min(prefetch, DEPTH)
-        self._ready = max(1, prefetch - self._depth)
-        self._hw_decoder_load = hw_decoder_load
-        self._memory = PixelMemory(pin=device.startswith("cuda"))
+        self._workers = options.threads
+        self._depth = min(options.prefetch, DEPTH)
+        self._ready = max(1, options.prefetch - self._depth)
+        self._hw_decoder_load = options.hw_decoder_load
+        self._memory = PixelMemory(pin=options.pin)
         self._stream = None if self._device is None else torch.cuda.Stream(self._device)
-        self._native = NativeEngine(source, plan, batching, workers=1, prefetch=1)
+        self._native = NativeEngine(source, plan, batching, EngineOptions(workers=1, prefetch=1))
         self._samples = Samples(self._source, plan)
         if self._source.expected_hash(0) is None:
             log.warning(
@@ -91,7 +78,7 @@ class DALIEngine:
         self._graph: Graph | None = None
         self._side = 0
         self._running: Watched[Delivery] | None = None
-        self.fault_log = FaultLog(budget)
+        self.fault_log = FaultLog(options.budget)
 
     def batches_per_epoch(self, epoch: int) -> int:
         return self._batching.batches_per_epoch

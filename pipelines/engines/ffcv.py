@@ -7,7 +7,6 @@ neighbour, the same count, never stale pixels.
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -24,7 +23,8 @@ from fastvicreg.pipelines.beton import RGB_FIELD
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.engines.memory import PixelMemory
 from fastvicreg.pipelines.engines.native import NativeEngine
-from fastvicreg.pipelines.faults import FaultBudget, FaultLog
+from fastvicreg.pipelines.engines.options import EngineOptions
+from fastvicreg.pipelines.faults import FaultLog
 from fastvicreg.pipelines.manifest import digest
 from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.folder import FolderSource
@@ -42,30 +42,21 @@ class FFCVEngine:
     Memory: about (2 prefetch + 1) x batch x views x size x size x 3 bytes at most, since FFCV reuses its buffers.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        plan: Plan,
-        batching: Batching,
-        *,
-        workers: int = 0,
-        prefetch: int = 3,
-        pin: bool = False,
-        budget: FaultBudget | None = None,
-        resample: str = "auto",
-    ) -> None:
+    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
         """``UserError`` where ``source`` is no ``.beton``, FFCV is not installed, or ``resample`` is not numba's."""
         self._source = _beton(source)
-        if resample not in EXACT_RESAMPLERS:
-            raise UserError(f"--kernel resample={resample}: the ffcv pipeline cuts with numba's; give resample=numba.")
+        if options.resample not in EXACT_RESAMPLERS:
+            raise UserError(
+                f"--kernel resample={options.resample}: the ffcv pipeline cuts with numba's; give resample=numba."
+            )
         self._plan = plan
         self._batching = batching
-        self._workers = workers or len(os.sched_getaffinity(0))
-        self._memory = PixelMemory(pin=pin)
-        self._native = NativeEngine(source, plan, batching, workers=1, prefetch=1, pin=pin)
-        self._loader = _open_loader(self._source, plan.views, prefetch)
+        self._workers = options.threads
+        self._memory = PixelMemory(pin=options.pin)
+        self._native = NativeEngine(source, plan, batching, EngineOptions(workers=1, prefetch=1, device=options.device))
+        self._loader = _open_loader(self._source, plan.views, options.prefetch)
         self._running: list[Worker] = []
-        self.fault_log = FaultLog(budget)
+        self.fault_log = FaultLog(options.budget)
 
     def batches_per_epoch(self, epoch: int) -> int:
         return self._batching.batches_per_epoch

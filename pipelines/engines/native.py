@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,8 @@ from fastvicreg.pipelines.decode import DecodeError, decode_sample
 from fastvicreg.pipelines.engines.annotate import in_worker
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.engines.memory import PixelMemory
-from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
+from fastvicreg.pipelines.engines.options import EngineOptions
+from fastvicreg.pipelines.faults import FaultLog, Replaced
 from fastvicreg.pipelines.manifest import ChangedError
 
 NEIGHBOURS = 100
@@ -33,27 +33,16 @@ class NativeEngine:
     (prefetch + 1) x batch x views x size x size x 3 bytes.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        plan: Plan,
-        batching: Batching,
-        *,
-        workers: int = 0,
-        prefetch: int = 3,
-        pin: bool = False,
-        budget: FaultBudget | None = None,
-        resample: str = "auto",
-    ) -> None:
+    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
         self._source = source
         self._plan = plan
         self._batching = batching
-        self._workers = workers or len(os.sched_getaffinity(0))
-        self._prefetch = prefetch
-        self._memory = PixelMemory(pin=pin)
-        self._resample = resampler(resample)
+        self._workers = options.threads
+        self._prefetch = options.prefetch
+        self._memory = PixelMemory(pin=options.pin)
+        self._resample = resampler(options.resample)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastvicreg-native")
-        self.fault_log = FaultLog(budget)
+        self.fault_log = FaultLog(options.budget)
 
     def batches_per_epoch(self, epoch: int) -> int:
         return self._batching.batches_per_epoch

@@ -8,15 +8,16 @@ import torch
 
 from fastvicreg.contracts import Crops, Cursor, Plan, Source
 from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.engines.options import EngineOptions
 
 
 class SyntheticEngine:
     """Follows the plan's order and labels, so that the rest of a run is as with real data; pixels never change."""
 
-    def __init__(self, source: Source, plan: Plan, batching: Batching, *, device: str = "cpu") -> None:
+    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
         self._plan = plan
         self._batching = batching
-        self._device = device
+        self._device = options.device
         self._labels_N = torch.tensor([source.label(i) for i in range(len(source))])
         self._crops: torch.Tensor | None = None
 
