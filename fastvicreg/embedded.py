@@ -1,7 +1,8 @@
 """Real images without a download: patches of the photographs inside scikit-image's wheel, written as image files.
 
 Each photograph is a class. It is cut into disjoint tiles; whole tiles go to training or to testing, so that no pixel
-is seen in both. Patches are grey: with colour, a photograph's mean alone would name it.
+is seen in both. Patches are grey and of one mean and contrast: else a photograph's colour, brightness or contrast would
+name it, and there would be nothing to learn.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ PHOTOGRAPHS = (
 TILE = 64
 PATCH = 32
 TRAIN, TEST = 4096, 1024
-VERSION = 1
+MEAN, STD = 128.0, 48.0
+"""Grey values that every patch is brought to, as far as 0 to 255 hold it."""
+FLAT = 1.0
+"""Standard deviation below which a patch is stretched no further: noise is no texture."""
+VERSION = 2
 
 
 def write_once(root: Path | None = None) -> Path:
@@ -94,8 +99,10 @@ def places(photograph: int, height: int, width: int) -> dict[str, list[tuple[int
 
 
 def patch(pixels_HW: np.ndarray, top: int, left: int) -> Image.Image:
-    """The patch whose upper left corner is at (top, left)."""
-    return Image.fromarray(pixels_HW[top : top + PATCH, left : left + PATCH])
+    """The patch whose upper left corner is at (top, left), brought to one mean and standard deviation."""
+    own = pixels_HW[top : top + PATCH, left : left + PATCH].astype(np.float64)
+    stretched = (own - own.mean()) * (STD / max(own.std(), FLAT)) + MEAN
+    return Image.fromarray(stretched.round().clip(0, 255).astype(np.uint8))
 
 
 def photograph_pixels(file: str) -> np.ndarray:

@@ -56,6 +56,20 @@ def test_files_are_the_patches_of_their_places(folder: Path) -> None:
             np.testing.assert_array_equal(written, np.asarray(embedded.patch(pixels_HW, top, left)))
 
 
+def test_neither_brightness_nor_contrast_names_a_photograph(folder: Path) -> None:
+    for file in sorted((folder / "test").glob("*/*.png"))[::7]:
+        pixels = np.asarray(Image.open(file), np.float64)
+        assert pixels.mean() == pytest.approx(embedded.MEAN, abs=8), file  # 0 and 255 cut some
+        assert pixels.std() == pytest.approx(embedded.STD, abs=16) or pixels.std() < embedded.STD, file
+
+
+def test_a_flat_patch_is_not_made_a_texture() -> None:
+    pixels_HW = np.full((64, 64), 7, np.uint8)
+    pixels_HW[0, 0] = 8
+    stretched = np.asarray(embedded.patch(pixels_HW, 0, 0))
+    assert np.count_nonzero(stretched != embedded.MEAN) <= 1
+
+
 def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write the embedded images"):
