@@ -60,7 +60,7 @@ def test_neither_brightness_nor_contrast_names_a_photograph(folder: Path) -> Non
     for file in sorted((folder / "test").glob("*/*.png"))[::7]:
         pixels = np.asarray(Image.open(file), np.float64)
         assert pixels.mean() == pytest.approx(embedded.MEAN, abs=8), file  # 0 and 255 cut some
-        assert pixels.std() == pytest.approx(embedded.STD, abs=16) or pixels.std() < embedded.STD, file
+        assert pixels.std() < embedded.STD + 1, file
 
 
 def test_a_flat_patch_is_not_made_a_texture() -> None:

@@ -53,6 +53,67 @@ def test_no_source_imports_a_bare_folder_name() -> None:
         assert not bare, f"{path} imports {bare}: write fastvicreg.{bare.pop()}"
 
 
+def imported_at_once(path: Path) -> set[str]:
+    """Modules that importing a file imports: not in functions, nor for type checkers alone."""
+    found = set()
+    pending: list[ast.stmt] = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            pending += [*node.body, *node.orelse]
+        elif isinstance(node, ast.Try):
+            pending += [*node.body, *node.orelse, *node.finalbody]
+    return found
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    modules = {}
+    for path in sources():
+        if "tests" in path.parts[len(ROOT.parts) :]:
+            continue
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts if parts[0] == "fastvicreg" else ("fastvicreg", *parts)
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+
+    def module_of(name: str) -> str | None:
+        """The module that an import of ``name`` reads: itself, or the one that holds the attribute."""
+        return name if name in modules else next((n for n in (name.rpartition(".")[0],) if n in modules), None)
+
+    graph = {
+        name: {found for imported in imported_at_once(path) if (found := module_of(imported)) and found != name}
+        for name, path in modules.items()
+    }
+    assert len(graph) > 150
+    assert "fastvicreg.contracts" in graph["fastvicreg.trainer"]
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("arguments", ["--help", "train --method byol --help", "eval linear --help"])
+def test_help_imports_no_torch(arguments: str) -> None:
+    code = (
+        "import contextlib, sys\nfrom fastvicreg.cli import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(sys.argv[1:])\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments.split()], capture_output=True, text=True)
+    assert done.stdout.endswith("False\n"), done.stdout[-200:] + done.stderr
+
+
 def test_arrows_run_one_way() -> None:
     ground = ("contracts", "registry", "errors", "stages", "caches")
     core = tuple(f"fastvicreg.{name}" for name in ground)
