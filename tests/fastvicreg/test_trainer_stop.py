@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from fastvicreg.errors import UserError
 from fastvicreg.metrics import Recorder
 from fastvicreg.signals import stop_signals
 from fastvicreg.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def terminal() -> Iterator[None]:
+    """A tests' runner that was started by nohup ignores SIGHUP, and its children do; here it has its usual meaning."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def start(config: TrainConfig, out: Path, *before: str) -> subprocess.Popen[bytes]:
