@@ -3,10 +3,10 @@
 
 const KINDS = [
   "operator", "annotation", "runtime call", "kernel", "copy", "memset", "Python",
-  "annotation, as the device saw it", "communication kernel",
+  "annotation, as the device saw it", "profiler's own work", "communication kernel",
 ];
-const [RUNTIME, DEVICE] = [2, new Set([3, 4, 5, 8])];
-const KEYS = ["#3f74c4", "#6f7a8a", "#b98232", "#1f8a83", "#2f9e58", "#7bb26a", "#a8894a", "#6f7a8a", "#8957e5"];
+const [RUNTIME, DEVICE] = [2, new Set([3, 4, 5, 9])];
+const KEYS = ["#3f74c4", "#6f7a8a", "#b98232", "#1f8a83", "#2f9e58", "#7bb26a", "#a8894a", "#6f7a8a", "#a0a7b3", "#8957e5"];
 
 const duration = (ns) => {
   const [scale, unit] = ns >= 1e9 ? [1e9, "s"] : ns >= 1e6 ? [1e6, "ms"] : ns >= 1e3 ? [1e3, "µs"] : [1, "ns"];

@@ -16,7 +16,9 @@ from pages import HOSTILE, Page, hostile, summary_of
 from traces import TraceWriter, device_trace
 
 from fastvicreg.cli import main
+from fastvicreg.profiles import trace as trace_package
 from fastvicreg.profiles.trace.gaps import LABELS
+from fastvicreg.profiles.trace.kinds import Kind
 from fastvicreg.profiles.trace.page import page, write_page
 from fastvicreg.profiles.trace.page_timeline import EVENTS, shape_text, timeline
 
@@ -234,6 +236,15 @@ setTimeout(() => {
 }, 100);
 </script>
 """
+
+
+def test_the_page_names_and_colours_every_kind_of_event() -> None:
+    """One more than ``Kind`` has: kernels that communicate. Without a browser nothing else would tell."""
+    script = (Path(trace_package.__file__).parent / "page_events.js").read_text()
+    for name in ("KINDS", "KEYS"):
+        values = re.search(rf"const {name} = \[(.*?)\];", script, re.DOTALL)
+        assert values
+        assert len(re.findall(r'"[^"]+"', values.group(1))) == len(Kind) + 1, name
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="the page was not opened in a browser: no Chromium here")
