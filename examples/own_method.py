@@ -27,11 +27,11 @@ from fastvicreg.contracts import (
     Terms,
     by_dimension,
 )
-from fastvicreg.display import Display
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods import METHODS
 from fastvicreg.methods.heads import expander
-from fastvicreg.trainer import Trainer
+from fastvicreg.show.display import Display
+from fastvicreg.train.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastvicreg import embedded
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
+from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
 from fastvicreg.pipelines.passed import notes_of

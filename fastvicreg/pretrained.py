@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastvicreg import checkpoint as checkpoints
 from fastvicreg import config_file
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import photometric_identity
@@ -26,7 +25,8 @@ from fastvicreg.evaluate.features import evaluation_resize
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.pipelines.plan import EvalPlan, eval_plan
-from fastvicreg.run_folder import require_run
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.run_folder import require_run
 
 METADATA = "fastvicreg"
 """Key of an exported file's metadata that holds JSON: encoder, image size and origin."""

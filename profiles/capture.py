@@ -16,13 +16,13 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, schedule, supported_activities
 
-from fastvicreg.assemble import Run
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.measure import Instant, Timing, milliseconds, now, summarize, synchronize
 from fastvicreg.profiles.parts import PARTS, Loop, opened, whole
 from fastvicreg.provenance import document, write_json
 from fastvicreg.registry import unknown
+from fastvicreg.train.assemble import Run
 
 TRACE, SIDECAR = ".pt.trace.json.gz", ".capture.json"
 """Endings of the two files; TensorBoard's plugin takes the first by its name."""

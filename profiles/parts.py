@@ -18,11 +18,11 @@ from torch.profiler import record_function
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastvicreg import stages
-from fastvicreg.assemble import Run, assemble
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Batch, Crops, Cursor, Engine, Horizon
 from fastvicreg.errors import UserError
-from fastvicreg.metrics import Recorder
+from fastvicreg.show.metrics import Recorder
+from fastvicreg.train.assemble import Run, assemble
 
 Loop = Generator[Cursor, None, None]
 """Each ``next`` is one batch's work, and gives the batch that it was; ``close`` ends it."""

@@ -46,13 +46,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.budget is not None and not 0 < options.budget < float("inf"):
         raise UserError(f"--budget {options.budget}: give seconds, such as 120.")
 
-    from fastvicreg.display import Display
-    from fastvicreg.distributed import launched, leave
     from fastvicreg.profiles.bench import swap
     from fastvicreg.profiles.bench.swap_verdict import verdict as judged
     from fastvicreg.profiles.charts import bars, require_picture
     from fastvicreg.profiles.measure import show
     from fastvicreg.provenance import document, write_json
+    from fastvicreg.show.display import Display
+    from fastvicreg.train.distributed import launched, leave
 
     if options.plot:
         require_picture(options.plot)

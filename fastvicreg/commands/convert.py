@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
     from fastvicreg.pipelines.convert import convert_dataset
-    from fastvicreg.progress import WalkProgress
+    from fastvicreg.show.progress import WalkProgress
 
     try:
         with WalkProgress(f"converting {job.split}".strip(), "skipped") as progress:

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{asked}: give 0 or more, and at least one seed.")
     out = Path(options.out or f"runs/demo-{time.strftime('%Y%m%d-%H%M%S')}")
 
-    from fastvicreg import demo
-    from fastvicreg.display import Display
-    from fastvicreg.report import write_report
+    from fastvicreg.demo import story as demo
+    from fastvicreg.demo.report import write_report
+    from fastvicreg.show.display import Display
 
     display = Display()
     stories = []

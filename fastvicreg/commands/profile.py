@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"--{flag} {value}: give {least} or more.")
     out = Path(train.out or f"runs/profile-{train.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
 
-    from fastvicreg.display import Display
-    from fastvicreg.distributed import launched, leave
     from fastvicreg.profiles.capture import Settings, capture
     from fastvicreg.provenance import write_json
+    from fastvicreg.show.display import Display
+    from fastvicreg.train.distributed import launched, leave
 
     settings = Settings(options.wait, options.warmup, options.active, options.stacks, options.memory)
     try:

@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     # torch is imported only here: help and mistakes in the options answer at once.
     from rich.console import Console
 
-    from fastvicreg.display import Display
-    from fastvicreg.distributed import launched, leave
-    from fastvicreg.trainer import Trainer
+    from fastvicreg.show.display import Display
+    from fastvicreg.train.distributed import launched, leave
+    from fastvicreg.train.trainer import Trainer
 
     processes = launched()
     display = Display(Console(quiet=not processes.main))

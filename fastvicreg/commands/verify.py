@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _verify(path: Path, options: VerifyOptions) -> Report:
     from fastvicreg.pipelines.verify import verify_dataset
-    from fastvicreg.progress import WalkProgress
+    from fastvicreg.show.progress import WalkProgress
 
     with WalkProgress("verifying", "faults") as progress:
         report = verify_dataset(path, decode=options.decode, workers=options.workers, on_progress=progress.update)

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastvicreg.checkpoint import not_finite
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import eval_plan
+from fastvicreg.train.checkpoint import not_finite
 
 
 class Features(NamedTuple):

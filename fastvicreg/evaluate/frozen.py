@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastvicreg.assemble import resolve_device
 from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import extract
@@ -13,6 +12,7 @@ from fastvicreg.evaluate.knn import accuracy
 from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.evaluate.protocols import FrozenProtocol
 from fastvicreg.pretrained import load_trained
+from fastvicreg.train.assemble import resolve_device
 
 
 @dataclass(frozen=True)

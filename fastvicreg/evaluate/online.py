@@ -9,16 +9,16 @@ from torch import nn
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
-from fastvicreg.distributed import Processes, gather, gather_rows, together
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.labels import obstacle
-from fastvicreg.metrics import rank_me
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
+from fastvicreg.show.metrics import rank_me
+from fastvicreg.train.distributed import Processes, gather, gather_rows, together
 
 if TYPE_CHECKING:
-    from fastvicreg.assemble import Run
+    from fastvicreg.train.assemble import Run
 
 NEIGHBOURS = 20
 RANK_SAMPLES = 4096
@@ -48,7 +48,7 @@ class OnlineEvaluation:
         no_knn = obstacle(bank, validation, bank_where=where, queries_where=run.data.validation_where)
         queries = validation if validation is not None else spread(train, RANK_SAMPLES)
         # Imported here: it imports the trainer's parts, which import this file.
-        from fastvicreg.assemble import fault_budget
+        from fastvicreg.train.assemble import fault_budget
 
         budget = fault_budget(config, run.processes)
         workers = config.data.workers or run.processes.cores

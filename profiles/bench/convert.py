@@ -15,7 +15,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from fastvicreg import embedded
+from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.run import convert_dataset

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fastvicreg import embedded
 from fastvicreg.contracts import Cursor, Engine, Source
+from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset

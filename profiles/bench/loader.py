@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastvicreg import embedded
 from fastvicreg.contracts import Cursor, Source
+from fastvicreg.demo import embedded
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert.run import convert_dataset

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from fastvicreg.assemble import as_module, build_method, build_optimizer
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Batch, Cursor, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
-from fastvicreg.step import AUTOCAST, EagerStep
-from fastvicreg.updater import Updater
+from fastvicreg.train.assemble import as_module, build_method, build_optimizer
+from fastvicreg.train.steps.eager import AUTOCAST, EagerStep
+from fastvicreg.train.updater import Updater
 
 COLUMNS = (
     *("preset", "batch", "precision", "memory_format", "ms", "spread", "repeats", "images_per_s", "ratio"),

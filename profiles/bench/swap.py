@@ -14,17 +14,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fastvicreg.assemble import Run, as_module, build_optimizer
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Terms
-from fastvicreg.distributed import gather
 from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.bench.swap_verdict import FED, FULL, LOADER, MODEL, WITHOUT
 from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_batch, loader, opened, step, whole, with_engine
-from fastvicreg.step import EagerStep
-from fastvicreg.updater import Update, Updater
+from fastvicreg.train.assemble import Run, as_module, build_optimizer
+from fastvicreg.train.distributed import gather
+from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.updater import Update, Updater
 
 COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves", "note")
 

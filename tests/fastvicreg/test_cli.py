@@ -12,11 +12,11 @@ import pytest
 
 from fastvicreg import config_file
 from fastvicreg.cli import COMMANDS, main
-from fastvicreg.distributed import launched
 from fastvicreg.doctor import deliver_apart, pipeline_finding
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import PRESETS, preset
+from fastvicreg.train.distributed import launched
 
 TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small"
 QUICK = [*TINY.split(), *["--device", "cpu", "--workers", "1", "--epochs", "1", "--batch-size", "8"]]

@@ -11,12 +11,12 @@ from runs import log, tiny, train
 from safetensors.torch import load_file, save_file
 
 from fastvicreg import config_file
-from fastvicreg.checkpoint import listed
 from fastvicreg.config import TrainConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.train.checkpoint import listed
 
 VERSION_1: dict[str, Any] = {
     "data": {"data": "/images", "pipeline": "ffcv", "image_size": 32, "recipe": "small"},

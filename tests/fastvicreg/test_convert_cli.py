@@ -16,7 +16,7 @@ from rich.console import Console
 from fastvicreg.cli import main
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.sources import find_splits
-from fastvicreg.progress import WalkProgress
+from fastvicreg.show.progress import WalkProgress
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_interrupted_by_the_keyboard_it_says_how_to_continue(folder: Path, tmp_p
     target = tmp_path / "x.beton"
     # The interrupt comes from inside, after a known sample: no waiting for the right moment.
     code = (
-        "import os, signal, sys; from fastvicreg.progress import WalkProgress\n"
+        "import os, signal, sys; from fastvicreg.show.progress import WalkProgress\n"
         "from fastvicreg.cli import main\n"
         "real = WalkProgress.update\n"
         "def update(self, done, *rest):\n"
@@ -174,7 +174,7 @@ def test_interrupted_by_the_keyboard_it_says_how_to_continue(folder: Path, tmp_p
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_shows_rate_and_time_left(tmp_path: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("fastvicreg.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fastvicreg.show.progress.time.monotonic", lambda: now[0])
     with (tmp_path / "out").open("w+") as file:
         console = Console(file=file, force_terminal=terminal, width=120)
         with WalkProgress("converting", "skipped", console) as progress:

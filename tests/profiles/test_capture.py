@@ -19,7 +19,6 @@ from fastvicreg import stages
 from fastvicreg.cli import main
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.contracts import Cursor
-from fastvicreg.display import Display
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.pipelines import build_engine
@@ -30,8 +29,9 @@ from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import open_source
 from fastvicreg.profiles.capture import Captured, Settings, capture
 from fastvicreg.profiles.measure import Timing
-from fastvicreg.trainer import Trainer
-from fastvicreg.watch import DataWaitWatch
+from fastvicreg.show.display import Display
+from fastvicreg.show.watch import DataWaitWatch
+from fastvicreg.train.trainer import Trainer
 
 TINY = ("--preset", "demo", "--batch-size", "8", "--image-size", "16", "--width", "16", "--expander", "16", "16")
 SHORT = Settings(wait=1, warmup=1, active=2)
@@ -287,7 +287,7 @@ def test_a_share_within_bounds_is_not_told_and_long_steps_count_for_more() -> No
 
 def test_a_run_shows_the_warning_once(make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("WINDOW", 3), ("SETTLING", 1), ("LIMIT", -1.0)):
-        monkeypatch.setattr(f"fastvicreg.watch.{name}", value)
+        monkeypatch.setattr(f"fastvicreg.show.watch.{name}", value)
     with (tmp_path / "shown.txt").open("w") as text:
         display = Display(Console(file=text, width=300))
         config = tiny(make_folder(val=0), epochs=3, log_every=2)

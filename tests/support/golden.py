@@ -24,13 +24,13 @@ from rich.console import Console
 
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.config_file import to_json
-from fastvicreg.display import Display
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.metrics import read
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
-from fastvicreg.trainer import Trainer
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import read
+from fastvicreg.train.trainer import Trainer
 
 FILE = Path(__file__).parents[1] / "fastvicreg" / "golden_log.json"
 RATES = ("images_per_s", "data_wait")

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from fastvicreg.display import Display
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.metrics import read
-from fastvicreg.trainer import Outcome, Trainer
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import read
+from fastvicreg.train.trainer import Outcome, Trainer
 
 RATES = ("images_per_s", "data_wait")
 

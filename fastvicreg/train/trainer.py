@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from fastvicreg import checkpoint as checkpoints
-from fastvicreg.assemble import Run, assemble
-from fastvicreg.checkpoint import Progress
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
-from fastvicreg.display import Display
-from fastvicreg.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.metrics import Recorder
-from fastvicreg.run_folder import claim, save_config
-from fastvicreg.schedules import schedules_of
-from fastvicreg.signals import stop_signals
-from fastvicreg.updater import NON_FINITE
-from fastvicreg.watch import CollapseWatch, DataWaitWatch
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import Recorder
+from fastvicreg.show.watch import CollapseWatch, DataWaitWatch
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.assemble import Run, assemble
+from fastvicreg.train.checkpoint import Progress
+from fastvicreg.train.distributed import Agreement, OtherProcessError, gather, together
+from fastvicreg.train.run_folder import claim, save_config
+from fastvicreg.train.schedules import schedules_of
+from fastvicreg.train.signals import stop_signals
+from fastvicreg.train.updater import NON_FINITE
 
 PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
 SCALER_PATIENCE = 50

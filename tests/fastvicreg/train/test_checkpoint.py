@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastvicreg import checkpoint as checkpoints
-from fastvicreg.checkpoint import CheckpointError, Progress
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
-from fastvicreg.updater import Updater
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.checkpoint import CheckpointError, Progress
+from fastvicreg.train.updater import Updater
 
 
 def stepped(steps: int = 2) -> tuple[nn.Module, Updater]:

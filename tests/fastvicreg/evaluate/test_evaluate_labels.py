@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from images import encoded, photo
 
-from fastvicreg import checkpoint as checkpoints
 from fastvicreg.cli import main
 from fastvicreg.evaluate.labels import mismatch, obstacle, too_few
-from fastvicreg.metrics import read
 from fastvicreg.pipelines import open_source
 from fastvicreg.pretrained import load_encoder
+from fastvicreg.show.metrics import read
+from fastvicreg.train import checkpoint as checkpoints
 
 TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small --device cpu"
 QUICK = [*TINY.split(), *["--workers", "1", "--epochs", "2", "--batch-size", "8", "--warmup-share", "0.1"]]

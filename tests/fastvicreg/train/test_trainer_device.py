@@ -11,15 +11,15 @@ import pytest
 import torch
 from skipping import Skipping
 
-from fastvicreg import checkpoint as checkpoints
 from fastvicreg.config import DataConfig, RunConfig, TrainConfig
 from fastvicreg.contracts import Batch, Terms
-from fastvicreg.display import Display
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.metrics import read
-from fastvicreg.trainer import Trainer, device_failure
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import read
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.trainer import Trainer, device_failure
 
 ASSERTED = "CUDA error: device-side assert triggered"
 
@@ -60,7 +60,7 @@ def test_a_failed_assertion_is_told_in_one_line_whichever_call_met_it(
     make_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     trainer = failing(tmp_path / "run", make_folder(val=0), RuntimeError(words))
-    monkeypatch.setattr("fastvicreg.trainer.device_failure", lambda device: ASSERTED)
+    monkeypatch.setattr("fastvicreg.train.trainer.device_failure", lambda device: ASSERTED)
     with pytest.raises(UserError, match=r"no longer finite after step 1 .*a lower --base-lr than"):
         trainer.train()
     assert read(tmp_path / "run") == []
@@ -96,7 +96,9 @@ def test_another_error_of_a_device_keeps_its_own_words(
     make_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = failing(tmp_path / "run", make_folder(val=0), RuntimeError("CUDA error: an illegal memory access"))
-    monkeypatch.setattr("fastvicreg.trainer.device_failure", lambda device: "CUDA error: an illegal memory access")
+    monkeypatch.setattr(
+        "fastvicreg.train.trainer.device_failure", lambda device: "CUDA error: an illegal memory access"
+    )
     with pytest.raises(RuntimeError, match="an illegal memory access"):
         trainer.train()
 

@@ -13,20 +13,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastvicreg.assemble import as_module, resolve_device
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import Datasets, open_data
-from fastvicreg.display import Display
 from fastvicreg.doctor import pipeline_finding
 from fastvicreg.encoders import build_encoder
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.linear import few_labels, linear_predict
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.metrics import read
 from fastvicreg.presets import preset
 from fastvicreg.pretrained import load_encoder
-from fastvicreg.trainer import Trainer
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import read
+from fastvicreg.train.assemble import as_module, resolve_device
+from fastvicreg.train.trainer import Trainer
 
 FEW = 10
 DRAWS = 5

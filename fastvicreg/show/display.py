@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastvicreg.contracts import Column
-from fastvicreg.metrics import data_wait_share
+from fastvicreg.show.metrics import data_wait_share
 
 SPARKS = "▁▂▃▄▅▆▇█"
 PLAIN_SECONDS = 10.0

@@ -15,7 +15,6 @@ from methods import batch_of, encoder
 from runs import log, tiny, train
 from skipping import Skipping
 
-from fastvicreg.checkpoint import listed
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Horizon
@@ -24,8 +23,9 @@ from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.byol.method import BYOL, byol_loss
 from fastvicreg.profiles.bench import swap
 from fastvicreg.profiles.capture import Settings, capture
-from fastvicreg.step import EagerStep
-from fastvicreg.updater import Updater
+from fastvicreg.train.checkpoint import listed
+from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.updater import Updater
 
 SMALL = BYOLConfig(projector=(32, 16), predictor=(32,), momentum=0.9)
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from fastvicreg.contracts import Cursor, Terms
-from fastvicreg.display import sparkline
 from fastvicreg.errors import UserError
-from fastvicreg.metrics import FILE, Recorder, rank_me, read
+from fastvicreg.show.display import sparkline
+from fastvicreg.show.metrics import FILE, Recorder, rank_me, read
 
 
 def push(recorder: Recorder, step: int, value: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from skipping import Skipping
 from torch import Tensor, nn
 
-from fastvicreg.updater import NON_FINITE, Updater
+from fastvicreg.train.updater import NON_FINITE, Updater
 
 OVERFLOW = 1e6
 """Beyond what fp16 holds."""

@@ -13,14 +13,14 @@ from runs import tiny
 
 from fastvicreg.cli import main
 from fastvicreg.contracts import Spread
-from fastvicreg.display import Display
 from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.presets import preset
-from fastvicreg.trainer import Trainer
-from fastvicreg.watch import COLLAPSED, PATIENCE, CollapseWatch
+from fastvicreg.show.display import Display
+from fastvicreg.show.watch import COLLAPSED, PATIENCE, CollapseWatch
+from fastvicreg.train.trainer import Trainer
 
 
 def spread(settings: VICRegConfig) -> Spread:

@@ -14,7 +14,7 @@ from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.contracts import Batch, Method, Terms
-from fastvicreg.updater import Updater
+from fastvicreg.train.updater import Updater
 
 AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

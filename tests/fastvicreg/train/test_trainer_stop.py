@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 from runs import log, tiny, train
 
-from fastvicreg import checkpoint as checkpoints
 from fastvicreg.config import TrainConfig
 from fastvicreg.config_file import to_json
-from fastvicreg.display import Display
 from fastvicreg.errors import UserError
-from fastvicreg.metrics import Recorder
-from fastvicreg.signals import stop_signals
-from fastvicreg.trainer import Trainer
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import Recorder
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.signals import stop_signals
+from fastvicreg.train.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_a_disk_that_fills_between_checkpoints_costs_no_result(
     def full(recorder: Recorder, step: int, epoch: int, values: dict[str, float]) -> dict[str, Any]:
         with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
             file.write('{"epoch": 0, "st')  # what of the row still went onto the disk
-        monkeypatch.setattr("fastvicreg.metrics.json.dumps", refused)
+        monkeypatch.setattr("fastvicreg.show.metrics.json.dumps", refused)
         return write(recorder, step, epoch, values)
 
     def refused(*_: object) -> str:

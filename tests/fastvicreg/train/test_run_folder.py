@@ -14,13 +14,13 @@ import pytest
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
-from fastvicreg.run_folder import claim, save_config
+from fastvicreg.train.run_folder import claim, save_config
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from fastvicreg.config import TrainConfig
-from fastvicreg.run_folder import claim
+from fastvicreg.train.run_folder import claim
 lock = claim(Path(sys.argv[1]), TrainConfig(), resume=True)
 print("held", flush=True)
 time.sleep(120)

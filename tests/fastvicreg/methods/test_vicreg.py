@@ -13,8 +13,8 @@ from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.optim import LARS
-from fastvicreg.step import EagerStep
-from fastvicreg.updater import Updater
+from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.updater import Updater
 
 
 def vicreg(*, impl: str = "auto", **weights: Any) -> VICReg:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from fastvicreg.norm import HostSyncBatchNorm, synchronise
+from fastvicreg.train.batch_norm import HostSyncBatchNorm, synchronise
 
 
 def batch(dtype: torch.dtype) -> torch.Tensor:

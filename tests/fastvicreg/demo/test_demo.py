@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastvicreg import embedded
 from fastvicreg.cli import main
-from fastvicreg.demo import probe
+from fastvicreg.demo import embedded
+from fastvicreg.demo.story import probe
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import Features
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
-from fastvicreg.updater import Updater, UpdaterState
+from fastvicreg.train.updater import Updater, UpdaterState
 
 FORMAT = 2
 """1: the method's own parts were under "objective."."""

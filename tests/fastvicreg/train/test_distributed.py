@@ -18,7 +18,7 @@ from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.config_file import to_json
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.metrics import read
+from fastvicreg.show.metrics import read
 
 SECONDS = 120
 
@@ -144,4 +144,4 @@ def test_a_mistake_in_all_is_a_line_and_no_traceback(tmp_path: Path) -> None:
     output = finish(process)
     assert process.returncode != 0
     assert "fastvicreg: --batch-size 9, the total batch, does not divide among 2 processes." in output
-    assert "fastvicreg/trainer.py" not in output
+    assert "fastvicreg/train/trainer.py" not in output

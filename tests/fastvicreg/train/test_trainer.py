@@ -11,14 +11,14 @@ import pytest
 import torch
 from runs import log, tiny, train
 
-from fastvicreg import checkpoint as checkpoints
 from fastvicreg.config import OptimConfig
-from fastvicreg.display import Display
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.metrics import read
 from fastvicreg.pipelines.convert.run import convert_dataset
-from fastvicreg.trainer import Trainer
+from fastvicreg.show.display import Display
+from fastvicreg.show.metrics import read
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.trainer import Trainer
 
 
 @pytest.mark.parametrize("stop", range(1, 9))
@@ -117,7 +117,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, m
 
 
 def test_fp16_that_never_finds_a_scale_stops(tmp_path: Path, make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastvicreg.trainer.SCALER_PATIENCE", 3)
+    monkeypatch.setattr("fastvicreg.train.trainer.SCALER_PATIENCE", 3)
     config = tiny(make_folder(), precision="fp16", log_every=1, checkpoint_every=100)
     trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
     with torch.no_grad():

@@ -12,18 +12,18 @@ from torch import nn
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext, Encoder, Engine, Method, ParamGroup, Plan
 from fastvicreg.datasets import Datasets, open_data
-from fastvicreg.distributed import Processes, device_of, join, launched
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
-from fastvicreg.norm import synchronise
 from fastvicreg.optim import LARS, lars_groups
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.step import EagerStep
-from fastvicreg.updater import Updater
+from fastvicreg.train.batch_norm import synchronise
+from fastvicreg.train.distributed import Processes, device_of, join, launched
+from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.updater import Updater
 
 
 @dataclass(frozen=True)

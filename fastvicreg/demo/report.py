@@ -6,13 +6,13 @@ import html
 from pathlib import Path
 from typing import Any
 
-from fastvicreg import plots
-from fastvicreg.assemble import resolve_device
 from fastvicreg.config_file import load, to_json
-from fastvicreg.demo import HEADINGS, PROBES, Story
+from fastvicreg.demo.story import HEADINGS, PROBES, Story
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
-from fastvicreg.metrics import read
+from fastvicreg.show import plots
+from fastvicreg.show.metrics import read
+from fastvicreg.train.assemble import resolve_device
 
 STYLE = """
 :root { color-scheme: light; }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastvicreg.contracts import Spread
-from fastvicreg.metrics import data_wait_share
+from fastvicreg.show.metrics import data_wait_share
 
 WINDOW, LIMIT, SETTLING = 50, 0.1, 10
 """``DataWaitWatch``: steps that are looked at together, the share it bears, and first steps that it overlooks."""

@@ -1,0 +1,1 @@
+"""The whole story on embedded photographs in minutes, and the report that tells it."""

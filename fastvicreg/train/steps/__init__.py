@@ -1,0 +1,1 @@
+"""Ways to run one training step, by name: forward, backward and update of a method."""
