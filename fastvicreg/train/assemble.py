@@ -22,7 +22,7 @@ from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import synchronise
 from fastvicreg.train.distributed import Processes, device_of, join, launched
-from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
 
@@ -85,18 +85,36 @@ def as_module(part: Method | Encoder) -> nn.Module:
 
 
 def build_optimizer(
-    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto"
+    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto", captured: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted."""
+    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted.
+
+    ``captured``: one that reads learning rate and ``found_inf`` on the device, for a step that is replayed.
+    """
     adapted = [param for group in param_groups if group.adapted for param in group.params]
     plain = [param for group in param_groups if not group.adapted for param in group.params]
+    rate = torch.zeros((), device=(adapted + plain)[0].device) if captured else 0.0
     if config.optimizer == "lars":
-        return LARS(lars_groups(adapted, plain), lr=0.0, weight_decay=config.weight_decay, eta=config.eta, impl=impl)
+        return LARS(
+            lars_groups(adapted, plain),
+            lr=rate,
+            weight_decay=config.weight_decay,
+            eta=config.eta,
+            impl=impl,
+            capturable=captured,
+        )
     groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=captured)
     assert config.optimizer == "adamw", config.optimizer
-    return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.AdamW(groups, lr=rate, capturable=captured, fused=captured)
+
+
+def exact_products(precision: str) -> None:
+    """Whether a GPU may round an fp32 product's factors to TF32: only where it was asked for."""
+    allowed = precision != "off"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def fault_budget(config: TrainConfig, processes: Processes) -> FaultBudget:
@@ -114,6 +132,8 @@ def assemble(config: TrainConfig) -> Run:
         precision = "bf16" if device.startswith("cuda") else "off"
     if device.startswith("cuda"):
         torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
+    exact_products(precision)
+    config.step.check_batch(config.run.batch_size, processes.world_size)
     kernels = kernel_choices(config)
     data = open_data(config)
     plan = train_plan(
@@ -126,9 +146,11 @@ def assemble(config: TrainConfig) -> Run:
     method = build_method(config, kernels, device)
     if processes.world_size > 1:
         synchronise(as_module(method), device)
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
+    optimizer = build_optimizer(
+        config.optim, method.param_groups(), impl=kernels["lars"], captured=config.step.captured
+    )
     updater = Updater(as_module(method), optimizer, device=device, precision=precision)
-    step = EagerStep(method, updater, device=device, precision=precision, world_size=processes.world_size)
+    step = config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
     engine = build_engine(
         config.data.pipeline,
         data.train,

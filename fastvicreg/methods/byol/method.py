@@ -83,7 +83,7 @@ class BYOL(nn.Module):
         healthy = torch.full_like(std, za_BD.shape[1] ** -0.5)
         return Terms(total, {"prediction": total.detach(), "projection_std": std, "projection_std_healthy": healthy})
 
-    def after_update(self, scalars: Mapping[str, float], finite: bool | Tensor) -> None:
+    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """The target network follows, by ``scalars["momentum"]``."""
         self.target_encoder.follow(self.get_submodule("encoder"), scalars["momentum"], finite)
         self.target_projector.follow(self.projector, scalars["momentum"], finite)

@@ -105,7 +105,7 @@ class VICReg(nn.Module):
         parts = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(loss.total, parts | _health(embeddings))
 
-    def after_update(self, scalars: Mapping[str, float], finite: bool | Tensor) -> None:
+    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """There is no target network to move."""
 
     def param_groups(self) -> list[ParamGroup]:
