@@ -35,8 +35,8 @@ class CachedStep(EagerStep):
         count = self._own["micro_batches"]
         parts = list(zip(*(view.chunk(count) for view in views), strict=True))
         embeddings, targets = self._embedded(parts)
-        with self.autocast(), record_function(stages.LOSS):
-            terms = self._loss(embeddings, targets)
+        with self.autocast():
+            terms = self._terms(embeddings, targets)
         self.updater.backward(terms.total)
         cached = [None if leaf.grad is None else leaf.grad.chunk(count) for leaf in tree_leaves(embeddings)]
         for number, part in enumerate(parts):

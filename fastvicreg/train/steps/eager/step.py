@@ -35,8 +35,7 @@ class Forward(nn.Module):
     def forward(self, views: tuple[Tensor, ...]) -> Terms:
         with record_function(stages.FORWARD):
             embeddings, targets = self._embed(views)
-        with record_function(stages.LOSS):
-            return self._loss(embeddings, targets)
+        return self._loss(embeddings, targets)
 
 
 class EagerStep:
@@ -62,7 +61,7 @@ class EagerStep:
         self._device, self._precision = device, precision
         self._world_size, self._replacement, self._own = world_size, loss, own
         self._embed, self._loss = self._functions()
-        self._forward: nn.Module = Forward(method, self._embed, self._loss)
+        self._forward: nn.Module = Forward(method, self._embed, self._terms)
         if world_size > 1 and self._averages_in_backward():
             # The batch norms are synchronised already: their buffers are the same everywhere.
             options: dict[str, Any] = {_buffers_option(): False, "gradient_as_bucket_view": True}
@@ -76,6 +75,11 @@ class EagerStep:
             return method.embed(views), method.target(views)
 
         return embed, self._replacement or method.loss
+
+    def _terms(self, embeddings: Any, targets: Any) -> Terms:
+        """The loss, as a stage of a trace unless another stands in for it."""
+        with record_function(stages.LOSS) if self._replacement is None else nullcontext():
+            return self._loss(embeddings, targets)
 
     def _averages_in_backward(self) -> bool:
         """Whether one forward and one backward pass make the step, so that gradients can be averaged in the latter."""
