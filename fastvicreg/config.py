@@ -137,6 +137,11 @@ class RunConfig:
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
     precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """Autocast; auto is bf16 on CUDA and off on the CPU."""
+    views: Literal["separate", "joint"] = resumable("separate")
+    """separate: one view after another through the networks; joint: all of one size as one batch, in which each has
+    statistics of its own: the same but for rounding."""
+    activations: Literal["keep", "recompute"] = resumable("keep")
+    """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
     log_every: int = resumable(10)
