@@ -140,6 +140,11 @@ class RunConfig:
     precision: Literal["auto", "off", "tf32", "bf16", "fp16"] = "auto"
     """bf16 or fp16: autocast; tf32: fp32 whose products are rounded on a GPU; off: fp32. auto is bf16 on CUDA and off
     on the CPU."""
+    views: Literal["separate", "joint"] = resumable("separate")
+    """separate: one view after another through the networks; joint: all of one size as one batch, in which each has
+    statistics of its own: the same but for rounding."""
+    activations: Literal["keep", "recompute"] = resumable("keep")
+    """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
     log_every: int = resumable(10)

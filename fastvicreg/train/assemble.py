@@ -20,7 +20,7 @@ from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.train.batch_norm import synchronise
+from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
@@ -144,8 +144,14 @@ def assemble(config: TrainConfig) -> Run:
         shuffle=config.data.shuffle,
     )
     method = build_method(config, kernels, device)
-    if processes.world_size > 1:
-        synchronise(as_module(method), device)
+    replace_norms(
+        as_module(method),
+        impl=kernels["norm"],
+        ranks=processes.world_size,
+        group=own_group() if processes.world_size > 1 else "",
+        joint=config.run.views == "joint",
+        recompute=config.run.activations == "recompute",
+    )
     optimizer = build_optimizer(
         config.optim, method.param_groups(), impl=kernels["lars"], captured=config.step.captured
     )
