@@ -15,7 +15,7 @@ def own_group() -> str:
     The norms' small collectives have a communicator to themselves: in the gradients' they would wait behind these.
     """
     group = dist.new_group()
-    assert group is not None
+    assert isinstance(group, dist.ProcessGroup)
     return group.group_name
 
 
@@ -35,21 +35,16 @@ def replace_norms(
     backward compute the norms' outputs again, which autograd then does not keep. A ReLU that follows a norm in
     an ``nn.Sequential`` becomes part of it.
     """
-    settings = {
-        "impl": impl,
-        "ranks": ranks,
-        "group": group,
-        "joint_views": JointViews() if joint else None,
-        "recompute": recompute,
-    }
+    seen = {"joint_views": JointViews() if joint else None, "recompute": recompute}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
-                setattr(parent, name, BatchNorm.of(child, **settings))
+                setattr(parent, name, BatchNorm.of(child, impl=impl, ranks=ranks, group=group, **seen))
         if isinstance(parent, nn.Sequential):
             _absorb_relus(parent)
-    for part in module.modules():
-        part.joint_views, part.recompute = settings["joint_views"], recompute
+    for part in module.modules():  # what ``each_view`` is given
+        for name, value in seen.items():
+            setattr(part, name, value)
     return module
 
 

@@ -6,6 +6,7 @@ of several views is normalised part by part into one tensor.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -94,8 +95,8 @@ class NativeNorm(torch.autograd.Function):
         return (
             torch.cat(of_x) if need_x else None,
             of_residual,
-            sum(of_weight[1:], of_weight[0]) if need_weight else None,
-            sum(of_bias[1:], of_bias[0]) if need_bias else None,
+            functools.reduce(torch.add, of_weight) if need_weight else None,
+            functools.reduce(torch.add, of_bias) if need_bias else None,
             None,
             None,
         )

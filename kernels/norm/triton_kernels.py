@@ -8,6 +8,7 @@ Shape suffixes: as in ``fused``; in a kernel, I by J is a program's tile of rows
 
 # Triton's language is typed by its own compiler: a kernel's values are blocks, whatever their annotation says.
 # pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 

@@ -71,7 +71,8 @@ def _share(rank: int, folder: str, cases: Any, options: dict[str, Any], wrap: Ca
         norm = replace_norms(parent, ranks=len(SHARES), group=group, joint=True, **options)[0]  # type: ignore[index]
         norm.joint_views = JointViews(views)
         rows = rows_of(rank, views)
-        found = results(norm, *(each[rows] for each in problem(kind, dtype, views)), wrap(norm) if wrap else None)
+        x, residual, weight = (each[rows] for each in problem(kind, dtype, views))
+        found = results(norm, x, residual, weight, wrap(norm) if wrap else None)
         torch.save(found, f"{folder}/{rank}-{kind}-{dtype}-{views}.pt")
     dist.destroy_process_group()
 

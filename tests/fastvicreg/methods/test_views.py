@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvicreg.encoders.resnet.network import resnet
-from fastvicreg.kernels.norm import BatchNorm
+from fastvicreg.kernels.norm import BatchNorm, JointViews
 from fastvicreg.kernels.norm.recompute import Recipe, pack, unpack
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.views import each_view
@@ -45,7 +45,7 @@ def views(sizes: tuple[int, ...] = (16, 16)) -> tuple[Tensor, ...]:
 def results(networks: Any, given: tuple[Tensor, ...]) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Outputs, gradients and buffers by name."""
     outputs = networks(given)
-    sum((output * torch.linspace(-1, 2, output.numel()).view_as(output)).sum() for output in outputs).backward()
+    torch.stack([(y * torch.linspace(-1, 2, y.numel()).view_as(y)).sum() for y in outputs]).sum().backward()
     grads = {name: value.grad for name, value in networks.named_parameters()}
     return [output.detach() for output in outputs], grads, dict(networks.named_buffers())
 
@@ -85,7 +85,8 @@ def test_views_of_several_sizes_go_by_size() -> None:
 
 def test_evaluation_after_joint_views_is_of_one() -> None:
     joint, separate = made(joint=True), made()
-    joint(views()), separate(views())
+    for networks in (joint, separate):
+        networks(views())
     image = views()[0][:3]
     assert torch.equal(joint.eval().encoder(image), separate.eval().encoder(image))
 
@@ -111,7 +112,8 @@ def test_joint_views_compile_whole() -> None:
     assert largest(stripped, wanted_grads) < 1e-12
     held = {name.removeprefix("_orig_mod."): value for name, value in buffers.items()}
     assert all(torch.allclose(held[name], value, rtol=1e-12) for name, value in wanted_buffers.items())
-    assert joint.encoder.bn1.joint_views.count == 1
+    assert isinstance(joint.encoder.bn1, BatchNorm)
+    assert joint.encoder.bn1.joint_views == JointViews(1)
 
 
 @pytest.mark.parametrize("joint", [False, True])
