@@ -22,8 +22,11 @@ from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
+from fastvicreg.train.memory import shortage
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
+
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,30 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=rate, capturable=captured, fused=captured)
 
 
+def build_step(
+    config: TrainConfig, *, device: str, precision: str, processes: Processes = ALONE, own_norms: bool = True
+) -> EagerStep:
+    """The step that ``config`` describes, with fresh weights by its seed.
+
+    ``own_norms``: batch norms by ``kernels.norm``, over all processes; without, torch's own, of this process.
+    """
+    kernels = kernel_choices(config)
+    method = build_method(config, kernels, device)
+    if own_norms:
+        replace_norms(
+            as_module(method),
+            impl=kernels["norm"],
+            ranks=processes.world_size,
+            group=own_group() if processes.world_size > 1 else "",
+            joint=config.run.views == "joint",
+            recompute=config.run.activations == "recompute",
+        )
+    groups, captured = method.param_groups(), config.step.captured
+    optimizer = build_optimizer(config.optim, groups, impl=kernels["lars"], captured=captured)
+    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
+    return config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
+
+
 def exact_products(precision: str) -> None:
     """Whether a GPU may round an fp32 product's factors to TF32: only where it was asked for."""
     allowed = precision != "off"
@@ -143,20 +170,9 @@ def assemble(config: TrainConfig) -> Run:
         image_size=config.data.image_size,
         shuffle=config.data.shuffle,
     )
-    method = build_method(config, kernels, device)
-    replace_norms(
-        as_module(method),
-        impl=kernels["norm"],
-        ranks=processes.world_size,
-        group=own_group() if processes.world_size > 1 else "",
-        joint=config.run.views == "joint",
-        recompute=config.run.activations == "recompute",
-    )
-    optimizer = build_optimizer(
-        config.optim, method.param_groups(), impl=kernels["lars"], captured=config.step.captured
-    )
-    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
-    step = config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
+    if line := shortage(config, processes, device=device, precision=precision):
+        raise UserError(line)
+    step = build_step(config, device=device, precision=precision, processes=processes)
     engine = build_engine(
         config.data.pipeline,
         data.train,
@@ -175,4 +191,4 @@ def assemble(config: TrainConfig) -> Run:
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     feed = AugmentedFeed(engine, plan, device=device, dtype=dtype, impl=kernels["augment"])
-    return Run(data, plan, engine, feed, method, step, device, precision, processes)
+    return Run(data, plan, engine, feed, step.method, step, device, precision, processes)

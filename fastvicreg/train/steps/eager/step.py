@@ -58,7 +58,7 @@ class EagerStep:
         """
         self.method = method
         self.updater = updater
-        self._device, self._precision = device, precision
+        self._device, self.precision = device, precision
         self._world_size, self._replacement, self._own = world_size, loss, own
         self._embed, self._loss = self._functions()
         self._forward: nn.Module = Forward(method, self._embed, self._terms)
@@ -96,7 +96,7 @@ class EagerStep:
             self.method,
             updater or self.updater,
             device=self._device,
-            precision=self._precision,
+            precision=self.precision,
             world_size=self._world_size if world_size is None else world_size,
             loss=loss or self._replacement,
             **self._own,
@@ -104,7 +104,7 @@ class EagerStep:
 
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """The precision in which the forward pass runs."""
-        dtype = AUTOCAST[self._precision]
+        dtype = AUTOCAST[self.precision]
         return torch.autocast(torch.device(self._device).type, dtype) if dtype else nullcontext()
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
