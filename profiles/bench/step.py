@@ -1,4 +1,8 @@
-"""The step benchmark: a preset's whole update on views already on the device, by memory order and precision."""
+"""The step benchmark: a preset's whole update on views already on the device, by every way to run it.
+
+Beside them the step as the official main_vicreg.py has it, written out with this project's reference parts: NCHW,
+torch's batch norms, the official loss and LARS; on CUDA under fp16 autocast. It gets the same views, on the device.
+"""
 
 from __future__ import annotations
 
@@ -8,72 +12,158 @@ from typing import Any
 
 import torch
 
-from fastvicreg.config import TrainConfig, kernel_choices
+from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Batch, Cursor, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
-from fastvicreg.train.assemble import as_module, build_method, build_optimizer
+from fastvicreg.train.assemble import as_module, build_step, exact_products
+from fastvicreg.train.memory import predict
+from fastvicreg.train.steps import config_class
 from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep
-from fastvicreg.train.updater import Updater
 
 COLUMNS = (
-    *("preset", "batch", "precision", "memory_format", "ms", "spread", "repeats", "images_per_s", "ratio"),
-    *("peak_bytes", "forward_ms", "loss_ms", "backward_ms", "optimizer_ms"),
+    *("variant", "precision", "ms", "spread", "repeats", "views_per_s", "ratio", "kept_mb", "peak_bytes"),
+    *("forward_ms", "loss_ms", "backward_ms", "optimizer_ms", "note"),
 )
 
 PRESET = {"cpu": "demo", "cuda": "imagenet-100ep"}
 BATCH = {"cpu": 64, "cuda": 256}
-PRECISIONS = {"cpu": ("off", "bf16"), "cuda": ("off", "bf16", "fp16")}
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 STAGES = ("forward", "loss", "backward", "optimizer")
+STAGED = ("eager", "compiled")
+"""Ways to run a step whose stages pass one after another, under the host's eyes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: how a step is run, beside its precision."""
+
+    step: str = "eager"
+    precision: str = "off"
+    views: str = "separate"
+    activations: str = "keep"
+    own_norms: bool = True
+    memory_format: torch.memory_format = torch.channels_last
+    kernel: tuple[str, ...] = ()
+
+
+OFFICIAL = "official"
+
+
+def cases(kind: str) -> dict[str, Case]:
+    """What is measured on a CPU or on CUDA, by name; the first is what the others are compared with."""
+    reference = Case(
+        own_norms=False,
+        memory_format=torch.contiguous_format,
+        kernel=("loss=reference", "lars=reference", "norm=native"),
+    )
+    if kind == "cpu":
+        return {
+            OFFICIAL: reference,
+            "torch's norms": Case(own_norms=False),
+            "eager": Case(),
+            "eager, joint views": Case(views="joint"),
+            "eager, bf16": Case(precision="bf16"),
+            "compiled": Case("compiled"),
+            "cached": Case("cached"),
+        }
+    best = Case(precision="bf16", views="joint")
+    return {
+        OFFICIAL: replace(reference, precision="fp16"),
+        "torch's norms": replace(best, views="separate", own_norms=False),
+        "eager": replace(best, views="separate"),
+        "eager, joint views": best,
+        "eager, joint views, recomputed": replace(best, activations="recompute"),
+        "eager, joint views, fp16": replace(best, precision="fp16"),
+        "eager, joint views, tf32": replace(best, precision="tf32"),
+        "eager, joint views, fp32": replace(best, precision="off"),
+        "graphed, joint views": replace(best, step="graphed"),
+        "cached, joint views": replace(best, step="cached"),
+        "compiled, joint views": replace(best, step="compiled"),
+    }
 
 
 def run(
-    preset: str | None = None, device: str = "cpu", batch: int = 0, size: int = 0, repeats: int = 5, seed: int = 0
+    preset: str | None = None,
+    device: str = "cpu",
+    batch: int = 0,
+    size: int = 0,
+    repeats: int = 5,
+    only: tuple[str, ...] = (),
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """One row for every memory order and precision, of the named ``preset``.
+    """One row for every way to run a step of the named ``preset`` on ``batch`` images of two views.
 
     By default a ResNet-50 at 224 pixels and a batch of 256 on CUDA, the demo's network and a batch of 64 on the CPU.
-    ``ms`` is of forward, loss, backward and update; ``ratio`` how many times faster than the first row's;
-    ``peak_bytes`` what a step allocates beyond weights, gradients and momentum, None on the CPU. The stages' times are
-    of steps of their own, on CUDA the device's, by events; the finite gate counts as the optimizer's. ``UserError``
-    where the device's memory does not hold a step.
+    ``ms`` is of forward, loss, backward and update; ``ratio`` how many times faster than "official"; ``kept_mb`` what
+    backward needs of a source image, as ``train.memory`` foretells it; ``peak_bytes`` what a step allocates beyond
+    weights, gradients and momentum, None on the CPU. The stages' times are of steps of their own, on CUDA the device's,
+    by events; the finite gate counts as the optimizer's. ``only`` some of the variants. ``note`` says why one does not
+    run here. ``UserError`` for an unknown variant, and where the device's memory does not hold a step.
     """
     kind = device.split(":")[0]
     name, batch = preset or PRESET[kind], batch or BATCH[kind]
     config = named_preset(name).config
     config = replace(config, data=replace(config.data, image_size=size or config.data.image_size))
-    cases = {f"{form} {precision}": (form, precision) for precision in PRECISIONS[kind] for form in FORMATS}
-    first = next(iter(cases))
+    config = replace(config, run=replace(config.run, seed=seed, batch_size=batch))
+    known = cases(kind)
+    if unknown := [variant for variant in only if variant not in known]:
+        raise UserError(f"--only {unknown[0]!r} is no variant: choose from {', '.join(map(repr, known))}.")
+    chosen = {variant: case for variant, case in known.items() if not only or variant in only}
     try:
-        subjects = {case: _build(config, *kinds, device, batch, seed) for case, kinds in cases.items()}
-        peaks = {case: _peak_bytes(one, device) for case, one in subjects.items()}
+        subjects, refused = _subjects(config, chosen, device, batch)
+        peaks = {variant: _peak_bytes(one, device) for variant, one in subjects.items()}
         timings = interleaved(subjects, repeats=repeats, device=device)
-        stages = {case: _stages(one, repeats) for case, one in subjects.items()}
+        stages = {variant: _stages(one, repeats) for variant, one in subjects.items()}
     except torch.OutOfMemoryError as error:
         what = f"{name} with a batch of {batch}"
-        raise UserError(f"the device's memory does not hold {what}: give a smaller --preset.") from error
-    return [
-        {
+        raise UserError(f"the device's memory does not hold {what}: give a smaller --batch.") from error
+    first = next(iter(timings), None)
+    rows = []
+    for variant, case in chosen.items():
+        row: dict[str, Any] = {
             "preset": name,
             "arch": config.encoder.arch,
             "batch": batch,
             "size": config.data.image_size,
-            "memory_format": cases[case][0],
-            "precision": cases[case][1],
+            "variant": variant,
+            "precision": case.precision,
             "device": device,
-            "ms": timing.ms,
-            "spread": timing.spread,
-            "repeats": timing.n,
-            "images_per_s": batch / timing.ms * 1e3,
-            "ratio": timings[first].ms / timing.ms,
-            "peak_bytes": peaks[case],
-            **stages[case],
         }
-        for case, timing in timings.items()
-    ]
+        if variant in refused:
+            rows.append(row | {"note": refused[variant]})
+            continue
+        timing = timings[variant]
+        rows.append(
+            row
+            | {
+                "ms": timing.ms,
+                "spread": timing.spread,
+                "repeats": timing.n,
+                "views_per_s": 2 * batch / timing.ms * 1e3,
+            }
+            | {"ratio": timings[first].ms / timing.ms if first else None, "peak_bytes": peaks[variant]}
+            | {"kept_mb": predict(_config(config, case), batch, precision=case.precision).kept / batch / 1e6}
+            | stages[variant]
+        )
+    return rows
+
+
+def _subjects(
+    config: TrainConfig, chosen: dict[str, Case], device: str, batch: int
+) -> tuple[dict[str, _Subject], dict[str, str]]:
+    """Those that run here, each having done so, and why the others do not."""
+    subjects, refused = {}, {}
+    for variant, case in chosen.items():
+        try:
+            subject = _build(config, case, device, batch)
+            subject()
+        except UserError as error:
+            refused[variant] = str(error)
+        else:
+            subjects[variant] = subject
+    return subjects, refused
 
 
 @dataclass
@@ -83,9 +173,11 @@ class _Subject:
     step: EagerStep
     batch: Batch
     device: str
+    staged: bool
     passed: dict[str, Instant] = field(default_factory=dict)
 
     def __call__(self) -> None:
+        exact_products(self.step.precision)
         self.step(self.batch, {"lr": 0.0})
 
     def mark(self, stage: str) -> Callable[..., None]:
@@ -97,24 +189,27 @@ class _Subject:
         return hook
 
 
-def _build(config: TrainConfig, form: str, precision: str, device: str, batch: int, seed: int) -> _Subject:
-    config = replace(config, run=replace(config.run, seed=seed))
-    kernels, order = kernel_choices(config), FORMATS[form]
-    method = build_method(config, kernels, device)
-    as_module(method).to(memory_format=order)  # type: ignore[call-overload]
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
+def _config(config: TrainConfig, case: Case) -> TrainConfig:
+    run = replace(config.run, views=case.views, activations=case.activations, kernel=case.kernel)
+    return replace(config, run=run, step=config_class(case.step)())
+
+
+def _build(config: TrainConfig, case: Case, device: str, batch: int) -> _Subject:
+    step = build_step(_config(config, case), device=device, precision=case.precision, own_norms=case.own_norms)
+    as_module(step.method).to(memory_format=case.memory_format)  # type: ignore[call-overload]
     side = config.data.image_size
     # As the augmentation hands them over: in the precision's own type.
-    views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[precision] or torch.float32)
-    ordered = tuple(view.contiguous(memory_format=order) for view in views)
+    views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[case.precision] or torch.float32)
+    ordered = tuple(view.contiguous(memory_format=case.memory_format) for view in views)
     numbers = torch.arange(batch, device=device)
-    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
-    step = EagerStep(method, updater, device=device, precision=precision)
-    return _Subject(step, Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0)), device)
+    data = Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0))
+    return _Subject(step, data, device, case.step in STAGED)
 
 
 def _stages(subject: _Subject, repeats: int) -> dict[str, float]:
-    """Median milliseconds by stage."""
+    """Median milliseconds by stage; none where they do not pass one after another."""
+    if not subject.staged:
+        return {}
     step, method = subject.step, subject.step.method
 
     def marked_loss(embeddings: Any, targets: Any) -> Terms:
@@ -157,12 +252,16 @@ class BenchOptions(DeviceOptions):
 
     preset: str | None = None
     """Default: demo on the CPU, imagenet-100ep on CUDA."""
+    batch: int = 0
+    """Images of a step; default 64 on the CPU, 256 on CUDA."""
+    only: tuple[str, ...] = ()
+    """Some of the variants, by name, such as --only eager compiled."""
 
 
 BENCHMARK = Benchmark(
     run,
     COLUMNS,
-    key=("preset", "batch", "precision", "memory_format"),
-    picture=Picture(("precision", "memory_format")),
+    key=("preset", "batch", "variant"),
+    picture=Picture(("variant",), "views_per_s", lambda row: "ms" not in row),
     options=BenchOptions,
 )

@@ -23,7 +23,6 @@ from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_batch, loader, opened, step, whole, with_engine
 from fastvicreg.train.assemble import Run, as_module, build_optimizer
 from fastvicreg.train.distributed import gather
-from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Update, Updater
 
 COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves", "note")
@@ -185,9 +184,13 @@ def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = Non
     for part in as_module(method).modules():
         if hasattr(part, "process_group"):  # batch norms, and methods whose loss is of the whole batch
             part.process_group = group  # type: ignore[assignment]
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernel_choices(config)["lars"])
+    captured = config.step.captured
+    optimizer = build_optimizer(
+        config.optim, method.param_groups(), impl=kernel_choices(config)["lars"], captured=captured
+    )
     updater = Updater(as_module(method), optimizer, device=run.device, precision=run.precision)
-    return replace(run, method=method, step=EagerStep(method, updater, device=run.device, precision=run.precision))
+    step = config.step.build(method, updater, device=run.device, precision=run.precision, world_size=1)
+    return replace(run, method=method, step=step)
 
 
 def _alone() -> dist.ProcessGroup:

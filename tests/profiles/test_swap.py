@@ -17,7 +17,6 @@ from fastvicreg.contracts import Cursor
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.profiles.bench import step as bench_step
 from fastvicreg.profiles.bench import swap, swap_verdict
 from fastvicreg.profiles.charts import bars
 from fastvicreg.profiles.parts import Loop, first_batch, opened
@@ -246,34 +245,6 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the picture"):
         bars(tmp_path / "file" / "x.png", [{"a": "b", "v": 1.0}], label=("a",), value="v", title="")
-
-
-def test_the_step_bench_has_a_row_a_precision_and_memory_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_step, "PRECISIONS", {"cpu": ("off",)})
-    with torch.random.fork_rng():
-        rows = bench_step.run(batch=4, size=16, repeats=2)
-    assert [(row["memory_format"], row["precision"]) for row in rows] == [
-        ("contiguous", "off"),
-        ("channels_last", "off"),
-    ]
-    for row in rows:
-        assert row["images_per_s"] == pytest.approx(4e3 / row["ms"])
-        assert all(row[f"{stage}_ms"] > 0 for stage in bench_step.STAGES)
-        assert row["peak_bytes"] is None
-    assert rows[0]["ratio"] == 1.0
-
-
-def test_the_step_bench_computes_what_it_names() -> None:
-    config = tiny(Path("unused"))
-    for form, order in bench_step.FORMATS.items():
-        subject = bench_step._build(config, form, "bf16", "cpu", 4, 0)
-        assert all(
-            view.is_contiguous(memory_format=order) and view.dtype == torch.bfloat16 for view in subject.batch.views
-        )
-        weight = subject.step.method.encoders["encoder"].get_parameter("conv1.weight")
-        assert weight.is_contiguous(memory_format=order)
-        stages_ms = bench_step._stages(subject, 1)
-        assert list(stages_ms) == [f"{stage}_ms" for stage in bench_step.STAGES]
 
 
 def test_a_budget_ends_the_rounds_and_progress_tells_what_is_left(make_folder) -> None:

@@ -1,0 +1,66 @@
+"""The step benchmark runs what each row names, beside the official step, and says what does not run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import tiny
+from torch import nn
+
+from fastvicreg.cli import main
+from fastvicreg.kernels.norm import BatchNorm
+from fastvicreg.profiles.bench import step as bench_step
+from fastvicreg.train.steps import STEPS
+
+
+def test_a_row_a_variant_beside_the_official_step() -> None:
+    with torch.random.fork_rng():
+        rows = bench_step.run(batch=8, size=16, repeats=2, only=("official", "eager", "cached"))
+    assert [row["variant"] for row in rows] == ["official", "eager", "cached"]
+    for row in rows:
+        assert row["views_per_s"] == pytest.approx(16e3 / row["ms"])
+        assert row["peak_bytes"] is None
+    assert rows[0]["ratio"] == 1.0
+    assert rows[2]["kept_mb"] < rows[1]["kept_mb"]
+    for row in rows[:2]:
+        assert all(row[f"{stage}_ms"] > 0 for stage in bench_step.STAGES)
+    assert "forward_ms" not in rows[2]  # its stages do not pass one after another
+
+
+def test_every_way_to_run_a_step_is_measured_on_cuda() -> None:
+    assert {case.step for case in bench_step.cases("cuda").values()} == set(STEPS)
+    assert next(iter(bench_step.cases("cuda"))) == next(iter(bench_step.cases("cpu"))) == bench_step.OFFICIAL
+
+
+@pytest.mark.parametrize("variant", ["official", "eager, joint views", "eager, bf16"])
+def test_a_row_computes_what_it_names(variant: str) -> None:
+    case = bench_step.cases("cpu")[variant]
+    subject = bench_step._build(tiny(Path("unused")), case, "cpu", 4)
+    for view in subject.batch.views:
+        assert view.is_contiguous(memory_format=case.memory_format)
+        assert view.dtype == (torch.bfloat16 if case.precision == "bf16" else torch.float32)
+    encoder = subject.step.method.encoders["encoder"]
+    assert encoder.get_parameter("conv1.weight").is_contiguous(memory_format=case.memory_format)
+    norm = encoder.get_submodule("bn1")
+    assert type(norm) is (BatchNorm if case.own_norms else nn.BatchNorm2d)
+    if isinstance(norm, BatchNorm):
+        assert (norm.joint_views is not None) == (case.views == "joint")
+    subject()
+
+
+def test_what_does_not_run_here_says_why_and_costs_no_other_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {"eager": bench_step.Case(), "graphed": bench_step.Case("graphed")}
+    monkeypatch.setattr(bench_step, "cases", lambda kind: cases)
+    rows = bench_step.run(batch=4, size=16, repeats=2)
+    assert rows[0]["ms"] > 0
+    assert "--step graphed needs CUDA" in rows[1]["note"]
+    assert "ms" not in rows[1]
+
+
+def test_an_unknown_variant_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "step", "--only", "eagle"]) == 2
+    error = capsys.readouterr().err
+    assert "--only 'eagle' is no variant: choose from 'official'" in error
+    assert error.count("\n") == 1
