@@ -57,6 +57,20 @@ class Fault(IntEnum):
     CHANGED = 4  # the bytes differ from the manifest's hash
 
 
+class FaultReport(NamedTuple):
+    """The samples that an epoch has replaced so far, of the batches delivered."""
+
+    counts: dict[str, int]
+    """By cause, a ``Fault``'s name in lower case."""
+    named: tuple[str, ...]
+    """The first of them: name and reason."""
+
+    @property
+    def total(self) -> int:
+        """Samples replaced."""
+        return sum(self.counts.values())
+
+
 @dataclass(frozen=True)
 class Crops:
     """One batch as an engine delivers it: pixels on the host or the device, uint8.
@@ -160,8 +174,8 @@ class Engine(Protocol):
         """From ``start`` to the end of its epoch."""
         ...
 
-    def faults(self) -> Mapping[str, int]:
-        """Replaced samples since the epoch's start, by cause."""
+    def faults(self) -> FaultReport:
+        """The samples replaced since the epoch's start."""
         ...
 
     def close(self) -> None: ...

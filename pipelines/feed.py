@@ -13,8 +13,7 @@ from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.contracts import Batch, Crops, Cursor, Engine, Fed, Plan
-from fastvicreg.kernels.augment import IMPLEMENTATIONS, augment
-from fastvicreg.registry import resolve
+from fastvicreg.kernels.augment import augment, known
 
 AHEAD = 2
 """Steps that the host may be ahead of the device."""
@@ -60,8 +59,7 @@ class AugmentedFeed:
         kernel: Kernel = augment,
     ) -> None:
         """``UserError`` where ``impl`` names no implementation of the photometric kernel."""
-        if impl != "auto":
-            resolve("augment implementation", impl, IMPLEMENTATIONS)
+        known(impl)
         self._engine = engine
         self._plan = plan
         self._device = torch.device(device)

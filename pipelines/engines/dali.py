@@ -1,8 +1,8 @@
 """The dali engine: DALI decodes each stored image once, on the CPU or the GPU, and cuts all its views at our boxes.
 
 Order, boxes and flips are the native engine's; pixels differ by DALI's resize and decoder. A sample that is not plainly
-good is left to native's path: in DALI it could end the pipeline, or the process. DALI takes a JPEG that is damaged in
-the middle as it is, where native replaces it: only a manifest's hash tells.
+good is left to the host's path, as native takes it: in DALI it could end the pipeline, or the process. DALI takes a
+JPEG that is damaged in the middle as it is, where native replaces it: only a manifest's hash tells.
 """
 
 from __future__ import annotations
@@ -10,36 +10,34 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastvicreg.contracts import Crops, Cursor, Plan, ReadAhead, Source
+from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.engines.dali_samples import Job, Samples, StoredSource
 from fastvicreg.pipelines.engines.dali_thread import Watched
-from fastvicreg.pipelines.engines.memory import PixelMemory
-from fastvicreg.pipelines.engines.native import NativeEngine
-from fastvicreg.pipelines.engines.options import EngineOptions
-from fastvicreg.pipelines.faults import FaultLog, Replaced
+from fastvicreg.pipelines.engines.engine import Delivery
+from fastvicreg.pipelines.engines.host import HostCutter
+from fastvicreg.pipelines.engines.options import Decoder
+from fastvicreg.pipelines.engines.workload import Epoch, Workload
+from fastvicreg.pipelines.faults import Replaced
 from fastvicreg.pipelines.sources.folder import FolderSource
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.engines.dali_graph import Graph
 
-Decoder = Literal["auto", "cpu", "mixed"]
 DEPTH = 2
 """Batches that DALI works on at most: its images do not fit into the processor's caches as it is."""
-Delivery = tuple[Crops, list[Replaced]]
 
 log = logging.getLogger(__name__)
 
 
-class DALIEngine:
+class DALIBackend:
     """Reads a ``.beton`` or shards with DALI installed; ``decoder`` auto is "mixed" where ``device`` is CUDA.
 
     With "mixed" JPEGs go to the GPU encoded, and the crops lie there. Beside the batch in use ``prefetch`` + 1 more are
@@ -47,12 +45,13 @@ class DALIEngine:
     keep it longer, use ``record_stream``.
     """
 
-    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
-        """``UserError`` where ``source`` holds no encoded images of its own, DALI or the GPU asked for is not here,
-        ``plan`` is an evaluation's, or ``resample`` names an implementation.
+    def __init__(self, work: Workload) -> None:
+        """``UserError`` where the source holds no encoded images of its own, DALI or the GPU asked for is not here,
+        the plan is an evaluation's, or ``resample`` names an implementation.
         """
-        self._source = _stored(source)
-        if plan.support != "crop":
+        options = work.options
+        self._source = _stored(work.source)
+        if work.plan.support != "crop":
             raise UserError("--pipeline dali cuts training views only: evaluate with --pipeline native.")
         if options.resample != "auto":
             raise UserError(
@@ -60,16 +59,11 @@ class DALIEngine:
             )
         self._device = _decoding_device(options.decoder, options.device)
         _require_dali()
-        self._plan = plan
-        self._batching = batching
-        self._workers = options.threads
+        self._work = work
         self._depth = min(options.prefetch, DEPTH)
-        self._ready = max(1, options.prefetch - self._depth)
-        self._hw_decoder_load = options.hw_decoder_load
-        self._memory = PixelMemory(pin=options.pin)
         self._stream = None if self._device is None else torch.cuda.Stream(self._device)
-        self._native = NativeEngine(source, plan, batching, EngineOptions(workers=1, prefetch=1))
-        self._samples = Samples(self._source, plan)
+        self._cutter = HostCutter(work)
+        self._samples = Samples(self._source, work.plan)
         if self._source.expected_hash(0) is None:
             log.warning(
                 "the data has no manifest: dali trains on JPEGs damaged in the middle as they are; fastvicreg verify "
@@ -77,60 +71,36 @@ class DALIEngine:
             )
         self._graph: Graph | None = None
         self._side = 0
-        self._running: Watched[Delivery] | None = None
-        self.fault_log = FaultLog(options.budget)
-
-    def batches_per_epoch(self, epoch: int) -> int:
-        return self._batching.batches_per_epoch
-
-    def faults(self) -> Mapping[str, int]:
-        return self.fault_log.counts()
 
     def close(self) -> None:
-        """End the threads; what is under way is dropped."""
-        self._stop()
         self._graph = None
-        self._native.close()
 
-    def batches(self, start: Cursor) -> Iterator[Crops]:
-        """From ``start`` to the end of its epoch; ends an epoch that is still running.
-
-        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` when DALI fails for no sample's sake or hangs.
-        """
-        self._stop()
-        self.fault_log.start_epoch()
-        running = self._running = Watched(self._deliveries(start), "dali", self._ready)
+    def deliver(self, epoch: Epoch) -> Generator[Delivery, None, None]:
+        """See ``Backend.deliver``; ``RuntimeError`` when DALI fails for no sample's sake or hangs."""
+        running = Watched(self._deliveries(epoch), "dali", max(1, self._work.options.prefetch - self._depth))
         try:
-            for crops, replaced in running:
-                self.fault_log.deliver(len(crops.slot_B), replaced)
-                yield crops
+            for delivery in running:
+                yield delivery
                 if self._stream is not None:
                     # The batch is still held here: its memory serves another only once the consumer has read it.
                     self._stream.wait_stream(torch.cuda.current_stream(self._device))
         finally:
-            running.close()
+            if not running.close():
+                self._graph = None  # it hangs: its thread is left to itself
 
-    def _stop(self) -> None:
-        running, self._running = self._running, None
-        if running is not None and not running.close():
-            self._graph = None  # it hangs: its thread is left to itself
-
-    def _deliveries(self, start: Cursor) -> Generator[Delivery, None, None]:
-        """What ``batches`` delivers, with up to ``DEPTH`` batches submitted to DALI; runs in a thread of its own."""
+    def _deliveries(self, epoch: Epoch) -> Generator[Delivery, None, None]:
+        """What ``deliver`` gives, with up to ``DEPTH`` batches submitted to DALI; runs in a thread of its own."""
         from fastvicreg.pipelines.engines.dali_graph import GraphError
 
-        order = self._plan.order(start.epoch)
-        side = self._plan.size(start.epoch)
-        ahead = iter(range(start.batch, self.batches_per_epoch(start.epoch)))
+        ahead = iter(epoch.batches)
         pending: deque[Job] = deque()
         submitted = 0  # of ``pending``, the first ones
-        graph = self._opened(side)
+        graph = self._opened(epoch.side)
         try:
             while True:
                 while len(pending) < self._depth and (batch := next(ahead, None)) is not None:
-                    if isinstance(self._source, ReadAhead):  # a job checks its samples, and so reads them
-                        self._source.read_ahead(self._batching.slots(order, batch + self._depth))
-                    pending.append(self._samples.job(Cursor(start.epoch, batch), self._batching.slots(order, batch)))
+                    self._work.read_ahead(epoch.slots(batch + self._depth))  # a job checks its samples: it reads them
+                    pending.append(self._samples.job(epoch.cursor(batch), epoch.slots(batch)))
                 if not pending:
                     return
                 try:
@@ -140,37 +110,32 @@ class DALIEngine:
                     views = _take(graph, pending[0], self._stream)
                 except GraphError as error:
                     self._graph = None
-                    self._isolate(list(pending), side, error)
+                    self._isolate(list(pending), epoch.side, error)
                     pending = deque(self._samples.job(job.cursor, job.slot_B) for job in pending)
-                    graph, submitted = self._opened(side), 0
+                    graph, submitted = self._opened(epoch.side), 0
                     continue
                 submitted -= 1
-                yield self._deliver(pending.popleft(), views, side)
+                yield self._deliver(pending.popleft(), views)
         finally:
             if submitted:  # an epoch left early: what is under way would be taken for the next epoch's
                 self._graph = None
 
-    def _deliver(self, job: Job, views: list[Tensor], side: int) -> Delivery:
-        count = len(job.slot_B)
-        shape = (count, self._plan.views, side, side, 3)
+    def _deliver(self, job: Job, views: list[Tensor]) -> Delivery:
+        on_gpu = self._device is not None
         with torch.cuda.stream(self._stream):
-            if self._device is None:
-                crops_BVHWC = self._memory.take(shape)
-                host_BVHWC = crops_BVHWC.numpy()
-                for v, view_PSSC in enumerate(views):
-                    _place(host_BVHWC[:, v], job, view_PSSC.numpy())
-            else:
-                crops_BVHWC = torch.empty(shape, dtype=torch.uint8, device=self._device)
-                host_BVHWC = np.empty(shape, np.uint8)  # pages that nothing is written to take no memory
-                for v, view_PSSC in enumerate(views):
+            crops = self._work.empty(job.cursor, job.slot_B, gpu=self._device)
+            crops_BVHWC = crops.crops_BVHWC
+            # Pages that nothing is written to take no memory.
+            host_BVHWC = np.empty(crops_BVHWC.shape, np.uint8) if on_gpu else crops_BVHWC.numpy()
+            for v, view_PSSC in enumerate(views):
+                if on_gpu:
                     _place(crops_BVHWC[:, v], job, view_PSSC)
-            label_B = torch.tensor([self._source.label(slot) for slot in job.slot_B.tolist()])
-            fault_B = torch.zeros(count, dtype=torch.uint8)
-            crops = Crops(crops_BVHWC, job.slot_B, job.slot_B.clone(), label_B, fault_B, job.cursor)
+                else:
+                    _place(host_BVHWC[:, v], job, view_PSSC.numpy())
             replaced: list[Replaced] = []
-            for at in np.setdiff1d(np.arange(count), job.place_P).tolist():
-                replaced += self._native.fill(crops, host_BVHWC, at, at + 1)
-                if self._device is not None:
+            for at in np.setdiff1d(np.arange(len(job.slot_B)), job.place_P).tolist():
+                replaced += self._cutter.fill(crops, host_BVHWC, at, at + 1)
+                if on_gpu:
                     crops_BVHWC[at].copy_(torch.from_numpy(host_BVHWC[at]))
         if self._stream is not None:
             self._stream.synchronize()  # whatever stream reads the batch, it is there
@@ -180,7 +145,7 @@ class DALIEngine:
         """Find what ended the graph and keep it from the next; ``RuntimeError`` where it is none of the samples."""
         guilty: list[int] = []
         for job in jobs:
-            guilty = self._samples.damaged(job, self._workers) or self._refused_alone(job, side)
+            guilty = self._samples.damaged(job, self._work.options.threads) or self._refused_alone(job, side)
             if guilty:
                 break
         else:
@@ -215,9 +180,18 @@ class DALIEngine:
         from fastvicreg.pipelines.engines.dali_graph import Graph, Shape
 
         if self._graph is None or self._side != side:
-            share = -(-self._batching.batch_size // self._batching.world_size)
+            batching, options = self._work.batching, self._work.options
+            share = -(-batching.batch_size // batching.world_size)
             self._graph = Graph(
-                Shape(share, self._plan.views, side, self._workers, self._depth, self._device, self._hw_decoder_load)
+                Shape(
+                    batch=share,
+                    views=self._work.plan.views,
+                    side=side,
+                    threads=options.threads,
+                    depth=self._depth,
+                    device_id=self._device,
+                    hw_decoder_load=options.hw_decoder_load,
+                )
             )
             self._side = side
         return self._graph

@@ -18,6 +18,7 @@ from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.plan import eval_plan, train_plan
 from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.pipelines.sources.folder import FolderSource
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_damaged_file_is_replaced_by_its_neighbour_counted_and_named(folder: P
     plan = training(len(source))
     engine = build_engine("native", source, plan, batch_size=6, workers=2)
     batches = epoch_of(engine, Cursor(0, 0))
-    assert engine.faults() == {"undecodable": 1}
+    assert engine.faults().counts == {"undecodable": 1}
     seen = 0
     for crops in batches:
         for at, (slot, index) in enumerate(zip(crops.slot_B.tolist(), crops.index_B.tolist(), strict=True)):
@@ -127,7 +128,7 @@ def test_a_damaged_file_is_replaced_by_its_neighbour_counted_and_named(folder: P
         repeated = reference_crops_of_delivered(source, plan, crops)
         np.testing.assert_array_equal(crops.crops_BVHWC.numpy(), repeated)
     assert seen == 1
-    assert "03.jpg" in engine.fault_log.named()[0]  # type: ignore[attr-defined]
+    assert "03.jpg" in engine.faults().named[0]
 
 
 def reference_crops_of_delivered(source, plan: Plan, crops: Crops) -> np.ndarray:
@@ -155,7 +156,7 @@ def test_a_file_that_vanishes_is_unreadable(folder: Path) -> None:
     (folder / "04.jpg").unlink()
     engine = build_engine("native", source, training(len(source)), batch_size=10)
     epoch_of(engine, Cursor(0, 0))
-    assert engine.faults() == {"unreadable": 1}
+    assert engine.faults().counts == {"unreadable": 1}
 
 
 def test_above_the_budget_the_run_stops_and_names_a_file(folder: Path) -> None:
@@ -182,17 +183,25 @@ def test_nothing_readable_ends_in_one_line(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_by_prefetch(folder: Path) -> None:
-    source = open_source(folder)
+    source = Announced(folder)
     engine = build_engine("native", source, training(len(source)), batch_size=2, prefetch=2)
-    submitted = []
-    original = engine._submit  # type: ignore[attr-defined]
-    engine._submit = lambda cursor, order: submitted.append(cursor) or original(cursor, order)  # type: ignore[attr-defined]
     batches = engine.batches(Cursor(0, 0))
     next(batches)
-    assert len(submitted) == 3
+    assert len(source.announced) == 3
     next(batches)
-    assert len(submitted) == 4
+    assert len(source.announced) == 4
     engine.close()
+
+
+class Announced(FolderSource):
+    """Keeps the batches that it is told will be read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.announced: list[torch.Tensor] = []
+
+    def read_ahead(self, index_B: torch.Tensor) -> None:
+        self.announced.append(index_B)
 
 
 def test_batches_that_cannot_be_are_refused() -> None:
