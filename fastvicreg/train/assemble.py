@@ -11,15 +11,13 @@ from torch import nn
 
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext, Encoder, Engine, Method, ParamGroup, Plan
-from fastvicreg.datasets import Datasets, open_data
+from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
 from fastvicreg.optim import LARS, lars_groups
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
-from fastvicreg.pipelines.plan import train_plan
-from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import synchronise
 from fastvicreg.train.distributed import Processes, device_of, join, launched
 from fastvicreg.train.steps.eager import EagerStep
@@ -116,13 +114,7 @@ def assemble(config: TrainConfig) -> Run:
         torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
     kernels = kernel_choices(config)
     data = open_data(config)
-    plan = train_plan(
-        len(data.train),
-        seed=config.run.seed,
-        recipe=named_recipe(config.data.recipe),
-        image_size=config.data.image_size,
-        shuffle=config.data.shuffle,
-    )
+    plan = training_plan(config, len(data.train))
     method = build_method(config, kernels, device)
     if processes.world_size > 1:
         synchronise(as_module(method), device)

@@ -70,7 +70,7 @@ class DALIBackend:
                 "--decode finds them, fastvicreg convert adds a manifest."
             )
         self._graph: Graph | None = None
-        self._side = 0
+        self._sides: tuple[int, ...] = ()
 
     def close(self) -> None:
         self._graph = None
@@ -95,7 +95,8 @@ class DALIBackend:
         ahead = iter(epoch.batches)
         pending: deque[Job] = deque()
         submitted = 0  # of ``pending``, the first ones
-        graph = self._opened(epoch.side)
+        sides = tuple(group.side for group in epoch.groups for _ in range(group.count))
+        graph = self._opened(sides)
         try:
             while True:
                 while len(pending) < self._depth and (batch := next(ahead, None)) is not None:
@@ -110,9 +111,9 @@ class DALIBackend:
                     views = _take(graph, pending[0], self._stream)
                 except GraphError as error:
                     self._graph = None
-                    self._isolate(list(pending), epoch.side, error)
+                    self._isolate(list(pending), sides, error)
                     pending = deque(self._samples.job(job.cursor, job.slot_B) for job in pending)
-                    graph, submitted = self._opened(epoch.side), 0
+                    graph, submitted = self._opened(sides), 0
                     continue
                 submitted -= 1
                 yield self._deliver(pending.popleft(), views)
@@ -124,28 +125,27 @@ class DALIBackend:
         on_gpu = self._device is not None
         with torch.cuda.stream(self._stream):
             crops = self._work.empty(job.cursor, job.slot_B, gpu=self._device)
-            crops_BVHWC = crops.crops_BVHWC
             # Pages that nothing is written to take no memory.
-            host_BVHWC = np.empty(crops_BVHWC.shape, np.uint8) if on_gpu else crops_BVHWC.numpy()
-            for v, view_PSSC in enumerate(views):
+            out = [np.empty(group.shape, np.uint8) if on_gpu else group.numpy() for group in crops.groups]
+            for view_BHWC, view_PHWC in zip(crops.views, views, strict=False):  # none where no sample is DALI's
                 if on_gpu:
-                    _place(crops_BVHWC[:, v], job, view_PSSC)
+                    _place(view_BHWC, job, view_PHWC)
                 else:
-                    _place(host_BVHWC[:, v], job, view_PSSC.numpy())
+                    _place(view_BHWC.numpy(), job, view_PHWC.numpy())
             replaced: list[Replaced] = []
             for at in np.setdiff1d(np.arange(len(job.slot_B)), job.place_P).tolist():
-                replaced += self._cutter.fill(crops, host_BVHWC, at, at + 1)
-                if on_gpu:
-                    crops_BVHWC[at].copy_(torch.from_numpy(host_BVHWC[at]))
+                replaced += self._cutter.fill(crops, out, at, at + 1)
+                for group_BVHWC, host_BVHWC in zip(crops.groups if on_gpu else (), out, strict=False):
+                    group_BVHWC[at].copy_(torch.from_numpy(host_BVHWC[at]))
         if self._stream is not None:
             self._stream.synchronize()  # whatever stream reads the batch, it is there
         return crops, replaced
 
-    def _isolate(self, jobs: list[Job], side: int, error: Exception) -> None:
+    def _isolate(self, jobs: list[Job], sides: tuple[int, ...], error: Exception) -> None:
         """Find what ended the graph and keep it from the next; ``RuntimeError`` where it is none of the samples."""
         guilty: list[int] = []
         for job in jobs:
-            guilty = self._samples.damaged(job, self._work.options.threads) or self._refused_alone(job, side)
+            guilty = self._samples.damaged(job, self._work.options.threads) or self._refused_alone(job, sides)
             if guilty:
                 break
         else:
@@ -158,12 +158,12 @@ class DALIBackend:
         log.warning("dali could not decode a batch (%s): begun again without %d of its samples: %s.",
                     error, len(guilty), names)  # fmt: skip
 
-    def _refused_alone(self, job: Job, side: int) -> list[int]:
+    def _refused_alone(self, job: Job, sides: tuple[int, ...]) -> list[int]:
         """The samples that DALI refuses, each tried in a batch of its own."""
         from fastvicreg.pipelines.engines.dali_graph import GraphError
 
         refused = []
-        graph = self._opened(side)
+        graph = self._opened(sides)
         for at, slot in enumerate(job.slot_B[job.place_P].tolist()):
             alone = job._replace(place_P=job.place_P[at : at + 1], request=job.request.part(at))
             try:
@@ -172,28 +172,27 @@ class DALIBackend:
             except GraphError:
                 refused.append(slot)
                 self._graph = None
-                graph = self._opened(side)
+                graph = self._opened(sides)
         return refused
 
-    def _opened(self, side: int) -> Graph:
-        """The graph for views of ``side`` pixels, kept from epoch to epoch."""
+    def _opened(self, sides: tuple[int, ...]) -> Graph:
+        """The graph for views of these sizes, kept from epoch to epoch."""
         from fastvicreg.pipelines.engines.dali_graph import Graph, Shape
 
-        if self._graph is None or self._side != side:
+        if self._graph is None or self._sides != sides:
             batching, options = self._work.batching, self._work.options
             share = -(-batching.batch_size // batching.world_size)
             self._graph = Graph(
                 Shape(
                     batch=share,
-                    views=self._work.plan.views,
-                    side=side,
+                    sides=sides,
                     threads=options.threads,
                     depth=self._depth,
                     device_id=self._device,
                     hw_decoder_load=options.hw_decoder_load,
                 )
             )
-            self._side = side
+            self._sides = sides
         return self._graph
 
 
@@ -207,9 +206,9 @@ def _take(graph: Graph, job: Job, stream: torch.cuda.Stream | None) -> list[Tens
     return graph.take(stream) if len(job.place_P) else []
 
 
-def _place(out_BSSC: np.ndarray | Tensor, job: Job, view_PSSC: np.ndarray | Tensor) -> None:
+def _place(out_BHWC: np.ndarray | Tensor, job: Job, view_PHWC: np.ndarray | Tensor) -> None:
     whole = len(job.place_P) == len(job.slot_B)
-    out_BSSC[slice(None) if whole else job.place_P] = view_PSSC  # type: ignore[index,assignment]
+    out_BHWC[slice(None) if whole else job.place_P] = view_PHWC  # type: ignore[index,assignment]
 
 
 def _stored(source: Source) -> StoredSource:

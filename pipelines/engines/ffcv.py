@@ -37,7 +37,7 @@ EXACT_RESAMPLERS = ("auto", "numba")
 class FFCVBackend:
     """Reads a ``.beton`` with FFCV installed; order, crops, pixels, faults are the native engine's for any ``workers``.
 
-    Memory: about (2 prefetch + 1) x batch x views x size x size x 3 bytes at most, since FFCV reuses its buffers.
+    Memory: about (2 prefetch + 1) x batch x the sum over views of size x size x 3 bytes at most: FFCV reuses buffers.
     """
 
     def __init__(self, work: Workload) -> None:
@@ -49,7 +49,7 @@ class FFCVBackend:
         self._plan = work.plan
         self._workers = work.options.threads
         self._cutter = HostCutter(work)
-        self._loader = _open_loader(self._source, self._plan.views, work.options.prefetch)
+        self._loader = _open_loader(self._source, work.options.prefetch)
 
     def close(self) -> None:
         """Nothing: an epoch's threads end with it."""
@@ -63,8 +63,8 @@ class FFCVBackend:
         shares_of_worker = [[s for s in shares if len(s)] for shares in zip(*shares_of_batch, strict=True)]
         workers = self._loader.workers(
             [shares for shares in shares_of_worker if shares],
-            epoch.side,
-            lambda slot_B: self._jobs(epoch.number, epoch.side, slot_B),
+            epoch.groups,
+            lambda slot_B: self._jobs(epoch, slot_B),
             self._intact,
         )
         try:
@@ -76,15 +76,15 @@ class FFCVBackend:
             for worker in workers:
                 worker.stop()
 
-    def _jobs(self, epoch: int, side: int, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _jobs(self, epoch: Epoch, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names."""
         from fastvicreg.pipelines.engines.ffcv_compiled import jobs
 
         wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()])
-        box_BV4, flip_BV = self._plan.boxes(epoch, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
-        views, support = self._plan.views, self._plan.support
+        box_BV4, flip_BV = self._plan.boxes(epoch.number, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
+        support = self._plan.support
         window_BVA4 = [
-            windows_of(width, height, box_V4, views, side, support)
+            np.concatenate([windows_of(width, height, box_V4[g.views], g.count, g.side, support) for g in epoch.groups])
             for (width, height), box_V4 in zip(wh_B2.tolist(), box_BV4.numpy(), strict=True)
         ]
         return jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
@@ -96,14 +96,15 @@ class FFCVBackend:
 
     def _collect(self, cursor: Cursor, shares: list[NDArray[np.int64]], workers: list[Worker]) -> Delivery:
         crops = self._work.empty(cursor, torch.from_numpy(np.concatenate(shares)))
-        out_BVHWC = crops.crops_BVHWC.numpy()
+        out = [group.numpy() for group in crops.groups]
         replaced = []
         first = 0
         for share, worker in zip(filter(len, shares), workers, strict=False):
-            crops_BVSSC, done_B = worker.take()
-            out_BVHWC[first : first + len(share)] = crops_BVSSC
+            cut, done_B = worker.take()
+            for group_BVHWC, cut_BVHWC in zip(out, cut, strict=True):
+                group_BVHWC[first : first + len(share)] = cut_BVHWC
             for at in np.flatnonzero(~done_B).tolist():
-                replaced += self._cutter.fill(crops, out_BVHWC, first + at, first + at + 1)
+                replaced += self._cutter.fill(crops, out, first + at, first + at + 1)
             first += len(share)
         assert first == len(crops.slot_B), (first, len(crops.slot_B))
         return crops, replaced
@@ -127,7 +128,7 @@ def _beton(source: Source) -> BetonSource:
     raise UserError(f"--pipeline ffcv reads a .beton file, not a {type(source).__name__}: give --pipeline native.")
 
 
-def _open_loader(source: BetonSource, views: int, prefetch: int) -> FFCVLoader:
+def _open_loader(source: BetonSource, prefetch: int) -> FFCVLoader:
     # FFCV starts numba's threads when it is imported. With TBB, numba's first choice, a process that forks never ends.
     if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
         numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
@@ -142,7 +143,7 @@ def _open_loader(source: BetonSource, views: int, prefetch: int) -> FFCVLoader:
         images = [name for name, kind in source.layout.fields if kind == RGB_FIELD]
         field = "image" if "image" in images else images[0]
         others = [name for name, _ in source.layout.fields if name != field]
-        return FFCVLoader(source.path, field, others, views, prefetch)
+        return FFCVLoader(source.path, field, others, prefetch)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -28,10 +30,10 @@ class HostCutter:
         self._plan = work.plan
         self._resample = resampler(work.options.resample)
 
-    def fill(self, crops: Crops, out_BVHWC: np.ndarray, first: int, last: int) -> list[Replaced]:
+    def fill(self, crops: Crops, out: Sequence[np.ndarray], first: int, last: int) -> list[Replaced]:
         """Decode and crop the samples ``first`` to ``last`` of a batch into their places; returns the faulty ones.
 
-        ``out_BVHWC`` is the memory of ``crops``, or stands in for it where that is not the host's. ``UserError`` where
+        ``out`` is the memory of ``crops.groups``, or stands in for it where that is not the host's. ``UserError`` where
         neither a sample nor one of ``NEIGHBOURS`` after it can be read.
         """
         replaced = []
@@ -45,7 +47,12 @@ class HostCutter:
             shape_12[0] = image_HWC.shape[1::-1]
             box_1V4, flip_1V = self._plan.boxes(epoch, slot_1, wh_12)
             with in_worker(stages.RESAMPLE):
-                self._resample(image_HWC, box_1V4.numpy()[0], flip_1V.numpy()[0], out_BVHWC[at], support)
+                view = 0
+                for group_BVHWC in out:
+                    views = slice(view, view := view + group_BVHWC.shape[1])
+                    self._resample(
+                        image_HWC, box_1V4.numpy()[0, views], flip_1V.numpy()[0, views], group_BVHWC[at], support
+                    )
             if fault:
                 crops.index_B[at] = index
                 crops.label_B[at] = self._source.label(index)

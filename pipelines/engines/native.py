@@ -18,7 +18,7 @@ class NativeBackend:
     """Works with any source; needs nothing but pip packages.
 
     Beside the batch in use ``prefetch`` more are being decoded or wait decoded: memory is bounded by
-    (prefetch + 1) x batch x views x size x size x 3 bytes.
+    (prefetch + 1) x batch x the sum over views of size x size x 3 bytes.
     """
 
     def __init__(self, work: Workload) -> None:
@@ -53,5 +53,5 @@ class NativeBackend:
         count = len(slot_B)
         # Chunks small enough that the threads end a batch together, large enough that the pool's overhead vanishes.
         chunk = max(1, min(16, count // (4 * self._workers)))
-        work = partial(self._cutter.fill, crops, crops.crops_BVHWC.numpy())
+        work = partial(self._cutter.fill, crops, [group.numpy() for group in crops.groups])
         return crops, [self._pool.submit(work, at, min(at + chunk, count)) for at in range(0, count, chunk)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +16,35 @@ from fastvicreg.pipelines.engines.options import EngineOptions
 
 
 @dataclass(frozen=True)
+class ViewGroup:
+    """Consecutive views of one size."""
+
+    views: slice
+    side: int
+
+    @property
+    def count(self) -> int:
+        """How many views."""
+        return self.views.stop - self.views.start
+
+
+def groups_of(sizes: Sequence[int]) -> tuple[ViewGroup, ...]:
+    """Views of these sizes, those together that follow one another with the same one."""
+    groups, first = [], 0
+    for side, views in itertools.groupby(sizes):
+        stop = first + len(list(views))
+        groups.append(ViewGroup(slice(first, stop), side))
+        first = stop
+    return tuple(groups)
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch from a batch to its end."""
 
     number: int
     batches: range
-    side: int
+    groups: tuple[ViewGroup, ...]
     order_N: Tensor
     batching: Batching
 
@@ -45,19 +70,20 @@ class Workload:
     def epoch(self, start: Cursor) -> Epoch:
         """The epoch of ``start``, from there on."""
         batches = range(start.batch, self.batching.batches_per_epoch)
-        return Epoch(start.epoch, batches, self.plan.size(start.epoch), self.plan.order(start.epoch), self.batching)
+        groups = groups_of(self.plan.sizes(start.epoch))
+        return Epoch(start.epoch, batches, groups, self.plan.order(start.epoch), self.batching)
 
     def empty(self, cursor: Cursor, slot_B: Tensor, *, gpu: int | None = None) -> Crops:
         """The batch of ``slot_B`` as if none had to be replaced; its pixels are of any content, to be written in full.
 
         They lie on that GPU, or on the host in memory that is used again once nobody holds it.
         """
-        side = self.plan.size(cursor.epoch)
-        shape = (len(slot_B), self.plan.views, side, side, 3)
+        groups = groups_of(self.plan.sizes(cursor.epoch))
+        shapes = [(len(slot_B), group.count, group.side, group.side, 3) for group in groups]
         if gpu is None:
-            pixels = self._memory.take(shape)
+            pixels = self._memory.take_all(shapes)
         else:
-            pixels = torch.empty(shape, dtype=torch.uint8, device=f"cuda:{gpu}")
+            pixels = tuple(torch.empty(shape, dtype=torch.uint8, device=f"cuda:{gpu}") for shape in shapes)
         label_B = torch.tensor([self.source.label(slot) for slot in slot_B.tolist()], dtype=torch.int64)
         fault_B = torch.zeros(len(slot_B), dtype=torch.uint8)
         return Crops(pixels, slot_B, slot_B.clone(), label_B, fault_B, cursor)

@@ -43,8 +43,11 @@ def assert_same(left: list[Crops], right: list[Crops]) -> None:
     assert len(left) == len(right) > 0
     for a, b in zip(left, right, strict=True):
         assert a.cursor == b.cursor
-        for field in ("slot_B", "index_B", "label_B", "fault_B", "crops_BVHWC"):
+        for field in ("slot_B", "index_B", "label_B", "fault_B"):
             assert torch.equal(getattr(a, field), getattr(b, field)), (a.cursor, field)
+        assert len(a.groups) == len(b.groups)
+        for x, y in zip(a.groups, b.groups, strict=True):
+            assert torch.equal(x, y), a.cursor
 
 
 def assert_as_native(source: Source, plan: Plan, start: Cursor, **options: Any) -> dict[str, int]:

@@ -135,7 +135,7 @@ def reference_crops_of_delivered(source, plan: Plan, crops: Crops) -> np.ndarray
     """The neighbour's pixels under the asked sample's crop."""
 
     class Moved:
-        views, support, size = plan.views, plan.support, plan.size
+        views, support, sizes = plan.views, plan.support, plan.sizes
 
         def __init__(self, slot: int) -> None:
             self.slot = slot

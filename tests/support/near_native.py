@@ -36,10 +36,11 @@ def assert_near(left: list[Crops], right: list[Crops], mean: float = MEAN) -> No
     differences = []
     for a, b in zip(left, right, strict=True):
         assert a.cursor == b.cursor
-        assert a.crops_BVHWC.shape == b.crops_BVHWC.shape
+        assert [group.shape for group in a.groups] == [group.shape for group in b.groups]
         for field in ("slot_B", "index_B", "label_B", "fault_B"):
             assert torch.equal(getattr(a, field), getattr(b, field)), (a.cursor, field)
-        differences.append((a.crops_BVHWC.cpu().float() - b.crops_BVHWC.float()).abs().mean((2, 3, 4)))
+        views = zip(a.views, b.views, strict=True)
+        differences.append(torch.stack([(x.cpu().float() - y.float()).abs().mean((1, 2, 3)) for x, y in views], 1))
     difference_NV = torch.cat(differences)
     assert difference_NV.mean() < mean, difference_NV.mean()
     assert difference_NV.max() < WORST, difference_NV.max()

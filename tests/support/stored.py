@@ -49,6 +49,12 @@ def training(samples: int, size: int = 32) -> Plan:
     return train_plan(samples, seed=3, recipe=named_recipe("official"), image_size=size)
 
 
+def multicrop(samples: int, sizes: tuple[int, ...] = (40,), epochs: int = 1) -> Plan:
+    """Two large views and six small ones of 24 pixels; the large ones of each of ``sizes`` in turn."""
+    recipe = named_recipe("multicrop", small_size=24)
+    return train_plan(samples, seed=3, recipe=recipe, image_size=sizes, epochs=epochs)
+
+
 def epoch_of(engine: Engine, start: Cursor) -> list[Crops]:
     """The batches from ``start`` to the epoch's end; the engine is closed."""
     try:

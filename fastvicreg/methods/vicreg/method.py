@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
@@ -71,9 +72,9 @@ class VICReg(nn.Module):
         return {}
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Two views, each (B, C, H, W). ``ValueError`` for another number of them."""
+        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
         if len(views) != 2:
-            raise ValueError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
+            raise UserError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
         # One view at a time, as the official code: each gets its own batch statistics.
         features = [self.encoder(view) for view in views]
         za_BD, zb_BD = (self.expander(feature_BF) for feature_BF in features)
