@@ -8,7 +8,6 @@ JPEG that is damaged in the middle as it is, where native replaces it: only a ma
 from __future__ import annotations
 
 import logging
-import shlex
 from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -17,16 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.engines.dali_samples import Job, Samples, StoredSource
+from fastvicreg.pipelines.engines.dali_samples import Job, Samples
 from fastvicreg.pipelines.engines.dali_thread import Watched
+from fastvicreg.pipelines.engines.data import require_format
 from fastvicreg.pipelines.engines.engine import Delivery
 from fastvicreg.pipelines.engines.host import HostCutter
 from fastvicreg.pipelines.engines.options import Decoder
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
 from fastvicreg.pipelines.faults import Replaced
-from fastvicreg.pipelines.sources.folder import FolderSource
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.engines.dali_graph import Graph
@@ -50,7 +48,7 @@ class DALIBackend:
         the plan is an evaluation's, or ``resample`` names an implementation.
         """
         options = work.options
-        self._source = _stored(work.source)
+        self._source = require_format("dali", work.source, "shards", "beton")
         if work.plan.support != "crop":
             raise UserError("--pipeline dali cuts training views only: evaluate with --pipeline native.")
         if options.resample != "auto":
@@ -209,20 +207,6 @@ def _take(graph: Graph, job: Job, stream: torch.cuda.Stream | None) -> list[Tens
 def _place(out_BHWC: np.ndarray | Tensor, job: Job, view_PHWC: np.ndarray | Tensor) -> None:
     whole = len(job.place_P) == len(job.slot_B)
     out_BHWC[slice(None) if whole else job.place_P] = view_PHWC  # type: ignore[index,assignment]
-
-
-def _stored(source: Source) -> StoredSource:
-    if isinstance(source, StoredSource):
-        return source
-    if isinstance(source, FolderSource):
-        folder, target = shlex.quote(str(source.root)), shlex.quote(f"{source.root.absolute()}-shards")
-        raise UserError(
-            f"--pipeline dali reads shards or a .beton file, and {source.root} is a folder of images: convert it once "
-            f"with fastvicreg convert {folder} {target} --format dali"
-        )
-    raise UserError(
-        f"--pipeline dali reads shards or a .beton file, not a {type(source).__name__}: give --pipeline native."
-    )
 
 
 def _decoding_device(decoder: Decoder, device: str) -> int | None:

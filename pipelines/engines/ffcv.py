@@ -7,26 +7,24 @@ neighbour, the same count, never stale pixels.
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastvicreg.contracts import Cursor, Source
+from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample.windows import windows_of
-from fastvicreg.pipelines.beton import RGB_FIELD
+from fastvicreg.pipelines.engines.data import require_format
 from fastvicreg.pipelines.engines.engine import Delivery
 from fastvicreg.pipelines.engines.host import HostCutter
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
+from fastvicreg.pipelines.formats.beton.layout import RGB_FIELD
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import digest
-from fastvicreg.pipelines.sources.beton import BetonSource
-from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.shards import ShardSource
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.engines.ffcv_loader import FFCVLoader, Worker
@@ -42,7 +40,7 @@ class FFCVBackend:
 
     def __init__(self, work: Workload) -> None:
         """``UserError`` where the source is no ``.beton``, FFCV is not installed, or ``resample`` is not numba's."""
-        self._source = _beton(work.source)
+        self._source = cast(BetonSource, require_format("ffcv", work.source, "beton"))
         if (resample := work.options.resample) not in EXACT_RESAMPLERS:
             raise UserError(f"--kernel resample={resample}: the ffcv pipeline cuts with numba's; give resample=numba.")
         self._work = work
@@ -108,24 +106,6 @@ class FFCVBackend:
             first += len(share)
         assert first == len(crops.slot_B), (first, len(crops.slot_B))
         return crops, replaced
-
-
-def _beton(source: Source) -> BetonSource:
-    if isinstance(source, BetonSource):
-        return source
-    if isinstance(source, FolderSource):
-        folder, target = shlex.quote(str(source.root)), shlex.quote(f"{source.root.absolute()}.beton")
-        raise UserError(
-            f"--pipeline ffcv reads a .beton file, and {source.root} is a folder: convert it once with "
-            f"fastvicreg convert {folder} {target} --format ffcv"
-        )
-    if isinstance(source, ShardSource):
-        folder, target = shlex.quote(str(source.path)), shlex.quote(f"{source.path.absolute()}.beton")
-        raise UserError(
-            f"--pipeline ffcv reads a .beton file, and {source.path} holds tar shards: give --pipeline dali or native, "
-            f"or convert it once with fastvicreg convert {folder} {target} --format ffcv"
-        )
-    raise UserError(f"--pipeline ffcv reads a .beton file, not a {type(source).__name__}: give --pipeline native.")
 
 
 def _open_loader(source: BetonSource, prefetch: int) -> FFCVLoader:

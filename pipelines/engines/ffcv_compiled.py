@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fastvicreg.caches import njit
 from fastvicreg.kernels.resample.numba_impl import resample
-from fastvicreg.pipelines.beton import RAW
 from fastvicreg.pipelines.decode import MAX_PIXELS
+from fastvicreg.pipelines.formats.beton.layout import RAW
 
 SAMPLE = 0  # the job's first column; V windows of 2 x 4 numbers follow, then V flips
 WINDOW = 8

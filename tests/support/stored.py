@@ -7,10 +7,10 @@ from pathlib import Path
 from images import encoded, photo
 
 from fastvicreg.contracts import Crops, Cursor, Engine, Plan
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import manifest_path
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources.beton import BetonSource
 
 SIZES = [(60, 45), (45, 60), (33, 90), (200, 31), (1, 1), (7, 5), (300, 1), (97, 97), (250, 180), (64, 64)]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import image_size
-from fastvicreg.pipelines.passed import Passed
-from fastvicreg.pipelines.sources.listing import (
+from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     ending_of,
     identity,
@@ -19,6 +21,7 @@ from fastvicreg.pipelines.sources.listing import (
     path_exists,
     scan,
 )
+from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
 
 
@@ -30,17 +33,20 @@ class FolderSource:
     ``passed`` counts what was not taken: files of other types, hidden ones, links that lead nowhere or back.
     """
 
+    format: ClassVar[str] = "folder"
+    kind: ClassVar[str] = "a folder of images"
+
     def __init__(self, root: str | Path, to_rgb: ToRGB = RANGE) -> None:
         """``UserError`` where ``root`` is missing, no folder, holds no image, or may not be listed."""
-        self.root = Path(root)
-        if not path_exists(self.root) or not self.root.is_dir():
-            what = "is a file, not a folder" if self.root.exists() else "does not exist"
+        self.path = Path(root)
+        if not path_exists(self.path) or not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "does not exist"
             raise UserError(f"the image folder {root} {what}: give a folder of images, or of class folders.")
         self.passed = Passed()
         self.to_rgb = to_rgb
-        here = {identity(self.root)}
+        here = {identity(self.path)}
         flat, folders = self._list(".", here)
-        by_class = [self._walk(folder, here | {identity(self.root / folder)}) for folder in folders]
+        by_class = [self._walk(folder, here | {identity(self.path / folder)}) for folder in folders]
         if flat and any(by_class):
             raise UserError(
                 f"{root} holds {len(flat)} images (such as {flat[0]}) beside folders of images (such as "
@@ -62,14 +68,14 @@ class FolderSource:
         kind = next((kind for kind in self.passed.counts if kind in ARCHIVES), None)
         if kind is None:
             return ""
-        return f"; unpack such files first: {ARCHIVES[kind]} {self.root / self.passed.first[kind]}"
+        return f"; unpack such files first: {ARCHIVES[kind]} {self.path / self.passed.first[kind]}"
 
     def __len__(self) -> int:
         return len(self._files)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes; ``OSError`` where they cannot be read."""
-        handle = os.open(f"{self.root}/{self._files[index]}", os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(f"{self.path}/{self._files[index]}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.read(handle, os.fstat(handle).st_size)
         finally:
@@ -87,10 +93,20 @@ class FolderSource:
         """The file's path relative to the folder."""
         return self._files[index]
 
+    def expected_hash(self, index: int) -> None:
+        """None: nothing is recorded of image files."""
+
+    def recorded_size(self, index: int) -> None:
+        """None: the image alone tells."""
+
+    def findings_from(self, index: int) -> Iterator[Finding]:
+        """None: there are no files but the samples."""
+        return iter(())
+
     def _list(self, folder: str, above: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
         """(images, folders) in ``folder``, which lies in the folders ``above``: their paths relative to the root."""
         images, folders = [], []
-        for entry in scan(self.root / folder):
+        for entry in scan(self.path / folder):
             path = entry.name if folder == "." else f"{folder}/{entry.name}"
             if is_folder(entry):
                 if not is_shown(entry.name):
@@ -115,5 +131,5 @@ class FolderSource:
         while pending:
             images, folders = self._list(*(below := pending.pop()))
             found += images
-            pending += [(inner, below[1] | {identity(self.root / inner)}) for inner in folders]
+            pending += [(inner, below[1] | {identity(self.path / inner)}) for inner in folders]
         return sorted(found)

@@ -17,9 +17,9 @@ from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.pipelines.convert.prepare import Stored, prepare
 from fastvicreg.pipelines.decode import decode_rgb
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import digest, manifest_path, read_manifest
 from fastvicreg.pipelines.ordered import in_order
-from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 

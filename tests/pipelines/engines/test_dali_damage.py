@@ -19,7 +19,7 @@ from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.engines import dali_thread
 from fastvicreg.pipelines.engines.dali_thread import Watched
 from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.sources.beton import BetonSource
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 
 VICTIM = 6
 

@@ -146,7 +146,7 @@ def test_another_commands_leftovers_are_not_mixed_in(mixed: Path, tmp_path: Path
 def test_a_skipped_sample_that_was_mended_is_taken_when_the_conversion_continues(
     mixed: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    name = "x.beton" if settings.format == "ffcv" else "x"
+    name = "x.beton" if settings.format == "beton" else "x"
     with pytest.raises(Stop):
         convert_dataset(mixed, tmp_path / name, settings, on_progress=stop_after(12))
     (mixed / "b/empty.jpg").write_bytes(encoded(photo(8, 50, 40)))

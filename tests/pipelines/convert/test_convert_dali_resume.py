@@ -15,7 +15,7 @@ from mixed import write_mixed
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert import Progress, Settings, convert_dataset
-from fastvicreg.pipelines.convert import dali as shard_writer
+from fastvicreg.pipelines.formats.shards import writer as shard_writer
 
 SHARDS = Settings(format="dali", shard_size=20 << 10)
 

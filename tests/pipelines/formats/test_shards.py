@@ -18,10 +18,10 @@ from tars import members, write_shard
 from fastvicreg.contracts import Source
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.formats.beton.source import BetonSource
+from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.manifest import ChangedError
-from fastvicreg.pipelines.sources.beton import BetonSource
-from fastvicreg.pipelines.sources.hints import PageHints
-from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from fastvicreg.errors import DamagedError, UserError
-from fastvicreg.pipelines import shards
+from fastvicreg.pipelines.formats.shards import tarfiles
+from fastvicreg.pipelines.formats.shards.index import index_beside, members_of, walked
 from fastvicreg.pipelines.manifest import Paths, index_digest
 from fastvicreg.pipelines.mapped import map_file
 from fastvicreg.pipelines.patterns import expand, is_pattern
-from fastvicreg.pipelines.shard_index import index_beside, members_of, walked
 
 NONE = (-1, 0, 0)
 """Start, size and kind of a label that is not there."""
@@ -28,7 +28,7 @@ class ShardLayout:
     mapped: tuple[memoryview, ...]  # whole tar files, read-only
     shard_N: np.ndarray  # int64, place in ``files``
     image_N2: np.ndarray  # int64: start, size in bytes
-    label_N3: np.ndarray  # int64: start (-1: none), size, place of the extension in shards.LABEL
+    label_N3: np.ndarray  # int64: start (-1: none), size, place of the extension in tarfiles.LABEL
     names: Paths  # "shard-000000.tar/000000000.jpg"
     index_hash: int  # XXH3-64 of all indices one after another
     without_image: tuple[tuple[str, ...], ...]  # (key, extensions ...) of each sample left out
@@ -82,7 +82,7 @@ def read_layout(path: str | Path) -> ShardLayout:
         if index is None:
             tables, text = walked(tar, part)
         else:
-            tables = shards.read_index(index, text)
+            tables = tarfiles.read_index(index, text)
         row_S5, members, without = _rows(tar, tables)
         if index is not None and len(row_S5):
             _check_index(tar, index, part, row_S5, members)
@@ -127,21 +127,21 @@ def _opened(path: Path) -> list[tuple[Path, memoryview]]:
     return found
 
 
-def _rows(tar: Path, tables: list[shards.Table]) -> tuple[np.ndarray, list[str], list[tuple[str, ...]]]:
+def _rows(tar: Path, tables: list[tarfiles.Table]) -> tuple[np.ndarray, list[str], list[tuple[str, ...]]]:
     """(row_S5: start and size of the image, start, size and kind of the label; the images' names; what has none)."""
     samples = sum(len(table.place_S) for table in tables)
     row_S5, names = np.full((samples, 5), -1, np.int64), [""] * samples
     without: list[tuple[str, ...]] = []
     for table in tables:
-        image, label, place_S = table.column(shards.IMAGE), table.column(shards.LABEL), table.place_S
+        image, label, place_S = table.column(tarfiles.IMAGE), table.column(tarfiles.LABEL), table.place_S
         if image is None:
-            without += [(shards.key_of(name), *table.extensions) for name in table.names[0]]
+            without += [(tarfiles.key_of(name), *table.extensions) for name in table.names[0]]
             continue
         row_S5[place_S, 0], row_S5[place_S, 1], row_S5[place_S, 2:] = table.start_KS[image], table.size_KS[image], NONE
         if label is not None:
             row_S5[place_S, 2], row_S5[place_S, 3] = table.start_KS[label], table.size_KS[label]
             row_S5[place_S, 4] = next(
-                at for at, one in enumerate(shards.LABEL) if f".{table.extensions[label]}".endswith(f".{one}")
+                at for at, one in enumerate(tarfiles.LABEL) if f".{table.extensions[label]}".endswith(f".{one}")
             )
         for place, name in zip(place_S.tolist(), table.names[image], strict=True):
             names[place] = name
@@ -159,7 +159,7 @@ def _check_places(tar: Path, index: Path, end: int, row_S5: np.ndarray, names: l
     for column, what in ((0, "image"), (2, "class")):
         start, size = row_S5[:, column], row_S5[:, column + 1]
         there = start != NONE[0]
-        wrong = there & ((start < shards.BLOCK) | (start % shards.BLOCK != 0) | (size <= 0))
+        wrong = there & ((start < tarfiles.BLOCK) | (start % tarfiles.BLOCK != 0) | (size <= 0))
         if wrong.any():
             at = int(wrong.argmax())
             raise DamagedError(
@@ -176,8 +176,8 @@ def _check_places(tar: Path, index: Path, end: int, row_S5: np.ndarray, names: l
 
 
 def _check_header(tar: Path, index: Path, mapped: memoryview, start: int, size: int, name: str) -> None:
-    found = shards.member_at(mapped, start)
-    if not shards.is_member(found, name, size):
+    found = tarfiles.member_at(mapped, start)
+    if not tarfiles.is_member(found, name, size):
         what = "no regular member begins" if found is None or found.name == name else f"{found.name} lies"
         raise DamagedError(
             f"{index} is not the index of {tar.name}: {what} at byte {start}, where {name} should; make it anew with "

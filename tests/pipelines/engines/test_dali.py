@@ -21,8 +21,8 @@ from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.engines.dali_samples import Samples
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.plan import eval_plan
-from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.sources.subset import SubsetSource
 
 
@@ -118,7 +118,7 @@ def test_what_dali_cannot_do_is_refused_in_one_line(beton: Path, folder: Path) -
     source = open_source(beton)
     plan = training(len(source))
     refused: list[tuple[str, Source, Plan, dict[str, Any]]] = [
-        (r"folder of images: convert it once .*fastvicreg convert .* --format dali", open_source(folder), plan, {}),
+        (r"folder of images: .*convert it once .*fastvicreg convert .* --format shards", open_source(folder), plan, {}),
         ("not a SubsetSource", SubsetSource(source, range(len(source))), plan, {}),
         ("evaluate with --pipeline native", source, eval_plan(len(source), resize=36, crop=32), {}),
         ("--kernel resample=numba", source, plan, {"resample": "numba"}),

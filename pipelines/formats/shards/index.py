@@ -18,7 +18,7 @@ from xxhash import xxh3_64_hexdigest
 
 from fastvicreg.caches import cache_folder
 from fastvicreg.errors import DamagedError, UserError
-from fastvicreg.pipelines import shards
+from fastvicreg.pipelines.formats.shards import tarfiles
 
 FOLDERS = ("", "idx", "index")
 WORTH_KEEPING = 1000
@@ -32,32 +32,32 @@ def index_beside(tar: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def walked(tar: Path, mapped: memoryview) -> tuple[list[shards.Table], bytes]:
+def walked(tar: Path, mapped: memoryview) -> tuple[list[tarfiles.Table], bytes]:
     """(samples, the text of an index of them) of a tar file without an index; ``DamagedError`` where it is cut."""
     kept = _kept(tar)
     if kept is not None and kept.is_file():
         with contextlib.suppress(OSError, UserError):  # a cut file is made anew
             text = kept.read_bytes()
-            return shards.read_index(kept, text), text
+            return tarfiles.read_index(kept, text), text
     rows = list(samples_of(tar, mapped))
-    text = shards.index_text([f"{' '.join(map(_member, row))}\n" for row in rows])
-    tables = shards.tables(tar, rows)
+    text = tarfiles.index_text([f"{' '.join(map(_member, row))}\n" for row in rows])
+    tables = tarfiles.tables(tar, rows)
     blank = any(set(member.name) & set(" \n") for row in rows for member in row)
     if kept is not None and len(rows) >= WORTH_KEEPING and not blank:
         _keep(kept, text)
     return tables, text
 
 
-def samples_of(where: Path, mapped: memoryview) -> Iterator[list[shards.Component]]:
+def samples_of(where: Path, mapped: memoryview) -> Iterator[list[tarfiles.Component]]:
     """The members of each sample, those of the same key joined, in the order in which the keys come.
 
     A key that comes again with an extension it had is another sample. ``DamagedError`` where the file ends within a
     member, or holds what is no member.
     """
-    found: dict[str, dict[str, shards.Component]] = {}
-    done: list[dict[str, shards.Component]] = []
+    found: dict[str, dict[str, tarfiles.Component]] = {}
+    done: list[dict[str, tarfiles.Component]] = []
     for member in members_of(where, mapped):
-        key = shards.key_of(member.name)
+        key = tarfiles.key_of(member.name)
         sample = found.get(key)
         if sample is None or member.extension in sample:
             sample = found[key] = {}
@@ -67,13 +67,13 @@ def samples_of(where: Path, mapped: memoryview) -> Iterator[list[shards.Componen
         yield list(sample.values())
 
 
-def members_of(where: Path, mapped: memoryview) -> Iterator[shards.Component]:
+def members_of(where: Path, mapped: memoryview) -> Iterator[tarfiles.Component]:
     """The regular members that belong to samples, in the file's order; hidden files, links and folders do not."""
     at = 0
     try:
         for member in _headers(mapped):
             size = member.size if member.isreg() else 0
-            at = member.offset_data + -(-size // shards.BLOCK) * shards.BLOCK
+            at = member.offset_data + -(-size // tarfiles.BLOCK) * tarfiles.BLOCK
             if member.offset_data + size > len(mapped):
                 raise DamagedError(
                     f"{where} is cut short: {member.name} would end at byte {member.offset_data + size}, the file ends "
@@ -81,11 +81,11 @@ def members_of(where: Path, mapped: memoryview) -> Iterator[shards.Component]:
                 )
             stem, dot, extension = member.name.rpartition("/")[2].partition(".")
             if size and stem and dot:
-                yield shards.Component(extension.lower(), member.offset_data, size, member.name)
+                yield tarfiles.Component(extension.lower(), member.offset_data, size, member.name)
     except tarfile.TarError as error:
         raise DamagedError(f"{where} is damaged after byte {at} ({error}): copy it again.") from error
-    if any(mapped[at : at + shards.BLOCK]):
-        raise DamagedError(f"{where} is damaged: the {shards.BLOCK} bytes at {at} are no tar header; copy it again.")
+    if any(mapped[at : at + tarfiles.BLOCK]):
+        raise DamagedError(f"{where} is damaged: the {tarfiles.BLOCK} bytes at {at} are no tar header; copy it again.")
 
 
 def _headers(mapped: memoryview) -> Iterator[tarfile.TarInfo]:
@@ -114,7 +114,7 @@ class _Reader:
         return self._at
 
 
-def _member(member: shards.Component) -> str:
+def _member(member: tarfiles.Component) -> str:
     return f"{member.extension} {member.start} {member.size} {member.name}"
 
 

@@ -16,14 +16,14 @@ from images import encoded, photo
 from fastvicreg.contracts import Cursor, Fault
 from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.beton import ALLOCATION, HEADER, IMAGE, field_descriptors, read_layout
 from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.pipelines.decode import decode_rgb
+from fastvicreg.pipelines.formats.beton.layout import ALLOCATION, HEADER, IMAGE, field_descriptors, read_layout
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import ChangedError, digest, manifest_path, read_manifest
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import find_splits
-from fastvicreg.pipelines.sources.beton import BetonSource
 
 PAGE = 1 << 21
 SMALL = Settings(page_size=PAGE)
@@ -145,7 +145,7 @@ def test_a_file_that_is_cut_while_it_is_open_is_a_fault_not_the_end_of_the_proce
     )
     for data, file in (("x.beton", "x.beton"), ("shards", "shards/shard-000000.tar")):
         command = [sys.executable, "-c", code, str(tmp_path / data), str(tmp_path / file)]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[3])
         assert (ran.returncode, ran.stderr) == (0, "")
         assert ran.stdout == "the file was cut to 4096 bytes after it had been opened\n"
 

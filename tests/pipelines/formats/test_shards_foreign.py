@@ -14,10 +14,11 @@ from tars import Member, index_by_tarfile, members, write_shard, write_tar
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import DamagedError, UserError
-from fastvicreg.pipelines import build_engine, open_source, shard_index
+from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.formats.shards import index as shard_index
+from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.plan import eval_plan
-from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 JPEG = encoded(photo(0, 24, 20))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.pipelines.decode import decode_rgb
-from fastvicreg.pipelines.sources.beton import BetonSource
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 WIDTH = HEIGHT = 48

@@ -16,7 +16,7 @@ from images import encoded, photo
 from tars import index_with_wds2idx, members, write_tar
 
 from fastvicreg.pipelines.convert import Settings, convert_dataset
-from fastvicreg.pipelines.sources.shards import ShardSource
+from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 # In its own process: a fault inside DALI ends the one it is in.

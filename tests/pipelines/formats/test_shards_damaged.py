@@ -16,10 +16,10 @@ from fastvicreg.contracts import Cursor, Fault
 from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.formats.folder.source import FolderSource
+from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.manifest import ChangedError
 from fastvicreg.pipelines.plan import eval_plan
-from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 

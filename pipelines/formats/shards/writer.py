@@ -11,12 +11,12 @@ import numpy as np
 from xxhash import xxh3_64
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.convert.flush import Flusher
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.prepare import Sample
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.convert.workspace import durable, sync_folder
+from fastvicreg.pipelines.formats.shards import tarfiles
 
 
 class ShardWriter:
@@ -40,10 +40,10 @@ class ShardWriter:
     def resume(self, entries_N: np.ndarray) -> None:
         for shard, start, size in self._places(entries_N["size"].tolist()):
             if shard > self._shard and self._shard >= 0:
-                self._require(self._shard, shards.tar_size(self._end), exactly=True)
-            self._shard, self._end = shard, start + shards.record_size(size)
+                self._require(self._shard, tarfiles.tar_size(self._end), exactly=True)
+            self._shard, self._end = shard, start + tarfiles.record_size(size)
         self._number = len(entries_N)
-        keep = {shards.shard_names(number)[0] for number in range(self._shard + 1)}
+        keep = {tarfiles.shard_names(number)[0] for number in range(self._shard + 1)}
         for path in self._data.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -58,12 +58,12 @@ class ShardWriter:
             self._complete()
             self._shard = shard
             self._open()
-        before, after = shards.record(self._number, sample.payload, sample.label)
+        before, after = tarfiles.record(self._number, sample.payload, sample.label)
         write_all(self._handle, before, start)
         write_all(self._handle, sample.payload, start + len(before))
         write_all(self._handle, after, start + len(before) + len(sample.payload))
         self._number += 1
-        self._end = start + shards.record_size(len(sample.payload))
+        self._end = start + tarfiles.record_size(len(sample.payload))
         self._flusher.written(self._handle, self._end)
 
     def sync(self) -> None:
@@ -79,15 +79,15 @@ class ShardWriter:
         labels = entries_N["label"].tolist()
 
         def write_index() -> None:
-            text = shards.index_text(lines)
-            durable(self._data / shards.shard_names(current)[1], text)
+            text = tarfiles.index_text(lines)
+            durable(self._data / tarfiles.shard_names(current)[1], text)
             digest.update(text)
 
         for number, (shard, start, size) in enumerate(self._places(entries_N["size"].tolist())):
             if shard > current:
                 write_index()
                 lines, current = [], shard
-            lines.append(shards.index_line(number, start, size, labels[number]))
+            lines.append(tarfiles.index_line(number, start, size, labels[number]))
         write_index()
         sync_folder(self._data)
         return digest.intdigest()
@@ -106,27 +106,27 @@ class ShardWriter:
         shard, end = -1, 0
         for size in sizes:
             shard, start = self._next(shard, end, size)
-            end = start + shards.record_size(size)
+            end = start + tarfiles.record_size(size)
             yield shard, start, size
 
     def _next(self, shard: int, end: int, size: int) -> tuple[int, int]:
         """(shard, offset) of a sample of ``size`` bytes that comes after offset ``end`` of ``shard`` (-1: none)."""
-        full = shard < 0 or (end > 0 and shards.tar_size(end + shards.record_size(size)) > self._most)
+        full = shard < 0 or (end > 0 and tarfiles.tar_size(end + tarfiles.record_size(size)) > self._most)
         return (shard + 1, 0) if full else (shard, end)
 
     def _open(self) -> None:
-        path = self._data / shards.shard_names(self._shard)[0]
+        path = self._data / tarfiles.shard_names(self._shard)[0]
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _complete(self) -> None:
         """Fill the open shard up with the zeros that end a tar file, and leave it to the disk."""
         if self._handle >= 0:
-            os.ftruncate(self._handle, shards.tar_size(self._end))
+            os.ftruncate(self._handle, tarfiles.tar_size(self._end))
             self._flusher.complete(self._handle)
             self._handle = -1
 
     def _require(self, shard: int, size: int, *, exactly: bool) -> None:
-        path = self._data / shards.shard_names(shard)[0]
+        path = self._data / tarfiles.shard_names(shard)[0]
         found = path.stat().st_size if path.exists() else 0
         if found < size or (exactly and found > size):
             raise UserError(

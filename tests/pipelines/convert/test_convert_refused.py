@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert import Settings, Summary, convert_dataset
-from fastvicreg.pipelines.convert import ffcv as ffcv_writer
+from fastvicreg.pipelines.formats.beton import writer as beton_writer
 from fastvicreg.pipelines.manifest import manifest_path
 
 
@@ -99,7 +99,7 @@ def test_a_full_disk_is_one_line_and_continues_when_there_is_room(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert_dataset(mixed, tmp_path / "whole.beton", SMALL)
-    room = ffcv_writer.write_all
+    room = beton_writer.write_all
     for allowed in (0, 4, 10, 11):  # ten samples, then table and index
         target, calls = tmp_path / f"x{allowed}.beton", []
 
@@ -110,12 +110,12 @@ def test_a_full_disk_is_one_line_and_continues_when_there_is_room(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             room(handle, data, offset)
 
-        monkeypatch.setattr(ffcv_writer, "write_all", full)
+        monkeypatch.setattr(beton_writer, "write_all", full)
         with pytest.raises(UserError, match=r"no room for .*x\d+\.beton .*the same command again"):
             convert_dataset(mixed, target, SMALL)
         assert not target.exists()
         assert not manifest_path(target).exists()
-        monkeypatch.setattr(ffcv_writer, "write_all", room)
+        monkeypatch.setattr(beton_writer, "write_all", room)
         convert_dataset(mixed, target, SMALL)
         assert both(target) == both(tmp_path / "whole.beton")
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines import beton
 from fastvicreg.pipelines.convert.flush import Flusher
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.prepare import Sample, Stored
 from fastvicreg.pipelines.convert.settings import Settings
+from fastvicreg.pipelines.formats.beton import layout
 from fastvicreg.pipelines.manifest import index_digest
 
-FIELDS = (("image", beton.RGB_FIELD), ("label", beton.INT_FIELD))
+FIELDS = (("image", layout.RGB_FIELD), ("label", layout.INT_FIELD))
 
 
-class FfcvWriter:
+class BetonWriter:
     """Samples in order, each at the first place of its page or after the sample before it.
 
     Room for ``capacity`` rows of metadata is left before the pages, since how many are skipped is known only at the
@@ -33,8 +33,8 @@ class FfcvWriter:
     def __init__(self, data: Path, capacity: int, settings: Settings) -> None:
         self._data = data
         self._page = self._asked = settings.page_size
-        self._row = beton.metadata_dtype([kind for _, kind in FIELDS])
-        self._start = beton.HEADER.itemsize + len(FIELDS) * beton.DESCRIPTOR.itemsize
+        self._row = layout.metadata_dtype([kind for _, kind in FIELDS])
+        self._start = layout.HEADER.itemsize + len(FIELDS) * layout.DESCRIPTOR.itemsize
         self._end = _up(self._start + capacity * self._row.itemsize, self._page)
         self._pointers = array("Q")
         self._handle = os.open(data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -62,15 +62,15 @@ class FfcvWriter:
         pointers_N = np.frombuffer(self._pointers, np.uint64)
         metadata = np.zeros(len(entries_N), self._row)
         image = metadata["f0"]
-        image["mode"] = np.where(entries_N["stored"] == Stored.RAW, beton.RAW, beton.JPG)
+        image["mode"] = np.where(entries_N["stored"] == Stored.RAW, layout.RAW, layout.JPG)
         image["width"], image["height"], image["data_ptr"] = entries_N["width"], entries_N["height"], pointers_N
         metadata["f1"] = entries_N["label"]
-        allocations = np.zeros(len(entries_N), beton.ALLOCATION)
+        allocations = np.zeros(len(entries_N), layout.ALLOCATION)
         allocations["sample"] = np.arange(len(entries_N))
         allocations["ptr"], allocations["size"] = pointers_N, entries_N["size"]
         table = _up(self._end, self._page)
-        header = np.array((beton.VERSION, len(FIELDS), self._page, len(entries_N), table), beton.HEADER)
-        index = header.tobytes() + beton.field_descriptors(FIELDS) + metadata.tobytes()
+        header = np.array((layout.VERSION, len(FIELDS), self._page, len(entries_N), table), layout.HEADER)
+        index = header.tobytes() + layout.field_descriptors(FIELDS) + metadata.tobytes()
         # FFCV reads whole pages: the last one is filled up with zeros before the table.
         os.ftruncate(self._handle, table)
         write_all(self._handle, allocations.tobytes(), table)

@@ -13,9 +13,9 @@ from images import encoded, photo
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import open_source
+from fastvicreg.pipelines.formats.folder.source import FolderSource
+from fastvicreg.pipelines.formats.listing import image_extensions
 from fastvicreg.pipelines.sources import require_readable
-from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.listing import image_extensions
 from fastvicreg.pipelines.sources.subset import spread
 
 

@@ -16,9 +16,9 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.pipelines.formats.folder.source import FolderSource
 from fastvicreg.pipelines.plan import eval_plan, train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources.folder import FolderSource
 
 
 @pytest.fixture

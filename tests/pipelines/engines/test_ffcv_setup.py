@@ -49,7 +49,7 @@ def test_a_folder_ends_in_the_command_that_converts_it(
     arguments = ["train", "--data", str(folder), "--pipeline", "ffcv", "--out", str(tmp_path / "run"), *SMALL_RUN]
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.endswith(f"fastvicreg convert {folder} {folder}.beton --format ffcv")
+    assert line.endswith(f"fastvicreg convert {folder} {folder}.beton --format beton")
 
 
 def test_without_ffcv_one_line_says_what_to_do(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_an_installation_that_fails_says_why_in_one_line(
 ) -> None:
     for tool in ("dirname", "mktemp", "rm", "bash"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
-    script = Path(__file__).resolve().parents[2] / "pipelines" / "install_ffcv.sh"
+    script = Path(__file__).resolve().parents[3] / "pipelines" / "install_ffcv.sh"
     environment = {"PATH": str(tmp_path), "CI": ci}  # no compiler, no apt-get
     command = ["bash", str(script), "/bin/false", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -18,9 +18,9 @@ from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.jpeg import read_header
 from fastvicreg.pipelines.manifest import digest, manifest_path, read_manifest
-from fastvicreg.pipelines.sources.shards import ShardSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 SHARDS = Settings(format="dali", shard_size=20 << 10)
@@ -206,7 +206,7 @@ def test_options_that_shards_do_not_have_are_named(mixed: Path, tmp_path: Path, 
 def test_the_target_is_a_folder_not_a_file(mixed: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="written into a folder: name it x"):
         convert_dataset(mixed, tmp_path / name, SHARDS)
-    with pytest.raises(UserError, match=r"does not end in \.beton: .*--format dali"):
+    with pytest.raises(UserError, match=r"does not end in \.beton: .*--format shards"):
         convert_dataset(mixed, tmp_path / "shards", SMALL)
     assert not list(tmp_path.glob("x*"))
     convert_dataset(mixed, tmp_path / "images.500px", SHARDS)

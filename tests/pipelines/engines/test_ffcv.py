@@ -17,12 +17,12 @@ from stored import epoch_of, training, unchecked
 from fastvicreg.contracts import Crops, Cursor, Fault, Plan, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.beton import DESCRIPTOR, HEADER, read_layout
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.pipelines.formats.beton.layout import DESCRIPTOR, HEADER, read_layout
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.plan import eval_plan
-from fastvicreg.pipelines.sources.beton import BetonSource
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed: make ffcv")
 VICTIM = 6

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.classes import numbered
+from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.formats.shards import tarfiles
+from fastvicreg.pipelines.formats.shards.layout import ShardLayout
 from fastvicreg.pipelines.mapped import address_of
-from fastvicreg.pipelines.shard_layout import ShardLayout
-from fastvicreg.pipelines.sources.hints import PageHints
 
 
 def addresses(layout: ShardLayout, start_N: np.ndarray) -> np.ndarray:
@@ -31,9 +31,9 @@ def read_labels(layout: ShardLayout) -> tuple[np.ndarray, tuple[str, ...]]:
         ahead(index_S)
         for index in index_S.tolist():
             member = tar[start[index] : start[index] + size[index]]
-            extension = shards.LABEL[kind[index]]
+            extension = tarfiles.LABEL[kind[index]]
             try:
-                label_N[index] = shards.read_label(member, extension)
+                label_N[index] = tarfiles.read_label(member, extension)
                 numbers += 1
             except (ValueError, OverflowError):
                 name = class_name(member) if extension == "cls" else ""

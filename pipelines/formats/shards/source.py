@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from fastvicreg.errors import DamagedError
-from fastvicreg.pipelines import shards
 from fastvicreg.pipelines.decode import DecodeError, image_size
+from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.formats.shards import tarfiles
+from fastvicreg.pipelines.formats.shards.check import check_shard
+from fastvicreg.pipelines.formats.shards.labels import addresses, read_labels
+from fastvicreg.pipelines.formats.shards.layout import ShardLayout, read_layout
 from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
 from fastvicreg.pipelines.mapped import require_whole
 from fastvicreg.pipelines.passed import Passed
-from fastvicreg.pipelines.shard_labels import addresses, read_labels
-from fastvicreg.pipelines.shard_layout import ShardLayout, read_layout
-from fastvicreg.pipelines.sources.hints import PageHints
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
 
 
@@ -29,6 +33,9 @@ class ShardSource:
     the samples without an image, which are left out. Names in shards are shown to people only. The files must not
     shrink while they are open.
     """
+
+    format: ClassVar[str] = "shards"
+    kind: ClassVar[str] = "tar shards"
 
     def __init__(self, path: str | Path, to_rgb: ToRGB = RANGE) -> None:
         """``UserError`` where ``path`` holds no shards, ``DamagedError`` where they contradict index or manifest."""
@@ -59,7 +66,7 @@ class ShardSource:
         """
         stored = self.stored(index)
         if self.manifest is None:
-            if not shards.meets_header(self._mapped[self._shard[index]], int(self._start[index]), len(stored)):
+            if not tarfiles.meets_header(self._mapped[self._shard[index]], int(self._start[index]), len(stored)):
                 raise ChangedError(
                     f"no member of {len(stored)} bytes begins at byte {self._start[index]} of its tar file"
                 )
@@ -81,6 +88,16 @@ class ShardSource:
     def expected_hash(self, index: int) -> int | None:
         """XXH3-64 of the stored bytes as the manifest recorded it; None without a manifest."""
         return None if self.manifest is None else int(self.manifest.hash_N[index])
+
+    def recorded_size(self, index: int) -> tuple[int, int] | None:
+        """(width, height) from the manifest; None without one."""
+        return None if self.manifest is None else self.size(index)
+
+    def findings_from(self, index: int) -> Iterator[Finding]:
+        """Where the sample is the first of a tar file: what is wrong between that file, its index and its classes."""
+        shard = int(self._shard[index])
+        if index == 0 or self._shard[index - 1] != shard:
+            yield from check_shard(self, self.layout, shard, index)
 
     def label(self, index: int) -> int:
         """The class's number, -1 where there is none."""
@@ -109,7 +126,7 @@ def _manifest(layout: ShardLayout) -> Manifest | None:
     if not where.exists():
         return None
     manifest, names = read_manifest(where), {tar.name for tar, _ in layout.files}
-    expected = [shards.shard_names(number)[0] for number in range(len(names) + 1)]
+    expected = [tarfiles.shard_names(number)[0] for number in range(len(names) + 1)]
     missing = [name for name in expected if name not in names]
     # The last of these is missing from a whole folder too: it would be the next shard.
     if surplus := sorted(names - set(expected)):

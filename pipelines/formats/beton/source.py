@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from fastvicreg.errors import DamagedError
-from fastvicreg.pipelines.beton import RAW, Layout, read_layout, stored_size
 from fastvicreg.pipelines.classes import numbered
+from fastvicreg.pipelines.formats.beton.layout import RAW, Layout, read_layout, stored_size
+from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.manifest import (
     ChangedError,
     Manifest,
@@ -19,7 +23,6 @@ from fastvicreg.pipelines.manifest import (
     read_manifest,
 )
 from fastvicreg.pipelines.mapped import address_of, require_whole
-from fastvicreg.pipelines.sources.hints import PageHints
 
 
 class BetonSource:
@@ -27,6 +30,9 @@ class BetonSource:
 
     With a manifest beside the file, ``encoded`` checks each sample's hash. The file must not shrink while it is open.
     """
+
+    format: ClassVar[str] = "beton"
+    kind: ClassVar[str] = "a .beton file"
 
     def __init__(self, path: str | Path, label: str = "") -> None:
         """``UserError`` where ``path`` is no sound ``.beton`` with images, or its manifest is another file's."""
@@ -77,6 +83,14 @@ class BetonSource:
     def expected_hash(self, index: int) -> int | None:
         """XXH3-64 of the stored bytes as the manifest recorded it; None without a manifest."""
         return None if self.manifest is None else int(self.manifest.hash_N[index])
+
+    def recorded_size(self, index: int) -> tuple[int, int]:
+        """(width, height) from the metadata."""
+        return self.size(index)
+
+    def findings_from(self, index: int) -> Iterator[Finding]:
+        """None: the file's structure was checked when it was opened."""
+        return iter(())
 
     def label(self, index: int) -> int:
         """The class's number, -1 where the file has none."""
