@@ -90,11 +90,17 @@ def multicrop() -> Recipe:
     return Recipe("multicrop", (*(large,) * 2, *(replace(large, crop_scale=(0.05, 0.14), size=96),) * 6))
 
 
+def supervised() -> Recipe:
+    """One view, cut and flipped alone, as classifiers are trained (torchvision's references)."""
+    return Recipe("supervised", (ViewRecipe(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0, solarize_p=0.0),))
+
+
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "official": official,
     "paper": paper,
     "small": small,
     "multicrop": multicrop,
+    "supervised": supervised,
 }
 
 
