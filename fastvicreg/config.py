@@ -1,7 +1,7 @@
 """Every setting of a run as frozen dataclasses: what the command line overrides, a preset fills in and a run saves.
 
-Encoders and methods bring settings of their own. Importing this file imports no torch: the command line's help must
-start at once.
+Encoders, methods and steps bring settings of their own. Importing this file imports no torch: the command line's
+help must start at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.train.steps import StepConfig
+from fastvicreg.train.steps.eager.config import EagerConfig
 
 RESUMABLE = "resumable"
 """Key of a field's metadata: a resumed run may change it."""
@@ -152,8 +154,14 @@ class RunConfig:
     """Fixes order, crops, augmentation and initial weights."""
     device: str = resumable("auto")
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    precision: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    """Autocast; auto is bf16 on CUDA and off on the CPU."""
+    precision: Literal["auto", "off", "tf32", "bf16", "fp16"] = "auto"
+    """bf16 or fp16: autocast; tf32: fp32 whose products are rounded on a GPU; off: fp32. auto is bf16 on CUDA and off
+    on the CPU."""
+    views: Literal["separate", "joint"] = resumable("separate")
+    """separate: one view after another through the networks; joint: all of one size as one batch, in which each has
+    statistics of its own: the same but for rounding."""
+    activations: Literal["keep", "recompute"] = resumable("keep")
+    """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
     log_every: int = resumable(10)
@@ -195,6 +203,7 @@ class TrainConfig:
     method: MethodConfig = field(default_factory=VICRegConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    step: StepConfig = field(default_factory=EagerConfig)
 
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
@@ -202,7 +211,7 @@ class TrainConfig:
         sizes = len(self.data.training_sizes())
         if sizes > self.run.epochs:
             raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
-        for section in (self.run, self.data, self.optim, self.encoder, self.method):
+        for section in (self.run, self.data, self.optim, self.encoder, self.method, self.step):
             section.check()
 
 

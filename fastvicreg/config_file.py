@@ -12,15 +12,17 @@ from fastvicreg import encoders, methods
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
+from fastvicreg.train import steps
 
 VERSION = 2
 SECTIONS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
 
 def to_json(config: TrainConfig) -> str:
-    """``config`` as indented JSON, one section an object; the method's name is ``method.name``."""
+    """``config`` as indented JSON, one section an object; method and step have their ``name`` among their settings."""
     content = dataclasses.asdict(config)
     content["method"] = {"name": config.method.name, **content["method"]}
+    content["step"] = {"name": config.step.name, **content["step"]}
     return json.dumps({"version": VERSION, **content}, indent=1)
 
 
@@ -83,6 +85,8 @@ def _section(name: str, values: dict[str, Any], origin: str) -> Any:
     values = dict(values)
     if name == "method":
         kind = methods.config_class(values.pop("name", "vicreg"))
+    elif name == "step":
+        kind = steps.config_class(values.pop("name", "eager"))
     elif name == "encoder":
         kind = encoders.config_class(values.get("arch", "resnet50"))
     else:

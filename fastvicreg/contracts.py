@@ -307,8 +307,11 @@ class Method(Protocol):
         ...
 
     def loss(self, embeddings: Any, targets: Any) -> Terms: ...
-    def after_update(self, scalars: Mapping[str, float], finite: bool | Tensor) -> None:
-        """Move targets and queues; nothing moves where ``finite`` (a flag that may be on the device) is not set."""
+    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
+        """Move targets and queues; nothing moves where ``finite`` is not set.
+
+        Both the schedules' values and ``finite`` may be scalars on the device, which nothing may wait for.
+        """
         ...
 
     def param_groups(self) -> list[ParamGroup]: ...
@@ -328,7 +331,10 @@ class Step(Protocol):
     """One update: forward, backward, finite gate, optimizer. Never synchronises with the device."""
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
-        """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
+        """``scalars`` holds this step's learning rate as "lr", and the method's schedules.
+
+        What is returned holds until the next call.
+        """
         ...
 
 

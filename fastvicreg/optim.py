@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from fastvicreg.errors import UserError
 from fastvicreg.kernels.lars import choose_for, lars_update, reads_device_scalars
 
 
@@ -19,13 +20,15 @@ class LARS(Optimizer):
     One-dimensional parameters (biases, norms) are neither decayed nor adapted, nor are those of a group with
     ``"adapted": False``, whatever their shape (a transformer's tokens; they must be contiguous).
 
-    ``lr`` may be changed in ``param_groups`` before each step; as an fp32 scalar on the device, for ``impl`` "cuda",
-    it is changed in place and a captured step reads it anew. That ``impl`` also takes the gradients as
-    torch.amp.GradScaler scaled them, and unscales and skips on the device. State per parameter: ``momentum_buffer``,
-    shaped as the parameter; the state dict holds tensors and floats alone. ``impl`` names an implementation of
-    ``fastvicreg.kernels.lars``; it is a property of this object, not of its state.
+    ``lr`` may be changed in ``param_groups`` before each step. ``capturable`` (as torch's own optimizers call it) makes
+    a step that can be recorded once and replayed: ``lr`` is then an fp32 scalar on the device, changed in place, and
+    the update is skipped there where ``found_inf`` says so; ``impl`` must be "cuda" or "foreach". "cuda" always takes
+    the gradients as torch.amp.GradScaler scaled them, and unscales and skips on the device. State per parameter:
+    ``momentum_buffer``, shaped as the parameter; the state dict holds tensors and floats alone. ``impl`` names an
+    implementation of ``fastvicreg.kernels.lars``; it is a property of this object, not of its state.
 
-    Raises ``ValueError`` for a hyper-parameter outside its range, ``UserError`` for an unknown ``impl``.
+    Raises ``ValueError`` for a hyper-parameter outside its range, ``UserError`` for an ``impl`` that is unknown or
+    cannot be captured.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         eta: float = 0.001,
         impl: str = "auto",
+        *,
+        capturable: bool = False,
     ) -> None:
         rate = 0.0 if isinstance(lr, Tensor) else lr  # a scalar on the device is not read back
         for name, value in (("lr", rate), ("weight_decay", weight_decay), ("eta", eta)):
@@ -43,13 +48,15 @@ class LARS(Optimizer):
                 raise ValueError(f"LARS: {name} must be a finite number of at least 0, got {value}")
         if not 0 <= momentum < 1:
             raise ValueError(f"LARS: momentum must lie in [0, 1), got {momentum}")
-        self.impl = impl
+        self.impl, self.capturable = impl, capturable
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapted": True}
         super().__init__(params, defaults)
-        choose_for(impl, self._params())
+        chosen = choose_for(impl, self._params())
+        if capturable and not reads_device_scalars(chosen):
+            raise UserError(f"LARS by {chosen.name!r} cannot be captured: give --kernel lars=cuda or lars=foreach.")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "impl": self.impl}
+        return {**super().__getstate__(), "impl": self.impl, "capturable": self.capturable}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -84,7 +91,8 @@ class LARS(Optimizer):
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether torch.amp.GradScaler leaves unscaling to ``step``: it then sets ``grad_scale`` and ``found_inf``."""
-        return reads_device_scalars(choose_for(self.impl, self._params()))
+        chosen = choose_for(self.impl, self._params())
+        return reads_device_scalars(chosen) and (self.capturable or chosen.name == "cuda")
 
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]

@@ -140,7 +140,9 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 HALF = ("bfloat16", "float16")
-LOSS, LARS, AUGMENT, RESAMPLE = (f"fastvicreg.kernels.{name}" for name in ("loss", "lars", "augment", "resample"))
+LOSS, LARS, AUGMENT, RESAMPLE, NORM = (
+    f"fastvicreg.kernels.{name}" for name in ("loss", "lars", "augment", "resample", "norm")
+)
 APEX = "NVIDIA's apex, built from its repository with its CUDA extensions, and a GPU"
 
 KERNELS = {
@@ -184,6 +186,15 @@ KERNELS = {
                 Implementation("numba", f"{RESAMPLE}.numba_impl:resample", auto_on="any"),
             ),
             trial=f"{RESAMPLE}.trial:trial",
+        ),
+        Kernel(
+            "norm",
+            (
+                Implementation("reference", f"{NORM}.reference:batch_norm_act"),
+                Implementation("triton", f"{NORM}.triton_impl:batch_norm_act", auto_on="cuda"),
+                Implementation("native", f"{NORM}.native:batch_norm_act", auto_on="any"),
+            ),
+            trial=f"{NORM}.trial:trial",
         ),
     )
 }

@@ -17,6 +17,7 @@ from fastvicreg.commandline import flag_value, parse, with_parts
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
+from fastvicreg.train import steps
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files that hold weights."""
@@ -42,6 +43,10 @@ class TrainOptions:
     method: Annotated[
         str | None,
         tyro.conf.arg(help=f"{', '.join(methods.METHODS)}; --method NAME --help shows its own settings."),
+    ] = None
+    step: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"How a step is run: {', '.join(steps.STEPS)}; --step NAME --help shows its own settings."),
     ] = None
     settings: TrainConfig = field(default_factory=TrainConfig)
 
@@ -117,7 +122,7 @@ def options_of(arguments: list[str]) -> TrainOptions:
 
 
 def _with_parts(settings: TrainConfig, arguments: list[str]) -> TrainConfig:
-    """``settings`` with the method and the family of encoders that are asked for, at their defaults where they change.
+    """``settings`` with the method, step and family of encoders asked for, at their defaults where they change.
 
     ``UserError`` for a name that there is not.
     """
@@ -125,6 +130,10 @@ def _with_parts(settings: TrainConfig, arguments: list[str]) -> TrainConfig:
         kind = methods.config_class(name)
         if type(settings.method) is not kind:
             settings = replace(settings, method=kind())
+    if name := flag_value(arguments, "--step"):
+        kind = steps.config_class(name)
+        if type(settings.step) is not kind:
+            settings = replace(settings, step=kind())
     if arch := flag_value(arguments, "--arch"):
         kind = encoders.config_class(arch)
         if type(settings.encoder) is not kind:
@@ -136,22 +145,25 @@ def _parsed(arguments: list[str], name: str, settings: TrainConfig) -> TrainOpti
     """With the options of the chosen parts alone. ``UserError`` in one line for what is refused."""
     sections = {section.name: getattr(settings, section.name) for section in fields(TrainConfig)}
     kind = with_parts(TrainOptions, settings=with_parts(TrainConfig, **sections)())
-    default = kind(preset=name, method=settings.method.name)
+    default = kind(preset=name, method=settings.method.name, step=settings.step.name)
     try:
         options: Any = parse(kind, arguments, "train", default=default)
     except UserError as error:
-        raise UserError(_foreign(str(error), settings.method.name) or str(error)) from None
+        raise UserError(_foreign(str(error), settings) or str(error)) from None
     parsed = TrainConfig(**{key: getattr(options.settings, key) for key in sections})
-    return TrainOptions(
-        options.preset, options.config, options.out, options.resume, options.print_config, options.method, parsed
-    )
+    own = {item.name: getattr(options, item.name) for item in fields(TrainOptions) if item.name != "settings"}
+    return TrainOptions(**own, settings=parsed)
 
 
-def _foreign(message: str, method: str) -> str:
-    """A line on an option of another method, where ``message`` refuses one."""
+def _foreign(message: str, settings: TrainConfig) -> str:
+    """A line on an option of another method or step, where ``message`` refuses one."""
     if not (found := re.match(r"unknown option --([a-z-]+)", message)):
         return ""
-    owner = methods.owner_of(found.group(1).replace("-", "_"))
-    if owner is None:
-        return ""
-    return f"--{found.group(1)} is a setting of {owner}, not of {method}: give --method {owner}, or leave it out."
+    flag = found.group(1)
+    for part, owner_of, own in (
+        ("method", methods.owner_of, settings.method.name),
+        ("step", steps.owner_of, settings.step.name),
+    ):
+        if owner := owner_of(flag.replace("-", "_")):
+            return f"--{flag} is a setting of {owner}, not of {own}: give --{part} {owner}, or leave it out."
+    return ""

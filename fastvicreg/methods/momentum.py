@@ -25,15 +25,18 @@ class MomentumCopy(nn.Module):
         return self.network(x)
 
     @torch.no_grad()
-    def follow(self, online: nn.Module, momentum: float, finite: bool | Tensor) -> None:
-        """``momentum`` of itself and the rest of ``online``; nothing where ``finite`` is not set."""
+    def follow(self, online: nn.Module, momentum: float | Tensor, finite: bool | Tensor) -> None:
+        """``momentum`` of itself and the rest of ``online``; nothing where ``finite`` is not set.
+
+        Both may be scalars on the device, which are not waited for.
+        """
         if finite is False:
             return
         own: list[Tensor] = list(self.network.parameters())
         other: list[Tensor] = list(online.parameters())
         share = 1.0 - momentum
-        if isinstance(finite, Tensor):  # on the device: a share of 0 there, without a wait
-            weight = torch.where(finite, share, 0.0)
+        if isinstance(finite, Tensor) or isinstance(share, Tensor):  # on the device: a share of 0 there
+            weight = torch.where(torch.as_tensor(finite), share, 0.0).to(own[0])
             torch._foreach_lerp_(own, other, [weight] * len(own))  # pyright: ignore[reportPrivateImportUsage]
         else:
             torch._foreach_lerp_(own, other, share)  # pyright: ignore[reportPrivateImportUsage]

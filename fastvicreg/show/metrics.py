@@ -29,10 +29,12 @@ class _Pending(NamedTuple):
     values: Tensor
     seconds: float
     data_wait: float | Callable[[], float]
+    copied: torch.cuda.Event | None
+    """Recorded behind the copy of ``values`` to the host, where a device has still to make it."""
 
 
 class Recorder:
-    """Keeps a step's scalars on the device until ``flush`` reads them all in one copy.
+    """Takes a step's scalars without waiting for them: the device copies them to the host when it has them.
 
     A row holds epoch, step (1 is the first), total, the method's parts (unweighted), its schedules, images_per_s and
     data_wait (share of the step's wall time lost to waiting for crops; on CUDA only while the device was idle too).
@@ -66,9 +68,9 @@ class Recorder:
         threading.excepthook = _quiet_writer
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
 
-    def start_clock(self) -> None:
-        """The next step begins now: what came between steps is not charged to it."""
-        self._clock = time.perf_counter()
+    def start_clock(self, *, owed: float = 0.0) -> None:
+        """The next step begins now: of what came between steps, only the seconds ``owed`` are charged to it."""
+        self._clock = time.perf_counter() - owed
 
     def step(
         self,
@@ -90,13 +92,22 @@ class Recorder:
         rates = {**scalars, "images_per_s": images / seconds}
         names = ("total", *terms.parts)
         values = torch.stack([terms.total.float(), *(part.float() for part in terms.parts.values())])
-        self._pending.append(_Pending(row, rates, names, values, seconds, data_wait))
+        values, copied = to_host(values)
+        self._pending.append(_Pending(row, rates, names, values, seconds, data_wait, copied))
 
-    def flush(self) -> list[dict[str, Any]]:
-        """Read, write and return the rows since the last flush."""
-        if not self._pending:
+    def flush(self, *, late: int = 0) -> list[dict[str, Any]]:
+        """Read, write and return the rows since the last flush, but for the newest ``late`` of a device.
+
+        Reading the newest would wait until the device has nothing more to do.
+        """
+        late = late if self._pending and self._pending[-1].copied is not None else 0
+        count = max(0, len(self._pending) - late)
+        # Parted before a read that a failed device makes raise.
+        pending, self._pending = self._pending[:count], self._pending[count:]
+        if not pending:
             return []
-        pending, self._pending = self._pending, []  # before a read that a failed device makes raise
+        if (copied := pending[-1].copied) is not None:
+            copied.synchronize()
         columns = torch.stack([step.values for step in pending]).tolist()
         rows = []
         for step, values in zip(pending, columns, strict=True):
@@ -155,6 +166,16 @@ class Recorder:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     self._board.add_scalar(f"{group}/{name}", value, row["step"])
+
+
+def to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """``values`` on the host, and the event behind which they are valid: nobody has waited for a device."""
+    if not values.is_cuda:
+        return values, None
+    host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+    return host, copied
 
 
 def _quiet_writer(failure: threading.ExceptHookArgs) -> None:

@@ -18,10 +18,13 @@ from fastvicreg.optim import LARS, lars_groups
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
-from fastvicreg.train.batch_norm import synchronise
+from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
-from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.memory import shortage
+from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
+
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,60 @@ def as_module(part: Method | Encoder) -> nn.Module:
 
 
 def build_optimizer(
-    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto"
+    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto", captured: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted."""
+    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted.
+
+    ``captured``: one that reads learning rate and ``found_inf`` on the device, for a step that is replayed.
+    """
     adapted = [param for group in param_groups if group.adapted for param in group.params]
     plain = [param for group in param_groups if not group.adapted for param in group.params]
+    rate = torch.zeros((), device=(adapted + plain)[0].device) if captured else 0.0
     if config.optimizer == "lars":
-        return LARS(lars_groups(adapted, plain), lr=0.0, weight_decay=config.weight_decay, eta=config.eta, impl=impl)
+        return LARS(
+            lars_groups(adapted, plain),
+            lr=rate,
+            weight_decay=config.weight_decay,
+            eta=config.eta,
+            impl=impl,
+            capturable=captured,
+        )
     groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=captured)
     assert config.optimizer == "adamw", config.optimizer
-    return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.AdamW(groups, lr=rate, capturable=captured, fused=captured)
+
+
+def build_step(
+    config: TrainConfig, *, device: str, precision: str, processes: Processes = ALONE, own_norms: bool = True
+) -> EagerStep:
+    """The step that ``config`` describes, with fresh weights by its seed.
+
+    ``own_norms``: batch norms by ``kernels.norm``, over all processes; without, torch's own, of this process.
+    """
+    kernels = kernel_choices(config)
+    method = build_method(config, kernels, device)
+    if own_norms:
+        replace_norms(
+            as_module(method),
+            impl=kernels["norm"],
+            ranks=processes.world_size,
+            group=own_group() if processes.world_size > 1 else "",
+            joint=config.run.views == "joint",
+            recompute=config.run.activations == "recompute",
+        )
+    groups, captured = method.param_groups(), config.step.captured
+    optimizer = build_optimizer(config.optim, groups, impl=kernels["lars"], captured=captured)
+    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
+    return config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
+
+
+def exact_products(precision: str) -> None:
+    """Whether a GPU may round an fp32 product's factors to TF32: only where it was asked for."""
+    allowed = precision != "off"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def fault_budget(config: TrainConfig, processes: Processes) -> FaultBudget:
@@ -112,15 +157,14 @@ def assemble(config: TrainConfig) -> Run:
         precision = "bf16" if device.startswith("cuda") else "off"
     if device.startswith("cuda"):
         torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
+    exact_products(precision)
+    config.step.check_batch(config.run.batch_size, processes.world_size)
     kernels = kernel_choices(config)
     data = open_data(config)
     plan = training_plan(config, len(data.train))
-    method = build_method(config, kernels, device)
-    if processes.world_size > 1:
-        synchronise(as_module(method), device)
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
-    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
-    step = EagerStep(method, updater, device=device, precision=precision, world_size=processes.world_size)
+    if line := shortage(config, processes, device=device, precision=precision):
+        raise UserError(line)
+    step = build_step(config, device=device, precision=precision, processes=processes)
     engine = build_engine(
         config.data.pipeline,
         data.train,
@@ -139,4 +183,4 @@ def assemble(config: TrainConfig) -> Run:
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     feed = AugmentedFeed(engine, plan, device=device, dtype=dtype, impl=kernels["augment"])
-    return Run(data, plan, engine, feed, method, step, device, precision, processes)
+    return Run(data, plan, engine, feed, step.method, step, device, precision, processes)

@@ -1,79 +1,56 @@
-"""Batch normalisation over the whole batch where several processes share it, as the official code synchronises it."""
+"""The batch norms of a run: over all processes' samples, with statistics a view, in one step with what follows them."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.profiler import record_function
 
-from fastvicreg import stages
-
-
-class HostSyncBatchNorm(_BatchNorm):
-    """``nn.SyncBatchNorm`` for CPU tensors, which that one refuses: same parameters, buffers and values."""
-
-    process_group: dist.ProcessGroup | None = None
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        assert input.ndim >= 2, input.shape
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, ...) normalised by the mean and the biased variance over all processes' samples, while training."""
-        if not self.training or dist.get_world_size(self.process_group) == 1:
-            return super().forward(input)
-        axes = (0, *range(2, input.ndim))
-        shape = (1, -1, *(1,) * (input.ndim - 2))
-        wide = input.float()  # as nn.BatchNorm, which keeps the statistics of half types in fp32
-        local = wide.new_tensor([input.numel() / input.shape[1]])
-        with record_function(stages.COMM):
-            sums = _Sum.apply(torch.cat([local, wide.sum(axes)]), self.process_group)
-        count, mean_C = sums[0].detach(), sums[1:] / sums[0].detach()
-        centred = wide - mean_C.view(shape)
-        with record_function(stages.COMM):
-            variance_C = _Sum.apply(centred.square().sum(axes), self.process_group) / count
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            assert self.momentum is not None
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked += 1
-        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
-        return (centred * scale_C.view(shape) + self.bias.view(shape)).to(input.dtype)
+from fastvicreg.kernels.norm import BatchNorm, JointViews
 
 
-class _Sum(torch.autograd.Function):
-    """Over the processes, of values and of gradients; torch.distributed.nn has one that is deprecated."""
+def own_group() -> str:
+    """Name of a new process group of all processes; each must call it.
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        total = values.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0].clone()
-        with record_function(stages.COMM):
-            dist.all_reduce(total, group=ctx.group)
-        return total, None
+    The norms' small collectives have a communicator to themselves: in the gradients' they would wait behind these.
+    """
+    group = dist.new_group()
+    assert isinstance(group, dist.ProcessGroup)
+    return group.group_name
 
 
-def synchronise(module: nn.Module, device: str) -> nn.Module:
-    """``module`` with its batch norms over all processes; parameters and their names stay."""
-    if device.startswith("cuda"):
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            own = HostSyncBatchNorm(child.num_features, child.eps, child.momentum)
-            own.load_state_dict(child.state_dict())
-            setattr(module, name, own)
-        else:
-            synchronise(child, device)
+def replace_norms(
+    module: nn.Module,
+    *,
+    impl: str = "auto",
+    ranks: int = 1,
+    group: str = "",
+    joint: bool = False,
+    recompute: bool = False,
+) -> nn.Module:
+    """``module`` with ``kernels.norm.BatchNorm`` for each of torch's; parameters, buffers and their names stay.
+
+    The statistics are over the ``ranks`` processes of ``group``, as the official code synchronises them. With ``joint``
+    ``methods.views.each_view`` takes views of one size through ``module`` as one batch; with ``recompute`` it lets
+    backward compute the norms' outputs again, which autograd then does not keep. A ReLU that follows a norm in
+    an ``nn.Sequential`` becomes part of it.
+    """
+    seen = {"joint_views": JointViews() if joint else None, "recompute": recompute}
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, BatchNorm.of(child, impl=impl, ranks=ranks, group=group, **seen))
+        if isinstance(parent, nn.Sequential):
+            _absorb_relus(parent)
+    for part in module.modules():  # what ``each_view`` is given
+        for name, value in seen.items():
+            setattr(part, name, value)
     return module
+
+
+def _absorb_relus(layers: nn.Sequential) -> None:
+    for place in range(len(layers) - 1):
+        norm = layers[place]
+        if isinstance(norm, BatchNorm) and isinstance(layers[place + 1], nn.ReLU):
+            norm.relu = True
+            layers[place + 1] = nn.Identity()

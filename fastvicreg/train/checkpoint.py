@@ -37,24 +37,57 @@ class CheckpointError(Exception):
     """A checkpoint that is damaged or incomplete."""
 
 
-def save(
-    folder: Path,
-    progress: Progress,
-    module: nn.Module,
-    updater: Updater,
-    *,
-    keep: int,
-) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """A run's state on the host, as it was at one step, whatever training does meanwhile."""
+
+    progress: Progress
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    scaler: dict[str, Any]
+    copied: torch.cuda.Event | None
+    """Recorded behind copies that the device has still to make."""
+
+
+def snapshot(progress: Progress, module: nn.Module, updater: Updater) -> Snapshot:
+    """Copy the state to the host. On CUDA only asks for the copies, which come before the next step's work there."""
+    state = updater.state()
+    held = [module.state_dict(), state.tensors]
+    on_device = any(tensor.is_cuda for tensors in held for tensor in tensors.values())
+    model, moments = ({name: _on_host(tensor) for name, tensor in tensors.items()} for tensors in held)
+    copied = None
+    if on_device:
+        copied = torch.cuda.Event()
+        copied.record()
+    return Snapshot(progress, model, moments, state.scaler, copied)
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor.detach().clone(memory_format=torch.preserve_format)
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return host.copy_(tensor.detach(), non_blocking=True)
+
+
+def save(folder: Path, progress: Progress, module: nn.Module, updater: Updater, *, keep: int) -> Path:
+    """``write`` of a ``snapshot``, at once.
+
+    ``module`` is the method; optimizer state is kept under its parameters' names.
+    """
+    return write(folder, snapshot(progress, module, updater), keep=keep)
+
+
+def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
     """Write ``folder``/step-N and remove all but the newest ``keep`` up to it, and what lies beyond it.
 
     Beyond it lie only checkpoints that were damaged, else the run would have gone on from them.
 
-    ``module`` is the method; optimizer state is kept under its parameters' names. Everything is written
-    to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier checkpoints whole.
-    ``UserError`` where a value is not finite, or the disk refuses.
+    Everything is written to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier
+    checkpoints whole. ``UserError`` where a value is not finite, or the disk refuses.
     """
-    tensors = module.state_dict()
-    moments, scaler = updater.state()
+    if state.copied is not None:
+        state.copied.synchronize()
+    progress, tensors, moments = state.progress, state.model, state.optimizer
     for origin, held in (("model", tensors), ("optimizer", moments)):
         if spoilt := not_finite(held):
             raise UserError(
@@ -63,13 +96,13 @@ def save(
             )
     final = folder / f"{PREFIX}{progress.step:08d}"
     draft = folder / f".{final.name}.tmp"
-    state = {
+    content = {
         "format": FORMAT,
         "epoch": progress.cursor.epoch,
         "batch": progress.cursor.batch,
         "step": progress.step,
         "samples": progress.samples,
-        "scaler": scaler,
+        "scaler": state.scaler,
         "torch": torch.__version__,
     }
     try:
@@ -77,7 +110,7 @@ def save(
         draft.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, draft / "model.safetensors")
         save_file({k: v.contiguous() for k, v in moments.items()}, draft / "optimizer.safetensors")
-        (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+        (draft / "state.json").write_text(json.dumps(content, indent=1) + "\n")
         for path in (*draft.iterdir(), draft):
             _fsync(path)
         shutil.rmtree(final, ignore_errors=True)

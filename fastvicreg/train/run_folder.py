@@ -8,7 +8,7 @@ import fcntl
 import os
 import socket
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from fastvicreg import config_file
 from fastvicreg.config import RESUMABLE, TrainConfig
@@ -111,10 +111,18 @@ def _same_run(saved: TrainConfig, asked: TrainConfig, folder: Path) -> None:
         _refuse(folder, "--method", saved.method.name, asked.method.name)
     for section in dataclasses.fields(TrainConfig):
         before, now = getattr(saved, section.name), getattr(asked, section.name)
+        if section.name == "step" and before.name != now.name and _changes_values(before, now):
+            _refuse(folder, "--step", before.name, now.name)
         for setting in dataclasses.fields(before):
-            value, other = getattr(before, setting.name), getattr(now, setting.name, None)
+            value = getattr(before, setting.name)
+            other = getattr(now, setting.name, value if section.name == "step" else None)
             if other != value and not setting.metadata.get(RESUMABLE):
                 _refuse(folder, "--" + setting.name.replace("_", "-"), value, other)
+
+
+def _changes_values(*steps: Any) -> bool:
+    """Whether one of these ways to run a step has a setting that changes what is computed."""
+    return any(not field.metadata.get(RESUMABLE) for step in steps for field in dataclasses.fields(step))
 
 
 def _refuse(folder: Path, flag: str, value: object, other: object) -> NoReturn:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from fastvicreg.show.metrics import Recorder
 from fastvicreg.show.watch import CollapseWatch, DataWaitWatch
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import Run, assemble
+from fastvicreg.train.background import Background
 from fastvicreg.train.checkpoint import Progress
 from fastvicreg.train.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.train.run_folder import claim, save_config
@@ -29,6 +32,8 @@ from fastvicreg.train.signals import stop_signals
 from fastvicreg.train.updater import NON_FINITE
 
 PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
+LATE = 2
+"""Steps of a device that the log stays behind: reading the newest would wait until it is idle."""
 SCALER_PATIENCE = 50
 """Steps in a row with a non-finite loss that fp16's gradient scaler is given to find a scale."""
 
@@ -76,6 +81,7 @@ class Trainer:
             self._display.note(shortened)
         self._samples = len(self._run.data.train)
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
+        self._writing, self._saving = Background(), 0.0
         self._not_finite = 0
         self._halted = False
         self._agreed = Agreement(processes)
@@ -114,6 +120,7 @@ class Trainer:
                 while self._progress.step < last and not self._halted:
                     self._epoch(last, stopped)
             self._agreed.settle()
+            together(self._writing.wait, self._run.processes)
             self._outcome.signal = stopped[0] if stopped else None
         except torch.OutOfMemoryError as error:
             size = self._config.run.batch_size
@@ -130,6 +137,7 @@ class Trainer:
             raise UserError(self._diverged(self._progress.step)) from error
         finally:
             self._display.stop()
+            self._writing.close()
             self._run.engine.close()
             try:
                 self._recorder.close()
@@ -153,7 +161,8 @@ class Trainer:
         config, run = self._config.run, self._run
         cursor, step = self._progress.cursor, self._progress.step
         feed = run.feed.epoch(cursor)
-        self._recorder.start_clock()
+        self._recorder.start_clock(owed=self._saving)
+        self._saving = 0.0
         try:
             for fed in feed:
                 scalars = {name: schedule(step) for name, schedule in self._schedules.items()}
@@ -168,13 +177,16 @@ class Trainer:
                 halt = self._stops(stopped) or step == last
                 saves = halt or ends or step % config.checkpoint_every == 0
                 if saves or step % config.log_every == 0:
-                    # Before a checkpoint always: a run killed after it resumes with every row up to it on disk.
-                    self._show(self._recorder.flush())
+                    # All before a checkpoint: a run killed after it resumes with every row up to it on disk.
+                    self._show(self._recorder.flush(late=0 if saves else LATE))
+                    self._writing.check()
                 if ends:
                     self._end_epoch(at.epoch)
                 if saves:
+                    began = time.perf_counter()
                     self._save()
-                    self._recorder.start_clock()
+                    # The clock starts anew with an epoch, but what a checkpoint costs is a step's.
+                    self._saving = time.perf_counter() - began if ends else 0.0
                 if halt:
                     self._halted = True
                     return
@@ -225,18 +237,15 @@ class Trainer:
                     self._display.note(warning)
 
     def _save(self) -> None:
-        together(self._write_checkpoint, self._run.processes)
+        together(self._begin_checkpoint, self._run.processes)
 
-    def _write_checkpoint(self) -> None:
+    def _begin_checkpoint(self) -> None:
         if not self._run.processes.main:
             return
-        checkpoints.save(
-            self._folder / "checkpoints",
-            self._progress,
-            self._run.module,
-            self._run.step.updater,
-            keep=self._config.run.keep,
-        )
+        self._writing.wait()  # before the copy: memory for one at a time
+        state = checkpoints.snapshot(self._progress, self._run.module, self._run.step.updater)
+        folder, keep = self._folder / "checkpoints", self._config.run.keep
+        self._writing.start(partial(checkpoints.write, folder, state, keep=keep))
 
     def _restore(self) -> None:
         """From the newest checkpoint that is whole; says so where one had to be passed over, or there is none."""

@@ -38,7 +38,8 @@ class Updater:
     which its forward pass has moved already:
 
     - fp16: the gradient scaler, which reads one flag back, skips the step and lowers its scale;
-    - an optimizer that reads ``found_inf`` on the device (LARS by "cuda") skips there, and the step's total is NaN;
+    - an optimizer that reads ``found_inf`` on the device (LARS by "cuda", any that is made for a captured step) skips
+      there, and the step's total is NaN;
     - else the step raises ``RuntimeError`` (on CUDA the device does; the host learns of it at its next
       synchronisation).
     """
@@ -54,13 +55,16 @@ class Updater:
         self._took_place: bool | Tensor = False
         optimizer.register_step_post_hook(self._note)
 
-    def begin(self, scalars: Mapping[str, float]) -> None:
-        """Before the forward pass: set the learning rate, ``scalars["lr"]``, drop gradients, keep the statistics."""
+    def set_rates(self, scalars: Mapping[str, float]) -> None:
+        """On the host, before a step: the learning rate, ``scalars["lr"]``."""
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(scalars["lr"])  # where a captured step reads it
             else:
                 group["lr"] = scalars["lr"]
+
+    def begin(self) -> None:
+        """Before the forward pass: drop gradients, keep the running statistics."""
         self.optimizer.zero_grad(set_to_none=True)
         self._statistics.keep()
 
@@ -79,10 +83,11 @@ class Updater:
                 self._statistics.restore_unless(self._took_place)
                 return Update(total, self._took_place)
             finite: bool | Tensor = torch.isfinite(total + torch.nn.utils.get_total_norm(self._gradients()))
-            if total.device.type == "cpu":
+            on_device = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+            if total.device.type == "cpu" and not on_device:
                 finite = bool(finite)
             self._statistics.restore_unless(finite)
-            if not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            if not on_device:
                 self._demand(finite)
                 self.optimizer.step()
                 return Update(total, finite)

@@ -35,8 +35,9 @@ def lars_update(
     (official main_vicreg.py; no epsilon, unlike other libraries). Buffers start as zeros. Never synchronises with
     the device.
 
-    "cuda" alone takes ``lr`` as an fp32 scalar on the device, and ``grad_scale`` (gradients are divided by it) and
-    ``found_inf`` (where it is not 0 nothing changes), fp32 scalars there too: torch.amp.GradScaler's.
+    "cuda" and "foreach" take ``lr`` as an fp32 scalar on the device too, and ``grad_scale`` (gradients are divided by
+    it) and ``found_inf`` (where it is not 0 nothing changes), fp32 scalars there: torch.amp.GradScaler's. "foreach"
+    copies weights and momentum to be able to skip.
 
     "auto" is "cuda" for fp32 parameters on a GPU where it can run, else "foreach". Raises ``UserError`` for an unknown
     ``impl`` or one that cannot run here, ``ValueError`` where the tensors do not fit each other or it.
@@ -52,7 +53,7 @@ def lars_update(
         options |= {"grad_scale": grad_scale, "found_inf": found_inf}
     elif grad_scale is not None or found_inf is not None or (isinstance(lr, Tensor) and lr.device.type != "cpu"):
         raise ValueError(
-            f"LARS by {chosen.name!r} takes lr as a number and unscaled gradients; impl='cuda' reads tensors"
+            f"LARS by {chosen.name!r} takes lr as a number and unscaled gradients; 'cuda' and 'foreach' read tensors"
         )
     else:
         options["lr"] = float(lr)

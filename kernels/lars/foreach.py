@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+DEVICE_SCALARS = True
+
 CHUNK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Of the parameters updated by one call. The decayed gradients of a chunk are held at a time: 16 and 256 MB in fp32."""
 
@@ -21,19 +23,43 @@ def update(
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
     *,
-    lr: float,
+    lr: float | Tensor,
+    weight_decay: float,
+    momentum: float,
+    eta: float,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step in place; on a CPU, and without scalars on the device, equal bit for bit to the reference."""
+    if grad_scale is not None:
+        grads = list(torch._foreach_div(grads, grad_scale))
+    changed = [*params, *momentum_buffers]
+    kept = [tensor.clone() for tensor in changed] if found_inf is not None else []
+    _update(params, grads, momentum_buffers, lr, weight_decay, momentum, eta)
+    if found_inf is not None:
+        skipped = found_inf != 0
+        torch._foreach_copy_(changed, [torch.where(skipped, old, new) for old, new in zip(kept, changed, strict=True)])
+
+
+def _update(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    lr: float | Tensor,
     weight_decay: float,
     momentum: float,
     eta: float,
 ) -> None:
-    """One step in place; on a CPU equal bit for bit to the reference."""
     for chunk in _chunks(zip(params, grads, momentum_buffers, strict=True)):
         chunk_params, directions, buffers = (list(column) for column in zip(*chunk, strict=True))
         if chunk_params[0].ndim != 1:
             directions = _adapted(chunk_params, directions, weight_decay, eta)
         torch._foreach_mul_(buffers, momentum)
         torch._foreach_add_(buffers, directions)
-        torch._foreach_add_(chunk_params, buffers, alpha=-lr)
+        if isinstance(lr, Tensor):
+            torch._foreach_sub_(chunk_params, torch._foreach_mul(buffers, lr.to(buffers[0])))
+        else:
+            torch._foreach_add_(chunk_params, buffers, alpha=-lr)
 
 
 def _adapted(params: list[Tensor], grads: list[Tensor], weight_decay: float, eta: float) -> list[Tensor]:

@@ -52,6 +52,13 @@ class Ranks:
             _all_gather(all_R2ND.flatten(), own_2ND.flatten(), self.group)
         return all_R2ND[:, 0].flatten(0, 1), all_R2ND[:, 1].flatten(0, 1)
 
+    def gathered_row(self, own_X: Tensor) -> Tensor:
+        """Every rank's row of values, (R, X) in rank order as one dimension."""
+        all_RX = own_X.new_empty(self.size * own_X.numel())
+        with record_function(stages.COMM):
+            _all_gather(all_RX, own_X, self.group)
+        return all_RX
+
     def own(self, z_MD: Tensor) -> Tensor:
         """This rank's N rows of a gathered M."""
         n = len(z_MD) // self.size

@@ -82,6 +82,7 @@ BENCHMARKS: dict[str, str] = {
     "lars": "one update of a ResNet-50 with its expander by every implementation",
     "augment": "photometric augmentation of one batch by every implementation, beside Pillow",
     "resample": "two random resized crops of an image by every implementation",
+    "norm": "batch norm, addition and ReLU by every implementation",
     "step": "a preset's whole update by memory order and precision",
     "trace": "reading a profiler's trace",
     "ceilings": "what this machine copies and multiplies at most",

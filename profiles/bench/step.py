@@ -15,7 +15,7 @@ from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.train.assemble import as_module, build_method, build_optimizer
-from fastvicreg.train.steps.eager import AUTOCAST, EagerStep
+from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep
 from fastvicreg.train.updater import Updater
 
 COLUMNS = (

@@ -23,7 +23,7 @@ from fastvicreg.profiles.measure import summarize, synchronize
 from fastvicreg.profiles.parts import START, Loop, fed, first_batch, loader, opened, step, whole, with_engine
 from fastvicreg.train.assemble import Run, as_module, build_optimizer
 from fastvicreg.train.distributed import gather
-from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Update, Updater
 
 COLUMNS = ("swap", "images_per_s", "spread", "n", "ratio", "ratio_spread", "saves", "note")

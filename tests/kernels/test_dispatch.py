@@ -24,6 +24,7 @@ from fastvicreg.kernels.cuda import Variant, build
 from fastvicreg.kernels.dispatch import AUTO, KERNELS, Implementation, parse_choices, prebuilt
 from fastvicreg.kernels.lars import foreach
 from fastvicreg.kernels.loss import gram
+from fastvicreg.kernels.norm import native
 from fastvicreg.kernels.resample import numba_impl
 
 MADE = {
@@ -31,6 +32,7 @@ MADE = {
     "lars": (foreach, ("update",), ":update"),
     "augment": (parallel, ("augment",), ":augment"),
     "resample": (numba_impl, ("resample",), ":resample"),
+    "norm": (native, ("batch_norm_act",), ":batch_norm_act"),
 }
 """For each kernel: an implementation whose functions the made one borrows, and what its target names."""
 
@@ -76,6 +78,10 @@ def test_the_benchmark_and_the_check_measure_a_made_implementation(kernel: str, 
         from fastvicreg.profiles.bench import lars
 
         rows = lars.run(shapes=[(4, 4), (4,)], repeats=1)
+    elif kernel == "norm":
+        from fastvicreg.profiles.bench import norm
+
+        rows = norm.run(shapes=[(4, 16, 3, 3)], repeats=1)
     else:
         assert main(["bench", kernel, "--size", "16", "--repeats", "1", "--json", str(out)]) == 0
         rows = json.loads(out.read_text())["rows"]
@@ -155,5 +161,5 @@ def test_the_registry_imports_no_torch_and_every_line_of_it_is_a_module() -> Non
 def test_doctor_lists_every_implementation_and_requires_what_auto_takes_on_a_cpu() -> None:
     findings = {finding.name: finding for finding in kernel_findings()}
     assert findings.keys() == {f"{part}={impl}" for part, kernel in KERNELS.items() for impl in kernel.names}
-    for name in ("loss=gram", "lars=foreach", "augment=numba", "resample=numba", "loss=reference"):
+    for name in ("loss=gram", "lars=foreach", "augment=numba", "resample=numba", "norm=native", "loss=reference"):
         assert (findings[name].works, findings[name].needed) == (True, True), findings[name]

@@ -76,15 +76,26 @@ def test_auto_takes_the_kernel_where_it_can_run(monkeypatch: pytest.MonkeyPatch)
     assert choose("auto", "cuda", torch.float32).name == "foreach"
 
 
-def test_a_tensor_for_a_rate_needs_the_kernel_on_a_device_and_is_a_number_on_a_cpu():
+def test_scalars_on_the_device_are_read_by_some_and_refused_by_the_others():
     runs = []
     for lr in (0.25, torch.tensor(0.25)):
         weight, buffer = torch.full((2, 2), 3.0), torch.zeros(2, 2)
         lars_update([weight], [torch.ones(2, 2)], [buffer], lr=lr, impl="foreach", **OPTIONS)
         runs.append(weight)
     assert torch.equal(*runs)
-    with pytest.raises(ValueError, match="impl='cuda' reads tensors"):
-        lars_update([weight], [weight], [buffer], lr=0.1, found_inf=torch.zeros(()), impl="foreach", **OPTIONS)
+    with pytest.raises(ValueError, match="read tensors"):
+        lars_update([weight], [weight], [buffer], lr=0.1, found_inf=torch.zeros(()), impl="reference", **OPTIONS)
+    before = weight.clone()
+    for found_inf in (1.0, 0.0):
+        scalars = {"grad_scale": torch.tensor(4.0), "found_inf": torch.tensor(found_inf)}
+        lars_update(
+            [weight], [torch.ones(2, 2) * 4], [torch.zeros(2, 2)], lr=0.25, impl="foreach", **scalars, **OPTIONS
+        )
+        assert torch.equal(weight, before) == bool(found_inf)
+    again = torch.full((2, 2), 3.0)
+    lars_update([again], [torch.ones(2, 2)], [torch.zeros(2, 2)], lr=0.25, impl="foreach", **OPTIONS)
+    lars_update([again], [torch.ones(2, 2)], [torch.zeros(2, 2)], lr=0.25, impl="foreach", **OPTIONS)
+    assert torch.equal(weight, again)
 
 
 class AmpC(ModuleType):

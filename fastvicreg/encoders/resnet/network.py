@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
 from fastvicreg.encoders.resnet.config import Stem
+from fastvicreg.kernels.norm import activated
 
 STEMS: dict[str, tuple[int, int]] = {"7x7": (7, 2), "3x3": (3, 1), "3x3s2": (3, 2)}
 """Kernel and stride of the first convolution; the large one is followed by max-pooling."""
@@ -29,13 +30,12 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv(planes, planes, 3)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(inputs, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         kept = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + kept)
+        x = activated(self.bn1, self.conv1(x))
+        return activated(self.bn2, self.conv2(x), kept)
 
 
 class Bottleneck(nn.Module):
@@ -51,14 +51,13 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(planes)
         self.conv3 = conv(planes, planes * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut(inputs, planes * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         kept = x if self.downsample is None else self.downsample(x)
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        return self.relu(self.bn3(self.conv3(x)) + kept)
+        x = activated(self.bn1, self.conv1(x))
+        x = activated(self.bn2, self.conv2(x))
+        return activated(self.bn3, self.conv3(x), kept)
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
@@ -81,7 +80,6 @@ class ResNet(nn.Module):
         kernel, stride = STEMS[stem]
         self.conv1 = conv(3, width, kernel, stride)
         self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
         channels, expansion = width, block.expansion  # type: ignore[attr-defined]
         stages = []
@@ -107,7 +105,7 @@ class ResNet(nn.Module):
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(activated(self.bn1, self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.avgpool(x).flatten(1)
 

@@ -18,6 +18,7 @@ from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule,
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.momentum import MomentumCopy
+from fastvicreg.methods.views import each_view
 
 
 class Embeddings(NamedTuple):
@@ -67,12 +68,13 @@ class BYOL(nn.Module):
         """Two views, each (B, C, H, W). ``ValueError`` for another number of them."""
         if len(views) != 2:
             raise ValueError(f"BYOL takes 2 views, not {len(views)}: choose a recipe of two.")
-        za_BD, zb_BD = (self.projector(self.encoder(view)) for view in views)
-        return Embeddings(self.predictor(za_BD), self.predictor(zb_BD), za_BD.detach(), zb_BD.detach())
+        za_BD, zb_BD = each_view(self.projector, each_view(self.encoder, views))
+        pa_BD, pb_BD = each_view(self.predictor, (za_BD, zb_BD))
+        return Embeddings(pa_BD, pb_BD, za_BD.detach(), zb_BD.detach())
 
     def target(self, views: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Both views' projections by the target network, in the views' order."""
-        ta_BD, tb_BD = (self.target_projector(self.target_encoder(view)) for view in views)
+        ta_BD, tb_BD = each_view(self.target_projector, each_view(self.target_encoder, views))
         return ta_BD, tb_BD
 
     def loss(self, embeddings: Embeddings, targets: tuple[Tensor, Tensor]) -> Terms:
@@ -83,7 +85,7 @@ class BYOL(nn.Module):
         healthy = torch.full_like(std, za_BD.shape[1] ** -0.5)
         return Terms(total, {"prediction": total.detach(), "projection_std": std, "projection_std_healthy": healthy})
 
-    def after_update(self, scalars: Mapping[str, float], finite: bool | Tensor) -> None:
+    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """The target network follows, by ``scalars["momentum"]``."""
         self.target_encoder.follow(self.get_submodule("encoder"), scalars["momentum"], finite)
         self.target_projector.follow(self.projector, scalars["momentum"], finite)

@@ -17,6 +17,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.views import each_view
 
 
 class Embeddings(NamedTuple):
@@ -75,9 +76,9 @@ class VICReg(nn.Module):
         """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
         if len(views) != 2:
             raise UserError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
-        # One view at a time, as the official code: each gets its own batch statistics.
-        features = [self.encoder(view) for view in views]
-        za_BD, zb_BD = (self.expander(feature_BF) for feature_BF in features)
+        # Each view has batch statistics of its own, as in the official code.
+        features = each_view(self.encoder, views)
+        za_BD, zb_BD = each_view(self.expander, features)
         return Embeddings(za_BD, zb_BD, features[0].detach())
 
     def target(self, views: tuple[Tensor, ...]) -> None:
@@ -106,7 +107,7 @@ class VICReg(nn.Module):
         parts = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(loss.total, parts | _health(embeddings))
 
-    def after_update(self, scalars: Mapping[str, float], finite: bool | Tensor) -> None:
+    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """There is no target network to move."""
 
     def param_groups(self) -> list[ParamGroup]:

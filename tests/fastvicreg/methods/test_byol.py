@@ -24,7 +24,7 @@ from fastvicreg.methods.byol.method import BYOL, byol_loss
 from fastvicreg.profiles.bench import swap
 from fastvicreg.profiles.capture import Settings, capture
 from fastvicreg.train.checkpoint import listed
-from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
 SMALL = BYOLConfig(projector=(32, 16), predictor=(32,), momentum=0.9)

@@ -13,7 +13,7 @@ from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.optim import LARS
-from fastvicreg.train.steps.eager import EagerStep
+from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
 

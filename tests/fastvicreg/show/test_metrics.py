@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -96,6 +97,44 @@ class _FullDisk(io.StringIO):
         if self._lines > 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return len(text)
+
+
+class Copied:
+    """Stands for the event behind a step's copy; a device has done the step once its number is at most ``done``."""
+
+    done, asked = 0, list[int]()
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def synchronize(self) -> None:
+        Copied.asked.append(self.step)
+        assert self.step <= Copied.done, "waits for the device"
+
+
+def test_the_newest_steps_of_a_device_are_left_until_it_has_done_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count(1)
+    monkeypatch.setattr("fastvicreg.show.metrics.to_host", lambda values: (values, Copied(next(numbers))))
+    recorder = Recorder(tmp_path)
+    for step in (1, 2):
+        push(recorder, step, float(step))
+    assert recorder.flush(late=2) == []
+    for step in (3, 4, 5):
+        push(recorder, step, float(step))
+    Copied.done = 3
+    assert [row["step"] for row in recorder.flush(late=2)] == [1, 2, 3]
+    assert Copied.asked == [3]  # one wait for the newest of them, none for each
+    Copied.done = 5
+    recorder.close()
+    assert [row["total"] for row in read(tmp_path)] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_on_a_host_nothing_is_late(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    push(recorder, 1, 4.0)
+    assert len(recorder.flush(late=2)) == 1
 
 
 def fill_disk_at_second_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ def batches() -> Iterator[Tensor]:
 
 def step(net: nn.Module, updater: Updater, batch_BCHW: Tensor, precision: str) -> bool:
     """Whether the update took place."""
-    updater.begin({"lr": 1e-3})
+    updater.set_rates({"lr": 1e-3})
+    updater.begin()
     with torch.autocast("cpu", torch.float16, enabled=precision == "fp16"):
         total = net(batch_BCHW).float().square().mean()
     updater.backward(total)
@@ -85,7 +86,8 @@ def test_a_flag_on_the_device_is_never_read_by_the_host(monkeypatch: pytest.Monk
 
 
 def _stepped(net: nn.Module, updater: Updater) -> Tensor:
-    updater.begin({"lr": 1e-3})
+    updater.set_rates({"lr": 1e-3})
+    updater.begin()
     total = net(torch.empty(4, 3, 8, 8)).square().mean()
     updater.backward(total)
     return total.detach()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from inspect import signature
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,10 @@ from fastvicreg import stages
 from fastvicreg.contracts import Batch, Method, Terms
 from fastvicreg.train.updater import Updater
 
-AUTOCAST = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"off": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+Embed = Callable[[tuple[Tensor, ...]], tuple[Any, Any]]
+"""From views to what a method's ``embed`` and ``target`` return."""
 Loss = Callable[[Any, Any], Terms]
 """From what a method's ``embed`` and ``target`` return to its terms."""
 
@@ -25,19 +27,15 @@ Loss = Callable[[Any, Any], Terms]
 class Forward(nn.Module):
     """A method's forward pass as one module, whose gradients DistributedDataParallel averages."""
 
-    def __init__(self, method: Method, loss: Loss | None = None) -> None:
-        """``loss`` stands in for the method's own."""
+    def __init__(self, method: Method, embed: Embed, loss: Loss) -> None:
         super().__init__()
         self.method = method
-        self._loss = loss
+        self._embed, self._loss = embed, loss
 
     def forward(self, views: tuple[Tensor, ...]) -> Terms:
         with record_function(stages.FORWARD):
-            embeddings, targets = self.method.embed(views), self.method.target(views)
-        if self._loss is not None:
-            return self._loss(embeddings, targets)
-        with record_function(stages.LOSS):
-            return self.method.loss(embeddings, targets)
+            embeddings, targets = self._embed(views)
+        return self._loss(embeddings, targets)
 
 
 class EagerStep:
@@ -52,48 +50,82 @@ class EagerStep:
         precision: str = "off",
         world_size: int = 1,
         loss: Loss | None = None,
+        **own: Any,
     ) -> None:
-        """``precision`` is a key of ``AUTOCAST``; ``loss`` stands in for the method's own, for a measurement."""
+        """``precision`` is a key of ``AUTOCAST``; ``loss`` stands in for the method's own, for a measurement.
+
+        ``own`` are a subclass's settings, kept for ``replaced``.
+        """
         self.method = method
         self.updater = updater
-        self._device, self._precision = device, precision
-        self._world_size, self._loss = world_size, loss
-        self._forward: nn.Module = Forward(method, loss)
-        if world_size > 1:
+        self._device, self.precision = device, precision
+        self._world_size, self._replacement, self._own = world_size, loss, own
+        self._embed, self._loss = self._functions()
+        self._forward: nn.Module = Forward(method, self._embed, self._terms)
+        if world_size > 1 and self._averages_in_backward():
             # The batch norms are synchronised already: their buffers are the same everywhere.
             options: dict[str, Any] = {_buffers_option(): False, "gradient_as_bucket_view": True}
             self._forward = DistributedDataParallel(self._forward, **options)
 
+    def _functions(self) -> tuple[Embed, Loss]:
+        """The two halves of the forward pass, which a subclass may compile."""
+        method = self.method
+
+        def embed(views: tuple[Tensor, ...]) -> tuple[Any, Any]:
+            return method.embed(views), method.target(views)
+
+        return embed, self._replacement or method.loss
+
+    def _terms(self, embeddings: Any, targets: Any) -> Terms:
+        """The loss, as a stage of a trace unless another stands in for it."""
+        with record_function(stages.LOSS) if self._replacement is None else nullcontext():
+            return self._loss(embeddings, targets)
+
+    def _averages_in_backward(self) -> bool:
+        """Whether one forward and one backward pass make the step, so that gradients can be averaged in the latter."""
+        return True
+
     def replaced(
         self, *, updater: Updater | None = None, loss: Loss | None = None, world_size: int | None = None
-    ) -> EagerStep:
+    ) -> Self:
         """The same step with another updater or loss in it, or among another number of processes.
 
         Among several, of one method only one step can be used: DistributedDataParallel hooks into its parameters.
         """
-        return EagerStep(
+        return type(self)(
             self.method,
             updater or self.updater,
             device=self._device,
-            precision=self._precision,
+            precision=self.precision,
             world_size=self._world_size if world_size is None else world_size,
-            loss=loss or self._loss,
+            loss=loss or self._replacement,
+            **self._own,
         )
 
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """The precision in which the forward pass runs."""
-        dtype = AUTOCAST[self._precision]
+        dtype = AUTOCAST[self.precision]
         return torch.autocast(torch.device(self._device).type, dtype) if dtype else nullcontext()
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
-        self.updater.begin(scalars)
-        with self.autocast():
-            terms: Terms = self._forward(batch.views)
-        self.updater.backward(terms.total)
+        self.updater.set_rates(scalars)
+        return self._run(batch.views, scalars)
+
+    def _run(self, views: tuple[Tensor, ...], scalars: Mapping[str, float | Tensor]) -> Terms:
+        """Everything of a step that the device does."""
+        self.updater.begin()
+        terms = self._gradients(views)
         update = self.updater(terms.total.detach())
         self.method.after_update(scalars, update.finite)
         return Terms(update.total, terms.parts)
+
+    def _gradients(self, views: tuple[Tensor, ...]) -> Terms:
+        """The terms, and each parameter's gradient in its place."""
+        with self.autocast():
+            terms: Terms = self._forward(views)
+        self.updater.backward(terms.total)
+        return terms
 
 
 def _buffers_option() -> str:

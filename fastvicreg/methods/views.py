@@ -1,0 +1,51 @@
+"""How a method takes its views through a network: one after another, or those of one size as one batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvicreg.kernels.norm import JointViews, recomputing
+
+
+def each_view(network: nn.Module | Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
+    """``[network(view) for view in views]``, as fast as ``network`` can.
+
+    Where ``train.batch_norm.replace_norms`` made it ready (``--views joint``), neighbours of one shape go through as
+    one batch, in which each view keeps statistics of its own: the same outputs and running statistics, at half the
+    launches and collectives. Where it was told so (``--activations recompute``), outputs of norms are not kept.
+    """
+    with recomputing() if getattr(network, "recompute", False) and not torch.compiler.is_compiling() else nullcontext():
+        return _each_view(network, views, getattr(network, "joint_views", None))
+
+
+def _each_view(
+    network: nn.Module | Callable[[Tensor], Tensor], views: Sequence[Tensor], joint: JointViews | None
+) -> list[Tensor]:
+    if joint is None:
+        return [network(view) for view in views]
+    results: list[Tensor] = []
+    for _, alike in itertools.groupby(views, key=lambda view: view.shape):
+        batch = list(alike)
+        if len(batch) == 1:
+            results.append(network(batch[0]))
+        else:
+            with counted(joint, len(batch)):
+                results += network(torch.cat(batch)).chunk(len(batch))
+    return results
+
+
+@contextmanager
+def counted(joint: JointViews, count: int) -> Iterator[Any]:
+    """The norms' batch holds so many views inside; also around what computes a forward pass again."""
+    before = joint.count
+    joint.count = count
+    try:
+        yield
+    finally:
+        joint.count = before

@@ -1,0 +1,140 @@
+"""What a step takes of a device's memory, told before anything is on it: traced on tensors that hold nothing.
+
+Shape suffix: B batch (this process's share).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastvicreg.config import TrainConfig, kernel_choices
+from fastvicreg.contracts import BuildContext
+from fastvicreg.encoders import build_encoder
+from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.train.batch_norm import replace_norms
+from fastvicreg.train.distributed import Processes
+from fastvicreg.train.steps.eager.step import AUTOCAST
+
+GB = 1e9
+SURE = 1.1
+"""A prediction is refused only where it exceeds what is free by this factor: the allocator's rounding is not known."""
+MOMENTS = {"lars": 1, "sgd": 1, "adamw": 2}
+"""Values that an optimizer keeps for each trained parameter."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process's step at its peak, by what they are for."""
+
+    weights: int
+    """Weights, buffers, target networks, and the copies of them that autocast makes."""
+    gradients: int
+    moments: int
+    """What the optimizer keeps."""
+    views: int
+    kept: int
+    """What the forward pass keeps for the backward pass."""
+
+    @property
+    def fixed(self) -> int:
+        """What does not depend on the batch."""
+        return self.weights + self.gradients + self.moments
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.fixed + self.views + self.kept
+
+
+def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
+    """The memory of a process's step on ``batch_B`` images; nothing is computed, and no weight is made.
+
+    Two views of ``--image-size`` are taken, in the precision's own type, as the augmentation gives them. A cached step
+    keeps a micro-batch's activations. What kernels allocate for a moment is not counted.
+    """
+    dtype = AUTOCAST[precision] or torch.float32
+    with torch.device("meta"):
+        method = config.method.build(BuildContext(partial(build_encoder, config.encoder), kernel_choices(config)))
+    assert isinstance(method, nn.Module)
+    run = config.run
+    replace_norms(method, joint=run.views == "joint", recompute=run.activations == "recompute")
+    held = sum(tensor.nbytes for tensor in (*method.parameters(), *method.buffers()))
+    gradients = sum(param.nbytes for param in method.parameters() if param.requires_grad)
+    copies = held // 2 if dtype.itemsize == 2 else 0
+    # Autocast has no form for tensors without a device: the network's own type stands for it.
+    method.to(dtype)
+    part_B, largest = batch_B // getattr(config.step, "micro_batches", 1), max(config.data.training_sizes())
+    recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
+    sides = [view.size or largest for view in recipe.views]
+    views = [torch.empty((part_B, 3, side, side), device="meta", dtype=dtype) for side in sides]
+    views_bytes = sum(view.nbytes for view in views)
+    with Alive() as alive:
+        inputs = tuple(view.to(memory_format=torch.channels_last) for view in views)
+        results = method.embed(inputs), method.target(inputs)  # held, and so the graph behind them
+    # The loss, in fp32 whatever the precision, keeps about a copy of each embedding and its gradient.
+    loss = 8 * sum(leaf.numel() for leaf in tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad)
+    kept = alive.bytes() - views_bytes + loss * batch_B // part_B
+    moments = MOMENTS[config.optim.optimizer] * gradients
+    return Memory(held + copies, gradients, moments, views_bytes * batch_B // part_B, kept)
+
+
+class Alive(TorchDispatchMode):
+    """Counts the memory that operators have made and something still holds: of a forward pass, what autograd kept.
+
+    Hooks on saved tensors would not do: of nested ones autograd asks the innermost alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
+                storage = leaf.untyped_storage()
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        return result
+
+    def bytes(self) -> int:
+        """At this moment."""
+        return sum(size for made, size in self._made.values() if not made.expired())
+
+
+def shortage(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> str:
+    """A line on a batch that the device's memory does not hold, with one that it holds; "" where it does.
+
+    To be asked before anything is on the device. On a CPU, whose memory others share and which swaps, always "".
+    """
+    if not device.startswith("cuda"):
+        return ""
+    return shortage_of(config, processes, torch.cuda.mem_get_info(device)[0], where=device, precision=precision)
+
+
+def shortage_of(config: TrainConfig, processes: Processes, free: int, *, where: str, precision: str) -> str:
+    """``shortage`` where ``free`` bytes can be had."""
+    batch_B = config.run.batch_size // processes.world_size
+    needed = predict(config, batch_B, precision=precision)
+    if needed.total <= SURE * free:
+        return ""
+    for_an_image = (needed.views + needed.kept) / batch_B
+    least = 8 * processes.world_size
+    fits = int((free - needed.fixed) / for_an_image) * processes.world_size // least * least
+    ways = [f"--batch-size {fits}"] if fits > 0 else []
+    if config.run.activations == "keep":
+        ways.append("--activations recompute")
+    if config.step.name != "cached":
+        ways.append("--step cached")
+    return (
+        f"--batch-size {config.run.batch_size} needs about {needed.total / GB:.0f} GB on {where}, where "
+        f"{free / GB:.0f} GB are free: give {', '.join(ways) or 'a narrower network'}."
+    )

@@ -1,0 +1,91 @@
+"""Gradient caching (Gao et al., arXiv 2101.06983): a batch-wide loss with one micro-batch's activations in memory.
+
+The embeddings of every micro-batch are computed without gradient; the loss of them all gives the gradient at each
+embedding; a second forward pass of each micro-batch takes it on to the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.profiler import record_function
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fastvicreg import stages
+from fastvicreg.contracts import Terms
+from fastvicreg.errors import UserError
+from fastvicreg.train.steps.eager.step import EagerStep
+from fastvicreg.train.updater import RunningStatistics
+
+
+class CachedStep(EagerStep):
+    """Equal to one pass over the batch where every sample's embedding is its own function.
+
+    A batch norm makes it a function of the micro-batch: then equal to one pass with statistics by micro-batch. Running
+    statistics move once a micro-batch, in the second pass.
+    """
+
+    def _averages_in_backward(self) -> bool:
+        return False
+
+    def _gradients(self, views: tuple[Tensor, ...]) -> Terms:
+        count = self._own["micro_batches"]
+        parts = list(zip(*(view.chunk(count) for view in views), strict=True))
+        embeddings, targets = self._embedded(parts)
+        with self.autocast():
+            terms = self._terms(embeddings, targets)
+        self.updater.backward(terms.total)
+        cached = [None if leaf.grad is None else leaf.grad.chunk(count) for leaf in tree_leaves(embeddings)]
+        for number, part in enumerate(parts):
+            with record_function(stages.FORWARD), self.autocast():
+                leaves = tree_leaves(self.method.embed(part))
+            reached = [
+                (leaf, grads[number])
+                for leaf, grads in zip(leaves, cached, strict=True)
+                if grads is not None and leaf.requires_grad
+            ]
+            with record_function(stages.BACKWARD):
+                torch.autograd.backward([leaf for leaf, _ in reached], [grad for _, grad in reached])
+        if self._world_size > 1:
+            with record_function(stages.COMM):
+                self._average()
+        return terms
+
+    @torch.no_grad()
+    def _embedded(self, parts: list[tuple[Tensor, ...]]) -> tuple[Any, Any]:
+        """The whole batch's embeddings, ready to take a gradient, and its targets."""
+        assert isinstance(self.method, nn.Module)
+        statistics = RunningStatistics(self.method)
+        with record_function(stages.FORWARD), self.autocast():
+            statistics.keep()
+            embeddings = [self.method.embed(part) for part in parts]
+            statistics.restore_unless(False)  # the second pass moves them
+            targets = [self.method.target(part) for part in parts]
+        whole = self._joined(embeddings, parts)
+        for leaf in tree_leaves(whole):
+            if leaf.is_floating_point():
+                leaf.requires_grad_()
+        return whole, self._joined(targets, parts)
+
+    def _joined(self, results: list[Any], parts: list[tuple[Tensor, ...]]) -> Any:
+        """Along the batch. ``UserError`` for a method whose results are not one row a sample."""
+        rows = len(parts[0][0])
+        if any(isinstance(leaf, Tensor) and (not leaf.ndim or len(leaf) % rows) for leaf in tree_leaves(results[0])):
+            name = type(self.method).__name__
+            raise UserError(f"--step cached: {name} gives more than a row a sample, which is not joined: give eager.")
+        return tree_map(lambda first, *rest: first if first is None else torch.cat((first, *rest)), *results)
+
+    def _average(self) -> None:
+        """Gradients over the processes, in one message a dtype."""
+        groups = self.updater.optimizer.param_groups
+        grads = [param.grad for group in groups for param in group["params"] if param.grad is not None]
+        for dtype in {grad.dtype for grad in grads}:
+            own = [grad for grad in grads if grad.dtype == dtype]
+            flat = torch.cat([grad.reshape(-1) for grad in own])
+            dist.all_reduce(flat)
+            pieces = (flat / self._world_size).split([grad.numel() for grad in own])
+            for grad, piece in zip(own, pieces, strict=True):
+                grad.copy_(piece.view_as(grad))

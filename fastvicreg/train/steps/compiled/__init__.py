@@ -1,0 +1,1 @@
+"""The step's forward pass, loss and their gradients through torch.compile."""

@@ -1,0 +1,41 @@
+"""The step whose forward pass and loss, with their gradients, are compiled; the stages stay visible in a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch._dynamo.exc import BackendCompilerFailed, Unsupported
+from torch._inductor.exc import InductorError
+
+from fastvicreg.contracts import Batch, Terms
+from fastvicreg.errors import UserError
+from fastvicreg.train.steps.eager.step import EagerStep, Embed, Loss
+
+
+class CompiledStep(EagerStep):
+    """Two graphs, each of a whole function: embeddings and targets, and the loss.
+
+    Not one, so that a trace tells the two apart, and a measurement can replace the loss. The finite gate and the
+    optimizer are few launches as they are (``kernels.lars``).
+    """
+
+    def _functions(self) -> tuple[Embed, Loss]:
+        embed, loss = super()._functions()
+        mode, backend = self._own.get("mode", "default"), self._own.get("backend", "inductor")
+        settings = {"mode": mode} if backend == "inductor" else {}
+
+        def whole(function):  # type: ignore[no-untyped-def]
+            # A size is a graph of its own: a run has one, or one an epoch.
+            return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, **settings)
+
+        return whole(embed), loss if self._replacement else whole(loss)
+
+    def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
+        """As ``EagerStep``; ``UserError`` where there is no compiler, or the method cannot be compiled whole."""
+        try:
+            return super().__call__(batch, scalars)
+        except (BackendCompilerFailed, InductorError, Unsupported) as error:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            what = f"{type(self.method).__name__} cannot be compiled here ({reason})"
+            raise UserError(f"--step compiled: {what}: give --step eager.") from error

@@ -1,0 +1,1 @@
+"""The step as PyTorch runs it, operation by operation."""

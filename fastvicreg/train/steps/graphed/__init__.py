@@ -1,0 +1,1 @@
+"""The whole step as one CUDA graph: recorded once, replayed by a single launch."""

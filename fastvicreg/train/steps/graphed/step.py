@@ -1,0 +1,120 @@
+"""The whole step as one CUDA graph: its launches are recorded once and replayed by a single call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastvicreg.contracts import Batch, Method, Terms
+from fastvicreg.errors import UserError
+from fastvicreg.train.steps.eager.step import EagerStep
+from fastvicreg.train.updater import Updater
+
+EAGER_STEPS = 3
+"""Run before a recording, so that libraries have chosen their kernels and made their workspaces ..."""
+EAGER_STEPS_OF_MANY = 11
+"""... and more where gradients are averaged, which DistributedDataParallel arranges anew in its first ten."""
+
+
+class Recorder(Protocol):
+    """Records what a function asks of the device, and does it again."""
+
+    def record(self, function: Callable[[], Terms]) -> Terms:
+        """``function``'s result, whose values only ``replay`` makes. Nothing is computed."""
+        ...
+
+    def replay(self) -> None: ...
+    def on_the_side(self, function: Callable[[], Terms]) -> Terms:
+        """Run ``function`` as it will be recorded: on a stream of its own."""
+        ...
+
+
+class CudaGraph:
+    """A CUDA graph on a stream of its own."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self._stream = torch.cuda.Stream()
+
+    def record(self, function: Callable[[], Terms]) -> Terms:
+        # The loader's threads pin memory meanwhile, which a "global" capture would take for its own.
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            return function()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+    def on_the_side(self, function: Callable[[], Terms]) -> Terms:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            terms = function()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return terms
+
+
+@dataclass
+class _Recorded:
+    """A graph, and the memory that it reads and writes at every replay."""
+
+    recorder: Recorder
+    views: tuple[Tensor, ...]
+    terms: Terms | None = None
+    eager_steps: int = 0
+
+
+class GraphedStep(EagerStep):
+    """Views are copied into the graph's own memory, the rates into scalars on the device; then the graph is replayed.
+
+    Each shape of the views has a graph. The first steps of each run eagerly. What a call returns is overwritten by
+    the next call. The optimizer must read its learning rate and ``found_inf`` on the device.
+    """
+
+    def __init__(
+        self, method: Method, updater: Updater, *, recorder: Callable[[], Recorder] = CudaGraph, **settings: Any
+    ) -> None:
+        super().__init__(method, updater, recorder=recorder, **settings)
+        self._new_recorder = recorder
+        self._graphs: dict[object, _Recorded] = {}
+        self._scalars: dict[str, Tensor] = {}
+
+    def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
+        """``UserError`` where the method asks the device for a value, which a graph cannot do."""
+        self.updater.set_rates(scalars)
+        self._set_scalars(scalars, batch.views[0].device)
+        shapes = tuple((view.shape, view.dtype) for view in batch.views)
+        if shapes not in self._graphs:
+            static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.views)
+            self._graphs[shapes] = _Recorded(self._new_recorder(), static)
+        graph = self._graphs[shapes]
+        for own, view in zip(graph.views, batch.views, strict=True):
+            own.copy_(view, non_blocking=True)
+        enough = EAGER_STEPS if self._world_size == 1 else EAGER_STEPS_OF_MANY
+        if graph.terms is None:
+            if graph.eager_steps < enough:
+                graph.eager_steps += 1
+                return graph.recorder.on_the_side(lambda: self._run(graph.views, self._scalars))
+            graph.terms = self._recorded(graph)
+        graph.recorder.replay()
+        return graph.terms
+
+    def _recorded(self, graph: _Recorded) -> Terms:
+        self.updater.begin()  # no gradient is left over that the graph would add to
+        try:
+            return graph.recorder.record(lambda: self._run(graph.views, self._scalars))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--step graphed: a step of {type(self.method).__name__} cannot be captured ({reason}): "
+                "give --step eager or compiled."
+            ) from error
+
+    def _set_scalars(self, scalars: Mapping[str, float], device: torch.device) -> None:
+        """The schedules' values to where the graph reads them; in fp64, as 1 - .9999 has to be exact enough."""
+        for name, value in scalars.items():
+            if name not in self._scalars:
+                self._scalars[name] = torch.zeros((), dtype=torch.float64, device=device)
+            self._scalars[name].fill_(value)

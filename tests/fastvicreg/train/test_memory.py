@@ -1,0 +1,104 @@
+"""The memory that is foretold, against what the network's own tensors take and what fits by it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.methods.byol.config import BYOLConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.train import assemble
+from fastvicreg.train.distributed import Processes
+from fastvicreg.train.memory import Memory, predict, shortage, shortage_of
+from fastvicreg.train.steps.cached.config import CachedConfig
+
+
+def config(**run: Any) -> TrainConfig:
+    return TrainConfig(
+        data=DataConfig(image_size=32),
+        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
+        method=VICRegConfig(expander=(64, 64)),
+        run=RunConfig(batch_size=64, **run),
+    )
+
+
+def test_weights_gradients_and_moments_are_the_step_s_own() -> None:
+    settings = config()
+    found = predict(settings, 64, precision="off")
+    step = assemble.build_step(settings, device="cpu", precision="off")
+    module = assemble.as_module(step.method)
+    assert found.weights == sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    assert found.gradients == found.moments == sum(param.nbytes for param in module.parameters())
+    assert found.views == 2 * 64 * 3 * 32 * 32 * 4
+    adam = replace(settings, optim=OptimConfig(optimizer="adamw"))
+    assert predict(adam, 64, precision="off").moments == 2 * found.moments
+    target = replace(settings, method=BYOLConfig((64, 64), (64,)))
+    assert predict(target, 64, precision="off").weights > predict(target, 64, precision="off").gradients * 1.5
+
+
+def test_what_is_kept_is_what_autograd_holds_of_a_real_forward_pass() -> None:
+    settings = config()
+    step = assemble.build_step(settings, device="cpu", precision="off")
+    views = tuple(torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last) for _ in range(2))
+    held: dict[int, torch.UntypedStorage] = {}
+    module = assemble.as_module(step.method)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *views)}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        embeddings = step.method.embed(views)
+    real = sum(storage.nbytes() for storage in held.values())
+    assert embeddings.za_BD.requires_grad
+    assert predict(settings, 8, precision="off").kept == pytest.approx(real, rel=0.05)
+
+
+def test_the_ways_out_need_less() -> None:
+    whole = predict(config(), 64, precision="bf16")
+    assert predict(config(), 128, precision="bf16").kept == pytest.approx(2 * whole.kept, rel=0.02)
+    assert predict(config(activations="recompute"), 64, precision="bf16").kept < 0.75 * whole.kept
+    cached = predict(replace(config(), step=CachedConfig(4)), 64, precision="bf16")
+    assert cached.kept < 0.3 * whole.kept
+    assert cached.views == whole.views
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_too_large_a_batch_is_told_with_one_that_fits(processes: int) -> None:
+    settings = config(activations="keep")
+    settings = replace(settings, run=replace(settings.run, batch_size=4096))
+    ranks = Processes(world_size=processes)
+    free = predict(settings, 512, precision="bf16").total
+    line = shortage_of(settings, ranks, free, where="cuda:0", precision="bf16")
+    found = re.fullmatch(
+        r"--batch-size 4096 needs about \d+ GB on cuda:0, where \d+ GB are free: give --batch-size (\d+), "
+        r"--activations recompute, --step cached\.",
+        line,
+    )
+    assert found, line
+    fits = int(found.group(1))
+    assert fits % (8 * processes) == 0
+    assert fits / processes == pytest.approx(512, rel=0.02)
+    fitting = replace(settings, run=replace(settings.run, batch_size=fits))
+    assert predict(fitting, fits // processes, precision="bf16").total <= free
+    assert not shortage_of(fitting, ranks, free, where="cuda:0", precision="bf16")
+
+
+def test_a_cpu_is_not_asked_and_a_device_is_before_anything_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not shortage(config(), Processes(), device="cpu", precision="off")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 20, 1 << 30))
+    line = shortage(config(), Processes(), device="cuda:0", precision="bf16")
+    assert line.startswith("--batch-size 64 needs about 0 GB on cuda:0")
+    assert "--batch-size" not in line.partition("give ")[2]  # not even the weights fit
+
+
+def test_a_total_is_the_sum_of_its_parts() -> None:
+    assert Memory(1, 2, 3, 4, 5).total == 15
