@@ -57,7 +57,7 @@ class Memory:
 def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
     """The memory of a process's step on ``batch_B`` images; nothing is computed, and no weight is made.
 
-    Two views of ``--image-size`` are taken, in the precision's own type, as the augmentation gives them. A cached step
+    The recipe's views at their largest are taken, in the precision's own type, as they are fed. A cached step
     keeps a micro-batch's activations. What kernels allocate for a moment is not counted.
     """
     dtype = AUTOCAST[precision] or torch.float32
