@@ -7,45 +7,37 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from fastvicreg.contracts import Cursor
 from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.kernels import vicreg_loss
 from fastvicreg.methods.heads import expander
 from fastvicreg.optim import LARS, cosine_schedule
-from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.feed import AugmentedFeed
-from fastvicreg.pipelines.plan import train_plan
-from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.pipelines import ViewLoader
 
 EPOCHS, BATCH, SIZE = 2, 16, 32
 
 
 def main(arguments: Sequence[str]) -> list[float]:
     """Train on the images in a folder, a .beton or tar shards; returns the loss of every step."""
-    source = open_source(arguments[0])
-    plan = train_plan(len(source), seed=0, recipe=named_recipe("small"), image_size=SIZE)
-    engine = build_engine("native", source, plan, batch_size=BATCH)
-    feed = AugmentedFeed(engine, plan)
+    loader = ViewLoader(arguments[0], recipe="small", image_size=SIZE, batch_size=BATCH)
 
     encoder = resnet("resnet18", width=16, stem="3x3s2")
     network = nn.Sequential(encoder, expander(encoder.features, (256, 256, 256)))
     optimizer = LARS(network.parameters(), lr=0.0, weight_decay=1e-6)
 
-    steps = EPOCHS * engine.batches_per_epoch(0)
+    steps = EPOCHS * len(loader)
     losses: list[float] = []
     for epoch in range(EPOCHS):
-        for fed in feed.epoch(Cursor(epoch, 0)):
+        for (view_a, view_b), _, _ in loader:  # each (B, 3, H, W), normalised; labels and indices are not needed
             lr = cosine_schedule(len(losses), steps=steps, warmup_steps=steps // 10, base_lr=1.0, batch_size=BATCH)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            view_a, view_b = fed.batch.views  # each (B, 3, H, W), normalised
             terms = vicreg_loss(network(view_a), network(view_b))
             optimizer.zero_grad()
             terms.total.backward()
             optimizer.step()
             losses.append(float(terms.total.detach()))
         print(f"epoch {epoch}: loss {losses[-1]:.3f}")
-    engine.close()
+    loader.close()
     return losses
 
 

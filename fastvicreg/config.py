@@ -60,8 +60,14 @@ class DataConfig:
     """full: any order; blocks: reads stay local on slow disks."""
     image_size: int = 224
     """Side of the square views in pixels."""
+    resolution: str = ""
+    """Sides of the training views over the run, such as 128:192:224, each for an equal share of the epochs; evaluation
+    stays at --image-size."""
     recipe: str = "official"
-    """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images)."""
+    """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images),
+    multicrop (two large and six small views, as SwAV; for methods that take eight)."""
+    small_size: int = 0
+    """Side of multicrop's small views in pixels; 0: 96."""
     label: str = ""
     """Field of a .beton that holds the classes, where its name does not tell (label, target, y, class ...)."""
     to_rgb: str = "range"
@@ -72,17 +78,28 @@ class DataConfig:
     fault_share: float = resumable(0.01)
     """... and more than this share of those delivered."""
 
+    def training_sizes(self) -> tuple[int, ...]:
+        """--resolution's sides, or --image-size alone; ``UserError`` where one is no multiple of 32."""
+        if not self.resolution:
+            return (self.image_size,)
+        parts = self.resolution.split(":")
+        if not all(part.isdecimal() and int(part) and int(part) % 32 == 0 for part in parts):
+            raise UserError(f"--resolution {self.resolution}: give multiples of 32, such as 128:192:224.")
+        return tuple(map(int, parts))
+
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         at_least(
             {
                 "--image-size": (self.image_size, 8),
+                "--small-size": (self.small_size or 8, 8),
                 "--prefetch": (self.prefetch, 1),
                 "--workers": (self.workers, 0),
                 "--fault-count": (self.fault_count, 0),
                 "--fault-share": (self.fault_share, 0.0),
             }
         )
+        self.training_sizes()
         if not 0 <= self.hw_decoder_load <= 1:
             raise UserError(f"--hw-decoder-load {self.hw_decoder_load} is no share: give 0 to 1.")
         if self.decoder != "auto" and self.pipeline != "dali":
@@ -191,6 +208,9 @@ class TrainConfig:
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         kernel_choices(self)
+        sizes = len(self.data.training_sizes())
+        if sizes > self.run.epochs:
+            raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
         for section in (self.run, self.data, self.optim, self.encoder, self.method, self.step):
             section.check()
 

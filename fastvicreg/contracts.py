@@ -57,27 +57,53 @@ class Fault(IntEnum):
     CHANGED = 4  # the bytes differ from the manifest's hash
 
 
+class FaultReport(NamedTuple):
+    """The samples that an epoch has replaced so far, of the batches delivered."""
+
+    counts: dict[str, int]
+    """By cause, a ``Fault``'s name in lower case."""
+    named: tuple[str, ...]
+    """The first of them: name and reason."""
+
+    @property
+    def total(self) -> int:
+        """Samples replaced."""
+        return sum(self.counts.values())
+
+
 @dataclass(frozen=True)
 class Crops:
     """One batch as an engine delivers it: pixels on the host or the device, uint8.
 
-    ``slot_B`` is the sample the plan asked for (photometric parameters follow it); ``index_B`` the sample delivered,
-    which differs only where ``fault_B`` says why.
+    A group holds consecutive views of one size; all groups together are the plan's views, in its order. ``slot_B`` is
+    the sample the plan asked for (photometric parameters follow it); ``index_B`` the sample delivered, which differs
+    only where ``fault_B`` says why.
     """
 
-    crops_BVHWC: Tensor  # uint8
+    groups: tuple[Tensor, ...]  # uint8, (B, views of the group, H, W, C) each
     slot_B: Tensor  # int64
     index_B: Tensor  # int64
     label_B: Tensor  # int64, -1: none
     fault_B: Tensor  # uint8, a Fault
     cursor: Cursor  # of this batch
 
+    @property
+    def crops_BVHWC(self) -> Tensor:
+        """All views, where they are of one size."""
+        (crops_BVHWC,) = self.groups
+        return crops_BVHWC
+
+    @property
+    def views(self) -> tuple[Tensor, ...]:
+        """One (B, H, W, C) a view, in the plan's order."""
+        return tuple(view_BHWC for group_BVHWC in self.groups for view_BHWC in group_BVHWC.unbind(1))
+
 
 @dataclass(frozen=True)
 class Batch:
     """One batch as the training step takes it: augmented, normalised views on the device.
 
-    Images are (B, C, H, W) in channels_last memory order.
+    Images are (B, C, H, W) in channels_last memory order; H and W may differ from view to view.
     """
 
     views: tuple[Tensor, ...]
@@ -138,8 +164,8 @@ class Plan(Protocol):
         """index_N, int64: the epoch's order over the whole source."""
         ...
 
-    def size(self, epoch: int) -> int:
-        """Side of the square crops in pixels."""
+    def sizes(self, epoch: int) -> tuple[int, ...]:
+        """Side of each view's square crops in pixels."""
         ...
 
     def boxes(self, epoch: int, index_B: Tensor, wh_B2: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,8 +186,8 @@ class Engine(Protocol):
         """From ``start`` to the end of its epoch."""
         ...
 
-    def faults(self) -> Mapping[str, int]:
-        """Replaced samples since the epoch's start, by cause."""
+    def faults(self) -> FaultReport:
+        """The samples replaced since the epoch's start."""
         ...
 
     def close(self) -> None: ...

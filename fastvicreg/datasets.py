@@ -1,4 +1,4 @@
-"""The datasets that a config names: what is trained on, and labelled images for evaluation where there are some."""
+"""The data that a config names: what is trained on and by which plan, and labelled images for evaluation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
 from fastvicreg.pipelines.passed import notes_of
+from fastvicreg.pipelines.plan import TrainPlan, train_plan
+from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
 from fastvicreg.pipelines.sources.labelled import label_by_file
 from fastvicreg.pipelines.to_rgb import COLOUR
@@ -27,6 +29,19 @@ class Datasets:
     where: str
     validation_where: str = ""
     notes: tuple[str, ...] = ()  # what was found and taken, a line each, for a person
+
+
+def training_plan(config: TrainConfig, samples: int) -> TrainPlan:
+    """The run's order, crops and augmentation of ``samples`` images; ``UserError`` where ``config`` names no recipe."""
+    data = config.data
+    return train_plan(
+        samples,
+        seed=config.run.seed,
+        recipe=named_recipe(data.recipe, small_size=data.small_size),
+        image_size=data.training_sizes(),
+        epochs=config.run.epochs,
+        shuffle=data.shuffle,
+    )
 
 
 def open_data(config: TrainConfig) -> Datasets:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from rich.console import Console
 from rich.table import Table
 
+from fastvicreg.caches import cache_folder
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import KERNELS, Kernel
 from fastvicreg.pipelines.engines import ENGINES
@@ -49,6 +51,7 @@ def examine() -> list[Finding]:
     """Try every device, pipeline and kernel once, on data made here."""
     return [
         *_machine(),
+        cache_finding(),
         *_devices(),
         *map(pipeline_finding, ENGINES),
         *kernel_findings(),
@@ -77,6 +80,15 @@ def _machine() -> list[Finding]:
         Finding("torch", torch.__version__, True, f"{torch.get_num_threads()} threads, built for "
                 f"{'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU only'}", needed=True),
     ]  # fmt: skip
+
+
+def cache_finding() -> Finding:
+    """Whether what is kept between runs (compiled kernels, indices, embedded images) lies in a folder that stays."""
+    folder = cache_folder()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    stays = folder == user_cache_path("fastvicreg")
+    seen = f"{folder}, {size / 2**20:.0f} MiB" + ("" if stays else ": temporary, no home can be written")
+    return Finding("caches", "folder", stays, seen, "set XDG_CACHE_HOME to a folder that can be written and stays")
 
 
 def _devices() -> list[Finding]:

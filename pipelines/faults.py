@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastvicreg.contracts import Fault
+from fastvicreg.contracts import Fault, FaultReport
 from fastvicreg.errors import UserError
 
 NAMED = 20
@@ -58,10 +58,6 @@ class FaultLog:
                 f"mend the data, or allow more with --fault-count and --fault-share."
             )
 
-    def counts(self) -> dict[str, int]:
-        """Faults since the epoch's start, by cause."""
-        return dict(self._causes)
-
-    def named(self) -> tuple[str, ...]:
-        """The first faulty samples since the epoch's start, with the reason."""
-        return tuple(self._named)
+    def report(self) -> FaultReport:
+        """The faults since the epoch's start."""
+        return FaultReport(dict(self._causes), tuple(self._named))

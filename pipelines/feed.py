@@ -13,8 +13,7 @@ from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.contracts import Batch, Crops, Cursor, Engine, Fed, Plan
-from fastvicreg.kernels.augment import IMPLEMENTATIONS, augment
-from fastvicreg.registry import resolve
+from fastvicreg.kernels.augment import augment, known
 
 AHEAD = 2
 """Steps that the host may be ahead of the device."""
@@ -60,8 +59,7 @@ class AugmentedFeed:
         kernel: Kernel = augment,
     ) -> None:
         """``UserError`` where ``impl`` names no implementation of the photometric kernel."""
-        if impl != "auto":
-            resolve("augment implementation", impl, IMPLEMENTATIONS)
+        known(impl)
         self._engine = engine
         self._plan = plan
         self._device = torch.device(device)
@@ -104,22 +102,25 @@ class AugmentedFeed:
     def _stage(self, crops: Crops) -> Batch:
         params_BVP = self._plan.photometric(crops.cursor.epoch, crops.slot_B)
         if self._stream is None:
-            return self._augment(crops, crops.crops_BVHWC, params_BVP)
+            return self._augment(crops, crops.groups, params_BVP)
         # The generator resumes after the step's launch, so this work overlaps the step's on the device.
         with torch.cuda.stream(self._stream):
             with record_function(stages.H2D):
-                crops_BVHWC = crops.crops_BVHWC.to(self._device, non_blocking=True)
-            batch = self._augment(crops, crops_BVHWC, params_BVP)
+                groups = tuple(group.to(self._device, non_blocking=True) for group in crops.groups)
+            batch = self._augment(crops, groups, params_BVP)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
         for view in batch.views:
             view.record_stream(current)
         return batch
 
-    def _augment(self, crops: Crops, crops_BVHWC: Tensor, params_BVP: Tensor) -> Batch:
+    def _augment(self, crops: Crops, groups: tuple[Tensor, ...], params_BVP: Tensor) -> Batch:
+        views: list[Tensor] = []
         with record_function(stages.AUGMENT):
-            views = self._kernel(crops_BVHWC, params_BVP, dtype=self._dtype, impl=self._impl)
-        return Batch(views, crops.index_B, crops.label_B, crops.cursor)
+            for group_BVHWC in groups:
+                own_BVP = params_BVP[:, len(views) : len(views) + group_BVHWC.shape[1]]
+                views += self._kernel(group_BVHWC, own_BVP, dtype=self._dtype, impl=self._impl)
+        return Batch(tuple(views), crops.index_B, crops.label_B, crops.cursor)
 
 
 def _now(stream: torch.cuda.Stream) -> torch.cuda.Event:

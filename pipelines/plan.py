@@ -5,6 +5,7 @@ N samples, B batch, V views, P photometric parameters (``contracts.Photometric``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,13 +34,22 @@ class TrainPlan:
     support: Support = "crop"
 
     def __init__(
-        self, samples: int, seed: int, recipe: Recipe, image_size: int, shuffle: Shuffle, block: int, group: int
+        self,
+        samples: int,
+        seed: int,
+        recipe: Recipe,
+        image_sizes: tuple[int, ...],
+        epochs: int,
+        shuffle: Shuffle,
+        block: int,
+        group: int,
     ) -> None:
         self.samples = samples
         self.seed = seed
         self.recipe = recipe
         self.views: int = len(recipe.views)
-        self.image_size = image_size
+        self.image_sizes = image_sizes
+        self.epochs = epochs
         self.shuffle: Shuffle = shuffle
         self.block = block
         self.group = group
@@ -52,10 +62,11 @@ class TrainPlan:
             return torch.from_numpy(permutation(self.seed, epoch, self.samples))
         return torch.from_numpy(block_permutation(self.seed, epoch, self.samples, self.block, self.group))
 
-    def size(self, epoch: int) -> int:
-        """Side of the square crops in pixels."""
+    def sizes(self, epoch: int) -> tuple[int, ...]:
+        """Side of each view's square crops in pixels."""
         _check_epoch(epoch)
-        return self.image_size
+        place = min(epoch * len(self.image_sizes) // self.epochs, len(self.image_sizes) - 1)
+        return tuple(view.size or self.image_sizes[place] for view in self.recipe.views)
 
     def boxes(self, epoch: int, index_B: Tensor, wh_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Where each view is cut, as torchvision's RandomResizedCrop.get_params and RandomHorizontalFlip draw it.
@@ -113,10 +124,10 @@ class EvalPlan:
         _check_epoch(epoch)
         return torch.arange(self.samples)
 
-    def size(self, epoch: int) -> int:
-        """Side of the square crops in pixels."""
+    def sizes(self, epoch: int) -> tuple[int, ...]:
+        """Side of the one view's square crops in pixels."""
         _check_epoch(epoch)
-        return self.crop
+        return (self.crop,)
 
     def boxes(self, epoch: int, index_B: Tensor, wh_B2: Tensor) -> tuple[Tensor, Tensor]:
         """torchvision's Resize (the shorter side) and CenterCrop as one box in source pixels, fractional.
@@ -148,7 +159,8 @@ def train_plan(
     *,
     seed: int,
     recipe: Recipe,
-    image_size: int,
+    image_size: int | Sequence[int],
+    epochs: int = 1,
     shuffle: Shuffle = "full",
     block: int = 256,
     group: int = 64,
@@ -159,7 +171,9 @@ def train_plan(
         samples: length of the source.
         seed: 0 to 2^63 - 1.
         recipe: the views and their augmentations.
-        image_size: side of the square crops in pixels.
+        image_size: side in pixels of the square crops that have no size of their own in the recipe; or several, each
+            for an equal share of the epochs, one after another.
+        epochs: of the whole run; matters where there are several sizes.
         shuffle: "full", any order of all samples; or "blocks", which keeps reads local on slow disks: blocks of
             ``block`` consecutive samples come in random order, and samples are shuffled within ``group`` blocks.
             A batch then holds samples of ``group`` places in the source: fit for sources stored in random order.
@@ -169,13 +183,17 @@ def train_plan(
     Raises:
         UserError: an argument outside its range.
     """
-    for name, value in (("samples", samples), ("image_size", image_size), ("block", block), ("group", group)):
+    image_sizes = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+    sides = [("image_size", side) for side in image_sizes]
+    for name, value in (("samples", samples), *sides, ("epochs", epochs), ("block", block), ("group", group)):
         _check_positive(name, value)
+    if not 1 <= len(image_sizes) <= max(1, epochs):
+        raise UserError(f"image_size = {image_sizes}: give at least one, and no more than the {epochs} epochs.")
     if not 0 <= seed < 2**63:
         raise UserError(f"seed = {seed}: choose one from 0 to 2^63 - 1.")
     if shuffle not in ("full", "blocks"):
         raise UserError(f"shuffle = {shuffle!r}: choose full or blocks.")
-    return TrainPlan(samples, seed, recipe, image_size, shuffle, block, group)
+    return TrainPlan(samples, seed, recipe, image_sizes, epochs, shuffle, block, group)
 
 
 def eval_plan(samples: int, *, resize: int = 256, crop: int = 224) -> EvalPlan:

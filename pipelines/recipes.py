@@ -33,6 +33,7 @@ class ViewRecipe:
     blur_sigma: Range = (0.1, 2.0)  # pixels of the crop
     solarize_p: float = 0.1
     solarize_threshold: int = 128  # inverts the values from here on
+    size: int = 0  # side of the crop in pixels; 0: the run's image size
 
     def __post_init__(self) -> None:
         for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p"):
@@ -44,6 +45,7 @@ class ViewRecipe:
             self._require(name, 0 < low <= high < math.inf, "a range is (low, high) with 0 < low <= high")
         self._require("crop_scale", self.crop_scale[1] <= 1, "a crop is at most the whole image")
         self._require("hue", 0 <= self.hue <= 0.5, "a hue shift lies in 0..0.5 turns")
+        self._require("size", self.size >= 0, "a side has 1 pixel or more, 0 stands for the run's image size")
         self._require("solarize_threshold", 0 <= self.solarize_threshold <= 256, "a threshold lies in 0..256")
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
@@ -80,11 +82,40 @@ def small() -> Recipe:
     return Recipe("small", (view, view))
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {"official": official, "paper": paper, "small": small}
+def multicrop() -> Recipe:
+    """SwAV's (facebookresearch/swav, src/multicropdataset.py): two large crops and six small ones of 96 pixels."""
+    large = ViewRecipe(
+        crop_scale=(0.14, 1.0), brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, solarize_p=0.0, blur_p=0.5
+    )
+    return Recipe("multicrop", (*(large,) * 2, *(replace(large, crop_scale=(0.05, 0.14), size=96),) * 6))
 
 
-def named_recipe(name: str) -> Recipe:
-    """The recipe called ``name``; ``UserError`` with the nearest name where there is none."""
+def supervised() -> Recipe:
+    """One view, cut and flipped alone, as classifiers are trained (torchvision's references)."""
+    return Recipe("supervised", (ViewRecipe(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0, solarize_p=0.0),))
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    "official": official,
+    "paper": paper,
+    "small": small,
+    "multicrop": multicrop,
+    "supervised": supervised,
+}
+
+
+def named_recipe(name: str, *, small_size: int = 0) -> Recipe:
+    """The recipe called ``name``, its small views of ``small_size`` pixels instead of their own size where that is > 0.
+
+    ``UserError`` with the nearest name where there is none, and for a size where no view is small.
+    """
     if name not in RECIPES:
         raise UserError(unknown("recipe", name, RECIPES))
-    return RECIPES[name]()
+    recipe = RECIPES[name]()
+    if not small_size:
+        return recipe
+    if not any(view.size for view in recipe.views):
+        raise UserError(
+            f"--small-size {small_size}: the recipe {name} has no small views: give --recipe multicrop or leave it out."
+        )
+    return replace(recipe, views=tuple(replace(view, size=small_size) if view.size else view for view in recipe.views))

@@ -33,10 +33,11 @@ class ConvertOptions:
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """Folder of images, of class folders or of tar shards, a .beton file, or a pattern of tar files in quotes."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
-    """File to write, ending in .beton, or for dali the folder; must not exist. Where SRC holds splits (train/, val/):
+    """File to write, ending in .beton, or for shards the folder; must not exist. Where SRC holds splits (train/, val/):
     the folder for DST/train.beton and DST/val.beton, or DST/train/ and DST/val/."""
-    format: str = "ffcv"
-    """Format to write: ffcv (a .beton file in SRC's order) or dali (a folder of tar shards, shuffled, and indices)."""
+    format: str = "beton"
+    """Format to write: beton (one file in SRC's order, made for --pipeline ffcv) or shards (a folder of tar files and
+    indices, shuffled, made for dali); the pipeline's name stands for it too."""
     max_size: int = 0
     """Shrink images whose longest side has more pixels; 0: no limit."""
     quality: int = 90
@@ -44,9 +45,9 @@ class ConvertOptions:
     reencode: bool = False
     """Encode every image again: photographs of high quality become smaller, and so faster to decode."""
     raw: bool = False
-    """Store pixels instead of JPEGs (ffcv)."""
+    """Store pixels instead of JPEGs (beton)."""
     proportion: float | None = None
-    """Share of the images stored as JPEG, 0 to 1; the rest as pixels (ffcv)."""
+    """Share of the images stored as JPEG, 0 to 1; the rest as pixels (beton)."""
     decode: bool = False
     """Decode every image fully, also one whose bytes are kept; re-encode what decodes with a warning."""
     to_rgb: str = "range"
@@ -55,9 +56,9 @@ class ConvertOptions:
     label: str = ""
     """Field of a .beton SRC that holds the classes, where its name does not tell."""
     page_size: int = 8
-    """MiB a page: a power of two, 2 to 2048 (ffcv)."""
+    """MiB a page: a power of two, 2 to 2048 (beton)."""
     shard_size: int = 256
-    """Most MiB a tar file has (dali)."""
+    """Most MiB a tar file has (shards)."""
     seed: int = 0
     """The order in shards; which images --proportion takes."""
     max_skipped: str = ""
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
         summaries.append(_convert(job, settings, options))
         print("\n".join(lines(summaries[-1])))
     data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
-    print(f"next: fastvicreg train --pipeline {options.format} --data {data}   or: fastvicreg verify {data}")
+    print(f"next: fastvicreg train --pipeline {settings.pipeline} --data {data}   or: fastvicreg verify {data}")
     if options.json:
         from fastvicreg.provenance import document, write_json
 

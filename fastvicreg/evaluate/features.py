@@ -59,7 +59,7 @@ def extract(
         engine.close()
     features_NF = torch.cat(features)
     _require_finite(features_NF, encoder, source)
-    return Features(features_NF, torch.cat(labels).to(features_NF.device), sum(engine.faults().values()))
+    return Features(features_NF, torch.cat(labels).to(features_NF.device), engine.faults().total)
 
 
 def _require_finite(features_NF: Tensor, encoder: nn.Module, source: Source) -> None:

@@ -21,14 +21,12 @@ from PIL import Image
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Column, Cursor, Source
-from fastvicreg.datasets import open_data
+from fastvicreg.datasets import open_data, training_plan
 from fastvicreg.evaluate.features import Features
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
 from fastvicreg.pipelines import build_engine
 from fastvicreg.pipelines.decode import decode_sample
 from fastvicreg.pipelines.feed import AugmentedFeed
-from fastvicreg.pipelines.plan import train_plan
-from fastvicreg.pipelines.recipes import named_recipe
 
 OWN, OTHER, GREY = "#1f6feb", "#d1495b", "#8a94a3"
 Rows = Sequence[Mapping[str, Any]]
@@ -100,8 +98,8 @@ def collapse(steps: Rows, without: Rows) -> str:
 def pairs(config: TrainConfig, count: int = 24, columns: int = 6, zoom: int = 2) -> str:
     """A grid of (image, view, view) as the first training step sees them."""
     source = open_data(config).train
-    side = config.data.image_size
-    plan = train_plan(len(source), seed=config.run.seed, recipe=named_recipe(config.data.recipe), image_size=side)
+    plan = training_plan(config, len(source))
+    side = max(plan.sizes(0))
     engine = build_engine("native", source, plan, batch_size=count)
     try:
         fed = next(AugmentedFeed(engine, plan).epoch(Cursor(0, 0)))
@@ -114,7 +112,7 @@ def pairs(config: TrainConfig, count: int = 24, columns: int = 6, zoom: int = 2)
     for place in range(count):
         top, left = place // columns * tile_h + gap, place % columns * tile_w + gap
         images = [_thumbnail(source, int(fed.batch.index_B[place]), side)]
-        for view in fed.batch.views:
+        for view in fed.batch.views[:2]:
             pixels = ((view[place] * std + mean) * 255).round().clamp(0, 255)
             images.append(pixels.permute(1, 2, 0).to(torch.uint8).numpy())
         for position, image in enumerate(images):

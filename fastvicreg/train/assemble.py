@@ -11,15 +11,13 @@ from torch import nn
 
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext, Encoder, Engine, Method, ParamGroup, Plan
-from fastvicreg.datasets import Datasets, open_data
+from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
 from fastvicreg.optim import LARS, lars_groups
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
-from fastvicreg.pipelines.plan import train_plan
-from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
 from fastvicreg.train.memory import shortage
@@ -163,13 +161,7 @@ def assemble(config: TrainConfig) -> Run:
     config.step.check_batch(config.run.batch_size, processes.world_size)
     kernels = kernel_choices(config)
     data = open_data(config)
-    plan = train_plan(
-        len(data.train),
-        seed=config.run.seed,
-        recipe=named_recipe(config.data.recipe),
-        image_size=config.data.image_size,
-        shuffle=config.data.shuffle,
-    )
+    plan = training_plan(config, len(data.train))
     if line := shortage(config, processes, device=device, precision=precision):
         raise UserError(line)
     step = build_step(config, device=device, precision=precision, processes=processes)

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders import build_encoder
+from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import replace_norms
 from fastvicreg.train.distributed import Processes
 from fastvicreg.train.steps.eager.step import AUTOCAST
@@ -56,7 +57,7 @@ class Memory:
 def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
     """The memory of a process's step on ``batch_B`` images; nothing is computed, and no weight is made.
 
-    Two views of ``--image-size`` are taken, in the precision's own type, as the augmentation gives them. A cached step
+    The recipe's views at their largest are taken, in the precision's own type, as they are fed. A cached step
     keeps a micro-batch's activations. What kernels allocate for a moment is not counted.
     """
     dtype = AUTOCAST[precision] or torch.float32
@@ -70,16 +71,19 @@ def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
     copies = held // 2 if dtype.itemsize == 2 else 0
     # Autocast has no form for tensors without a device: the network's own type stands for it.
     method.to(dtype)
-    side, part_B = config.data.image_size, batch_B // getattr(config.step, "micro_batches", 1)
-    views = torch.empty((2, part_B, 3, side, side), device="meta", dtype=dtype)
+    part_B, largest = batch_B // getattr(config.step, "micro_batches", 1), max(config.data.training_sizes())
+    recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
+    sides = [view.size or largest for view in recipe.views]
+    views = [torch.empty((part_B, 3, side, side), device="meta", dtype=dtype) for side in sides]
+    views_bytes = sum(view.nbytes for view in views)
     with Alive() as alive:
         inputs = tuple(view.to(memory_format=torch.channels_last) for view in views)
         results = method.embed(inputs), method.target(inputs)  # held, and so the graph behind them
     # The loss, in fp32 whatever the precision, keeps about a copy of each embedding and its gradient.
     loss = 8 * sum(leaf.numel() for leaf in tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad)
-    kept = alive.bytes() - views.nbytes + loss * batch_B // part_B
+    kept = alive.bytes() - views_bytes + loss * batch_B // part_B
     moments = MOMENTS[config.optim.optimizer] * gradients
-    return Memory(held + copies, gradients, moments, views.nbytes * batch_B // part_B, kept)
+    return Memory(held + copies, gradients, moments, views_bytes * batch_B // part_B, kept)
 
 
 class Alive(TorchDispatchMode):

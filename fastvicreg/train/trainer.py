@@ -202,10 +202,8 @@ class Trainer:
         return True
 
     def _end_epoch(self, epoch: int) -> None:
-        log = getattr(self._run.engine, "fault_log", None)
-        own = self._run.engine.faults(), log.named() if log else ()
         faults, named = Counter[str](), list[str]()
-        for counts, names in gather(own, self._run.processes):
+        for counts, names in gather(self._run.engine.faults(), self._run.processes):
             faults.update(counts)
             named += names
         if faults:

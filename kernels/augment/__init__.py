@@ -10,7 +10,7 @@ from torch import Tensor
 from fastvicreg.contracts import JITTER_ORDERS, Photometric, UserError
 from fastvicreg.kernels.dispatch import KERNELS
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "IMPLEMENTATIONS", "augment", "choose", "known"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "augment", "choose", "known"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,7 +27,6 @@ RANGES = {
 }
 
 choose, known = KERNELS["augment"].choose, KERNELS["augment"].known
-IMPLEMENTATIONS = {name: each.target for name, each in KERNELS["augment"].implementations.items()}
 
 
 def augment(

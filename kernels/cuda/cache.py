@@ -7,20 +7,18 @@ import stat
 import tempfile
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
+from fastvicreg.caches import cache_folder
 from fastvicreg.errors import UserError
 
 
 def directory() -> Path:
-    """This user's own directory of compiled code, made with mode 0700 where it is missing.
+    """This user's own directory of compiled code, made with mode 0700 where missing; a temporary one without a home.
 
     What lies in it is run on the device: ``UserError`` where another user owns it or may write to it, or where it
     cannot be made.
     """
-    folder = user_cache_path("fastvicreg") / "cubins"
+    folder = cache_folder() / "cubins"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,7 +167,7 @@ class Conversion:
             paths=[names(index) for index in self._order_N[kept].tolist()],
             classes=self._source.classes,
             skipped=self._skipped(),
-            settings={**asdict(self._settings), **versions()},
+            settings={**self._settings.recorded(), **versions()},
             index_hash=index_hash,
         )
 

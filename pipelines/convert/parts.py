@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -69,5 +68,5 @@ def _complete(job: Job, settings: Settings) -> bool:
     if not job.target.exists() or not where.exists():
         return False
     manifest = read_manifest(where)
-    same = dict(manifest.settings) == {**asdict(settings), **versions()}
+    same = dict(manifest.settings) == {**settings.recorded(), **versions()}
     return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source, label=settings.label))

@@ -12,9 +12,9 @@ from xxhash import xxh3_64_intdigest
 
 from fastvicreg.contracts import Fault, Source
 from fastvicreg.pipelines import jpeg
-from fastvicreg.pipelines.beton import MAX_PAGE
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.decode import JPEG, MAX_PIXELS, DecodeError, decode_rgb, read_image_header
+from fastvicreg.pipelines.formats.beton.layout import MAX_PAGE
 from fastvicreg.pipelines.manifest import digest
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB, rule_of
 

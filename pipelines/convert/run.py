@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +73,7 @@ def _command(names: bytes, samples: int, path: Path, settings: Settings) -> dict
         "source": str(path.resolve()),
         "samples": samples,
         "names": xxh3_64_hexdigest(names),
-        **asdict(settings),
+        **settings.recorded(),
         **versions(),
     }
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.beton import MAX_PAGE, MIN_PAGE, check_page_size
+from fastvicreg.pipelines.formats.beton.layout import MAX_PAGE, MIN_PAGE, check_page_size
 from fastvicreg.pipelines.to_rgb import parse_rule
+from fastvicreg.registry import unknown
 
 FORMATS = {
-    "ffcv": "fastvicreg.pipelines.convert.ffcv:FfcvWriter",
-    "dali": "fastvicreg.pipelines.convert.dali:ShardWriter",
+    "beton": "fastvicreg.pipelines.formats.beton.writer:BetonWriter",
+    "shards": "fastvicreg.pipelines.formats.shards.writer:ShardWriter",
 }
 """Writers by format, as ``convert.writer.Writer`` describes them."""
+PIPELINES = {"beton": "ffcv", "shards": "dali"}
+"""The pipeline that each format is made for, whose name stands for the format too."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """Everything but the source that decides the written bytes."""
 
-    format: str = "ffcv"
+    format: str = "beton"
+    """A key of ``FORMATS``, or the pipeline it is made for."""
     max_size: int = 0
     """Longest side in pixels (FFCV's ``max_resolution``); a larger image is shrunk. 0: no limit."""
     quality: int = 90
@@ -42,6 +47,19 @@ class Settings:
     """Most bytes a tar file has; one sample at least is in each."""
     seed: int = 0
     """The order in shards; in a ``.beton``, which samples ``proportion`` takes."""
+
+    def __post_init__(self) -> None:
+        named = {pipeline: name for name, pipeline in PIPELINES.items()}
+        object.__setattr__(self, "format", named.get(self.format, self.format))
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline that the format is made for."""
+        return PIPELINES[self.format]
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a manifest and an unfinished conversion hold them, the format under its pipeline's name."""
+        return {**asdict(self), "format": self.pipeline}
 
     def check(self) -> None:
         """``UserError`` for a value that no conversion can have."""
@@ -72,18 +90,20 @@ class Settings:
             ) from None
 
     def _check_format(self) -> None:
-        """``UserError`` for an option that the format does not have."""
-        if self.format == "dali":
+        """``UserError`` for an unknown format, or an option that it does not have."""
+        if self.format not in FORMATS:
+            raise UserError(unknown("format", self.format, (*FORMATS, *PIPELINES.values())))
+        if self.format == "shards":
             pixels = {"--raw": self.raw, f"--proportion {self.proportion}": self.proportion is not None}
             for option in (option for option, given in pixels.items() if given):
-                raise UserError(f"{option}: shards hold JPEGs, never pixels; leave it out, or give --format ffcv.")
+                raise UserError(f"{option}: shards hold JPEGs, never pixels; leave it out, or give --format beton.")
             if self.page_size != Settings.page_size:
                 raise UserError(
                     f"--page-size {self.page_size / (1 << 20):g}: shards have no pages; give --shard-size, or "
-                    "--format ffcv."
+                    "--format beton."
                 )
-        elif self.format == "ffcv" and self.shard_size != Settings.shard_size:
+        elif self.format == "beton" and self.shard_size != Settings.shard_size:
             raise UserError(
                 f"--shard-size {self.shard_size / (1 << 20):g}: a .beton is one file; leave it out, or give "
-                "--format dali."
+                "--format shards."
             )

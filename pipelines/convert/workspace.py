@@ -92,8 +92,8 @@ def refuse_target(source: Path, target: Path, ending: str) -> None:
     """
     if ending and target.suffix != ending:
         raise UserError(
-            f"{target} does not end in {ending}: name the file {target.stem or 'DATA'}{ending}, or give --format dali "
-            "for a folder of shards."
+            f"{target} does not end in {ending}: name the file {target.stem or 'DATA'}{ending}, or give --format "
+            "shards for a folder."
         )
     if not ending and target.suffix in FILES:
         raise UserError(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from fastvicreg.contracts import Engine, Plan, Source
 from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.engines.engine import BatchEngine
 from fastvicreg.pipelines.engines.options import Decoder, EngineOptions
+from fastvicreg.pipelines.engines.workload import Workload
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.registry import resolve
 
 ENGINES = {
-    "dali": "fastvicreg.pipelines.engines.dali:DALIEngine",
-    "ffcv": "fastvicreg.pipelines.engines.ffcv:FFCVEngine",
-    "native": "fastvicreg.pipelines.engines.native:NativeEngine",
-    "synthetic": "fastvicreg.pipelines.engines.synthetic:SyntheticEngine",
+    "dali": "fastvicreg.pipelines.engines.dali:DALIBackend",
+    "ffcv": "fastvicreg.pipelines.engines.ffcv:FFCVBackend",
+    "native": "fastvicreg.pipelines.engines.native:NativeBackend",
+    "synthetic": "fastvicreg.pipelines.engines.synthetic:SyntheticBackend",
 }
-"""Names to classes that take source, plan, batching and ``EngineOptions``."""
+"""Names to ``engine.Backend`` classes, which take a ``Workload``."""
 
 
 def build_engine(
@@ -41,4 +43,5 @@ def build_engine(
     build = resolve("pipeline", name, ENGINES)
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
     options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load)
-    return build(source, plan, batching, options)
+    work = Workload(source, plan, batching, options)
+    return BatchEngine(work, build(work))

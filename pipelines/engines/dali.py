@@ -1,45 +1,41 @@
 """The dali engine: DALI decodes each stored image once, on the CPU or the GPU, and cuts all its views at our boxes.
 
 Order, boxes and flips are the native engine's; pixels differ by DALI's resize and decoder. A sample that is not plainly
-good is left to native's path: in DALI it could end the pipeline, or the process. DALI takes a JPEG that is damaged in
-the middle as it is, where native replaces it: only a manifest's hash tells.
+good is left to the host's path, as native takes it: in DALI it could end the pipeline, or the process. DALI takes a
+JPEG that is damaged in the middle as it is, where native replaces it: only a manifest's hash tells.
 """
 
 from __future__ import annotations
 
 import logging
-import shlex
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastvicreg.contracts import Crops, Cursor, Plan, ReadAhead, Source
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.engines.batching import Batching
-from fastvicreg.pipelines.engines.dali_samples import Job, Samples, StoredSource
+from fastvicreg.pipelines.engines.dali_samples import Job, Samples
 from fastvicreg.pipelines.engines.dali_thread import Watched
-from fastvicreg.pipelines.engines.memory import PixelMemory
-from fastvicreg.pipelines.engines.native import NativeEngine
-from fastvicreg.pipelines.engines.options import EngineOptions
-from fastvicreg.pipelines.faults import FaultLog, Replaced
-from fastvicreg.pipelines.sources.folder import FolderSource
+from fastvicreg.pipelines.engines.data import require_format
+from fastvicreg.pipelines.engines.engine import Delivery
+from fastvicreg.pipelines.engines.host import HostCutter
+from fastvicreg.pipelines.engines.options import Decoder
+from fastvicreg.pipelines.engines.workload import Epoch, Workload
+from fastvicreg.pipelines.faults import Replaced
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.engines.dali_graph import Graph
 
-Decoder = Literal["auto", "cpu", "mixed"]
 DEPTH = 2
 """Batches that DALI works on at most: its images do not fit into the processor's caches as it is."""
-Delivery = tuple[Crops, list[Replaced]]
 
 log = logging.getLogger(__name__)
 
 
-class DALIEngine:
+class DALIBackend:
     """Reads a ``.beton`` or shards with DALI installed; ``decoder`` auto is "mixed" where ``device`` is CUDA.
 
     With "mixed" JPEGs go to the GPU encoded, and the crops lie there. Beside the batch in use ``prefetch`` + 1 more are
@@ -47,12 +43,13 @@ class DALIEngine:
     keep it longer, use ``record_stream``.
     """
 
-    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
-        """``UserError`` where ``source`` holds no encoded images of its own, DALI or the GPU asked for is not here,
-        ``plan`` is an evaluation's, or ``resample`` names an implementation.
+    def __init__(self, work: Workload) -> None:
+        """``UserError`` where the source holds no encoded images of its own, DALI or the GPU asked for is not here,
+        the plan is an evaluation's, or ``resample`` names an implementation.
         """
-        self._source = _stored(source)
-        if plan.support != "crop":
+        options = work.options
+        self._source = require_format("dali", work.source, "shards", "beton")
+        if work.plan.support != "crop":
             raise UserError("--pipeline dali cuts training views only: evaluate with --pipeline native.")
         if options.resample != "auto":
             raise UserError(
@@ -60,77 +57,49 @@ class DALIEngine:
             )
         self._device = _decoding_device(options.decoder, options.device)
         _require_dali()
-        self._plan = plan
-        self._batching = batching
-        self._workers = options.threads
+        self._work = work
         self._depth = min(options.prefetch, DEPTH)
-        self._ready = max(1, options.prefetch - self._depth)
-        self._hw_decoder_load = options.hw_decoder_load
-        self._memory = PixelMemory(pin=options.pin)
         self._stream = None if self._device is None else torch.cuda.Stream(self._device)
-        self._native = NativeEngine(source, plan, batching, EngineOptions(workers=1, prefetch=1))
-        self._samples = Samples(self._source, plan)
+        self._cutter = HostCutter(work)
+        self._samples = Samples(self._source, work.plan)
         if self._source.expected_hash(0) is None:
             log.warning(
                 "the data has no manifest: dali trains on JPEGs damaged in the middle as they are; fastvicreg verify "
                 "--decode finds them, fastvicreg convert adds a manifest."
             )
         self._graph: Graph | None = None
-        self._side = 0
-        self._running: Watched[Delivery] | None = None
-        self.fault_log = FaultLog(options.budget)
-
-    def batches_per_epoch(self, epoch: int) -> int:
-        return self._batching.batches_per_epoch
-
-    def faults(self) -> Mapping[str, int]:
-        return self.fault_log.counts()
+        self._sides: tuple[int, ...] = ()
 
     def close(self) -> None:
-        """End the threads; what is under way is dropped."""
-        self._stop()
         self._graph = None
-        self._native.close()
 
-    def batches(self, start: Cursor) -> Iterator[Crops]:
-        """From ``start`` to the end of its epoch; ends an epoch that is still running.
-
-        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` when DALI fails for no sample's sake or hangs.
-        """
-        self._stop()
-        self.fault_log.start_epoch()
-        running = self._running = Watched(self._deliveries(start), "dali", self._ready)
+    def deliver(self, epoch: Epoch) -> Generator[Delivery, None, None]:
+        """See ``Backend.deliver``; ``RuntimeError`` when DALI fails for no sample's sake or hangs."""
+        running = Watched(self._deliveries(epoch), "dali", max(1, self._work.options.prefetch - self._depth))
         try:
-            for crops, replaced in running:
-                self.fault_log.deliver(len(crops.slot_B), replaced)
-                yield crops
+            for delivery in running:
+                yield delivery
                 if self._stream is not None:
                     # The batch is still held here: its memory serves another only once the consumer has read it.
                     self._stream.wait_stream(torch.cuda.current_stream(self._device))
         finally:
-            running.close()
+            if not running.close():
+                self._graph = None  # it hangs: its thread is left to itself
 
-    def _stop(self) -> None:
-        running, self._running = self._running, None
-        if running is not None and not running.close():
-            self._graph = None  # it hangs: its thread is left to itself
-
-    def _deliveries(self, start: Cursor) -> Generator[Delivery, None, None]:
-        """What ``batches`` delivers, with up to ``DEPTH`` batches submitted to DALI; runs in a thread of its own."""
+    def _deliveries(self, epoch: Epoch) -> Generator[Delivery, None, None]:
+        """What ``deliver`` gives, with up to ``DEPTH`` batches submitted to DALI; runs in a thread of its own."""
         from fastvicreg.pipelines.engines.dali_graph import GraphError
 
-        order = self._plan.order(start.epoch)
-        side = self._plan.size(start.epoch)
-        ahead = iter(range(start.batch, self.batches_per_epoch(start.epoch)))
+        ahead = iter(epoch.batches)
         pending: deque[Job] = deque()
         submitted = 0  # of ``pending``, the first ones
-        graph = self._opened(side)
+        sides = tuple(group.side for group in epoch.groups for _ in range(group.count))
+        graph = self._opened(sides)
         try:
             while True:
                 while len(pending) < self._depth and (batch := next(ahead, None)) is not None:
-                    if isinstance(self._source, ReadAhead):  # a job checks its samples, and so reads them
-                        self._source.read_ahead(self._batching.slots(order, batch + self._depth))
-                    pending.append(self._samples.job(Cursor(start.epoch, batch), self._batching.slots(order, batch)))
+                    self._work.read_ahead(epoch.slots(batch + self._depth))  # a job checks its samples: it reads them
+                    pending.append(self._samples.job(epoch.cursor(batch), epoch.slots(batch)))
                 if not pending:
                     return
                 try:
@@ -140,47 +109,41 @@ class DALIEngine:
                     views = _take(graph, pending[0], self._stream)
                 except GraphError as error:
                     self._graph = None
-                    self._isolate(list(pending), side, error)
+                    self._isolate(list(pending), sides, error)
                     pending = deque(self._samples.job(job.cursor, job.slot_B) for job in pending)
-                    graph, submitted = self._opened(side), 0
+                    graph, submitted = self._opened(sides), 0
                     continue
                 submitted -= 1
-                yield self._deliver(pending.popleft(), views, side)
+                yield self._deliver(pending.popleft(), views)
         finally:
             if submitted:  # an epoch left early: what is under way would be taken for the next epoch's
                 self._graph = None
 
-    def _deliver(self, job: Job, views: list[Tensor], side: int) -> Delivery:
-        count = len(job.slot_B)
-        shape = (count, self._plan.views, side, side, 3)
+    def _deliver(self, job: Job, views: list[Tensor]) -> Delivery:
+        on_gpu = self._device is not None
         with torch.cuda.stream(self._stream):
-            if self._device is None:
-                crops_BVHWC = self._memory.take(shape)
-                host_BVHWC = crops_BVHWC.numpy()
-                for v, view_PSSC in enumerate(views):
-                    _place(host_BVHWC[:, v], job, view_PSSC.numpy())
-            else:
-                crops_BVHWC = torch.empty(shape, dtype=torch.uint8, device=self._device)
-                host_BVHWC = np.empty(shape, np.uint8)  # pages that nothing is written to take no memory
-                for v, view_PSSC in enumerate(views):
-                    _place(crops_BVHWC[:, v], job, view_PSSC)
-            label_B = torch.tensor([self._source.label(slot) for slot in job.slot_B.tolist()])
-            fault_B = torch.zeros(count, dtype=torch.uint8)
-            crops = Crops(crops_BVHWC, job.slot_B, job.slot_B.clone(), label_B, fault_B, job.cursor)
+            crops = self._work.empty(job.cursor, job.slot_B, gpu=self._device)
+            # Pages that nothing is written to take no memory.
+            out = [np.empty(group.shape, np.uint8) if on_gpu else group.numpy() for group in crops.groups]
+            for view_BHWC, view_PHWC in zip(crops.views, views, strict=False):  # none where no sample is DALI's
+                if on_gpu:
+                    _place(view_BHWC, job, view_PHWC)
+                else:
+                    _place(view_BHWC.numpy(), job, view_PHWC.numpy())
             replaced: list[Replaced] = []
-            for at in np.setdiff1d(np.arange(count), job.place_P).tolist():
-                replaced += self._native.fill(crops, host_BVHWC, at, at + 1)
-                if self._device is not None:
-                    crops_BVHWC[at].copy_(torch.from_numpy(host_BVHWC[at]))
+            for at in np.setdiff1d(np.arange(len(job.slot_B)), job.place_P).tolist():
+                replaced += self._cutter.fill(crops, out, at, at + 1)
+                for group_BVHWC, host_BVHWC in zip(crops.groups if on_gpu else (), out, strict=False):
+                    group_BVHWC[at].copy_(torch.from_numpy(host_BVHWC[at]))
         if self._stream is not None:
             self._stream.synchronize()  # whatever stream reads the batch, it is there
         return crops, replaced
 
-    def _isolate(self, jobs: list[Job], side: int, error: Exception) -> None:
+    def _isolate(self, jobs: list[Job], sides: tuple[int, ...], error: Exception) -> None:
         """Find what ended the graph and keep it from the next; ``RuntimeError`` where it is none of the samples."""
         guilty: list[int] = []
         for job in jobs:
-            guilty = self._samples.damaged(job, self._workers) or self._refused_alone(job, side)
+            guilty = self._samples.damaged(job, self._work.options.threads) or self._refused_alone(job, sides)
             if guilty:
                 break
         else:
@@ -193,12 +156,12 @@ class DALIEngine:
         log.warning("dali could not decode a batch (%s): begun again without %d of its samples: %s.",
                     error, len(guilty), names)  # fmt: skip
 
-    def _refused_alone(self, job: Job, side: int) -> list[int]:
+    def _refused_alone(self, job: Job, sides: tuple[int, ...]) -> list[int]:
         """The samples that DALI refuses, each tried in a batch of its own."""
         from fastvicreg.pipelines.engines.dali_graph import GraphError
 
         refused = []
-        graph = self._opened(side)
+        graph = self._opened(sides)
         for at, slot in enumerate(job.slot_B[job.place_P].tolist()):
             alone = job._replace(place_P=job.place_P[at : at + 1], request=job.request.part(at))
             try:
@@ -207,19 +170,27 @@ class DALIEngine:
             except GraphError:
                 refused.append(slot)
                 self._graph = None
-                graph = self._opened(side)
+                graph = self._opened(sides)
         return refused
 
-    def _opened(self, side: int) -> Graph:
-        """The graph for views of ``side`` pixels, kept from epoch to epoch."""
+    def _opened(self, sides: tuple[int, ...]) -> Graph:
+        """The graph for views of these sizes, kept from epoch to epoch."""
         from fastvicreg.pipelines.engines.dali_graph import Graph, Shape
 
-        if self._graph is None or self._side != side:
-            share = -(-self._batching.batch_size // self._batching.world_size)
+        if self._graph is None or self._sides != sides:
+            batching, options = self._work.batching, self._work.options
+            share = -(-batching.batch_size // batching.world_size)
             self._graph = Graph(
-                Shape(share, self._plan.views, side, self._workers, self._depth, self._device, self._hw_decoder_load)
+                Shape(
+                    batch=share,
+                    sides=sides,
+                    threads=options.threads,
+                    depth=self._depth,
+                    device_id=self._device,
+                    hw_decoder_load=options.hw_decoder_load,
+                )
             )
-            self._side = side
+            self._sides = sides
         return self._graph
 
 
@@ -233,23 +204,9 @@ def _take(graph: Graph, job: Job, stream: torch.cuda.Stream | None) -> list[Tens
     return graph.take(stream) if len(job.place_P) else []
 
 
-def _place(out_BSSC: np.ndarray | Tensor, job: Job, view_PSSC: np.ndarray | Tensor) -> None:
+def _place(out_BHWC: np.ndarray | Tensor, job: Job, view_PHWC: np.ndarray | Tensor) -> None:
     whole = len(job.place_P) == len(job.slot_B)
-    out_BSSC[slice(None) if whole else job.place_P] = view_PSSC  # type: ignore[index,assignment]
-
-
-def _stored(source: Source) -> StoredSource:
-    if isinstance(source, StoredSource):
-        return source
-    if isinstance(source, FolderSource):
-        folder, target = shlex.quote(str(source.root)), shlex.quote(f"{source.root.absolute()}-shards")
-        raise UserError(
-            f"--pipeline dali reads shards or a .beton file, and {source.root} is a folder of images: convert it once "
-            f"with fastvicreg convert {folder} {target} --format dali"
-        )
-    raise UserError(
-        f"--pipeline dali reads shards or a .beton file, not a {type(source).__name__}: give --pipeline native."
-    )
+    out_BHWC[slice(None) if whole else job.place_P] = view_PHWC  # type: ignore[index,assignment]
 
 
 def _decoding_device(decoder: Decoder, device: str) -> int | None:

@@ -1,6 +1,6 @@
 """DALI's graph: each image decoded once, all its views cut from it; the only file of the engine that imports DALI.
 
-P samples handed to DALI, V views, S side of a view. Written against DALI 2.4.
+P samples handed to DALI, V views. Written against DALI 2.4.
 """
 # pyright: reportMissingImports=false, reportCallIssue=false, reportAttributeAccessIssue=false
 
@@ -33,8 +33,7 @@ class Shape:
     """What a graph is built for; ``device_id`` None decodes and cuts on the CPU, with no driver needed."""
 
     batch: int  # samples at most
-    views: int
-    side: int
+    sides: tuple[int, ...]  # of the views
     threads: int
     depth: int  # batches under way
     device_id: int | None = None
@@ -50,7 +49,7 @@ class Graph:
         self._ahead: deque[Request] = deque()
         # schedule_run() runs ``depth`` batches at its first call: these are not the caller's.
         image = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)), np.uint8)
-        start_PV2, flip_PV = np.zeros((1, shape.views, 2), np.int32), np.zeros((1, shape.views), np.int32)
+        start_PV2, flip_PV = np.zeros((1, len(shape.sides), 2), np.int32), np.zeros((1, len(shape.sides)), np.int32)
         try:
             self._pipeline: Any = _define(shape)
             for _ in range(shape.depth):
@@ -70,9 +69,10 @@ class Graph:
             raise GraphError(_gist(error)) from error
 
     def take(self, stream: torch.cuda.Stream | None = None) -> list[Tensor]:
-        """Wait for the batch submitted first: V tensors (P, S, S, 3), uint8, in DALI's memory, freed with the last use.
+        """Wait for the batch submitted first: V tensors (P, side, side, 3), uint8.
 
-        On the GPU they are written, and their memory freed, in the order of ``stream``.
+        They lie in DALI's memory, freed with the last use; on the GPU they are written, and their memory freed, in the
+        order of ``stream``.
         """
         try:
             outputs = self._pipeline.share_outputs(cuda_stream=stream)
@@ -96,7 +96,7 @@ class Graph:
             feed("first", first_P2)
             feed("extent", (start_PV2 + request.size_PV2).max(1) - first_P2)
             start_PV2 = start_PV2 - first_P2[:, None]
-        for v in range(self._shape.views):
+        for v in range(len(self._shape.sides)):
             feed(f"start{v}", start_PV2[:, v] * CHANNELS_2)
             feed(f"size{v}", request.size_PV2[:, v] * CHANNELS_2)
             feed(f"flip{v}", request.flip_PV[:, v])
@@ -134,14 +134,14 @@ def _define(shape: Shape) -> Any:
         # As rows of bytes: DALI copies a region of two axes in two thirds of the time that one of three takes.
         image = fn.reshape(image, src_dims=[0, 1], rel_shape=[1, 3], layout="HW")
         cut = []
-        for v in range(shape.views):
+        for v, side in enumerate(shape.sides):
             start, size, flip = external(f"start{v}", 1), external(f"size{v}", 1), external(f"flip{v}", 0)
             # A resize of a region reads the pixels around it too, at the crop's edge up to 44 of 255 away from ours.
             crop = fn.slice(image, start, size, axes=[0, 1])
             crop = fn.reshape(crop, src_dims=[0, 1, -1], rel_shape=[1, -1, 3], layout="HWC")
             cut.append(
                 fn.resize_crop_mirror(
-                    crop, size=[shape.side] * 2, mirror=flip, interp_type=types.INTERP_CUBIC, antialias=True
+                    crop, size=[side] * 2, mirror=flip, interp_type=types.INTERP_CUBIC, antialias=True
                 )
             )
         return tuple(cut)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -15,20 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastvicreg.contracts import Cursor, Plan, Source
+from fastvicreg.contracts import Cursor, Plan
 from fastvicreg.pipelines import jpeg
 from fastvicreg.pipelines.decode import MAX_PIXELS
+from fastvicreg.pipelines.formats.dataset import StoredSource
 
 PROCESSES = ("baseline", "extended", "progressive")
 COLOURS = ("YCbCr", "grey")
-
-
-@runtime_checkable
-class StoredSource(Source, Protocol):
-    """A ``Source`` that holds encoded images in files of its own: a ``.beton`` or shards."""
-
-    def is_raw(self, index: int) -> bool: ...
-    def expected_hash(self, index: int) -> int | None: ...
 
 
 class Request(NamedTuple):

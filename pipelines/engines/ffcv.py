@@ -1,34 +1,30 @@
 """The ffcv engine: FFCV's Loader decodes each image of a ``.beton`` once and cuts all its views, equal to native's.
 
-What its threads could not decode, or whose bytes have changed, goes through the native engine's path: the same
+What its threads could not decode, or whose bytes have changed, goes through the host's path, as native's does: the same
 neighbour, the same count, never stale pixels.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shlex
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, cast
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastvicreg.contracts import Crops, Cursor, Plan, Source
+from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample.windows import windows_of
-from fastvicreg.pipelines.beton import RGB_FIELD
-from fastvicreg.pipelines.engines.batching import Batching
-from fastvicreg.pipelines.engines.memory import PixelMemory
-from fastvicreg.pipelines.engines.native import NativeEngine
-from fastvicreg.pipelines.engines.options import EngineOptions
-from fastvicreg.pipelines.faults import FaultLog
+from fastvicreg.pipelines.engines.data import require_format
+from fastvicreg.pipelines.engines.engine import Delivery
+from fastvicreg.pipelines.engines.host import HostCutter
+from fastvicreg.pipelines.engines.workload import Epoch, Workload
+from fastvicreg.pipelines.formats.beton.layout import RGB_FIELD
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import digest
-from fastvicreg.pipelines.sources.beton import BetonSource
-from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.shards import ShardSource
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.engines.ffcv_loader import FFCVLoader, Worker
@@ -36,75 +32,57 @@ if TYPE_CHECKING:
 EXACT_RESAMPLERS = ("auto", "numba")
 
 
-class FFCVEngine:
+class FFCVBackend:
     """Reads a ``.beton`` with FFCV installed; order, crops, pixels, faults are the native engine's for any ``workers``.
 
-    Memory: about (2 prefetch + 1) x batch x views x size x size x 3 bytes at most, since FFCV reuses its buffers.
+    Memory: about (2 prefetch + 1) x batch x the sum over views of size x size x 3 bytes at most: FFCV reuses buffers.
     """
 
-    def __init__(self, source: Source, plan: Plan, batching: Batching, options: EngineOptions) -> None:
-        """``UserError`` where ``source`` is no ``.beton``, FFCV is not installed, or ``resample`` is not numba's."""
-        self._source = _beton(source)
-        if options.resample not in EXACT_RESAMPLERS:
-            raise UserError(
-                f"--kernel resample={options.resample}: the ffcv pipeline cuts with numba's; give resample=numba."
-            )
-        self._plan = plan
-        self._batching = batching
-        self._workers = options.threads
-        self._memory = PixelMemory(pin=options.pin)
-        self._native = NativeEngine(source, plan, batching, EngineOptions(workers=1, prefetch=1, device=options.device))
-        self._loader = _open_loader(self._source, plan.views, options.prefetch)
-        self._running: list[Worker] = []
-        self.fault_log = FaultLog(options.budget)
-
-    def batches_per_epoch(self, epoch: int) -> int:
-        return self._batching.batches_per_epoch
-
-    def faults(self) -> Mapping[str, int]:
-        return self.fault_log.counts()
+    def __init__(self, work: Workload) -> None:
+        """``UserError`` where the source is no ``.beton``, FFCV is not installed, or ``resample`` is not numba's."""
+        self._source = cast(BetonSource, require_format("ffcv", work.source, "beton"))
+        if (resample := work.options.resample) not in EXACT_RESAMPLERS:
+            raise UserError(f"--kernel resample={resample}: the ffcv pipeline cuts with numba's; give resample=numba.")
+        self._work = work
+        self._plan = work.plan
+        self._workers = work.options.threads
+        self._cutter = HostCutter(work)
+        self._loader = _open_loader(self._source, work.options.prefetch)
 
     def close(self) -> None:
-        """End the threads; what they have decoded ahead is dropped."""
-        self._stop()
-        self._native.close()
+        """Nothing: an epoch's threads end with it."""
 
-    def batches(self, start: Cursor) -> Iterator[Crops]:
-        """From ``start`` to the end of its epoch; ends an epoch that is still running.
-
-        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` when a thread of the loader has ended.
-        """
-        self._stop()
-        self.fault_log.start_epoch()
-        order = self._plan.order(start.epoch)
-        batches = range(start.batch, self.batches_per_epoch(start.epoch))
-        if not batches:
+    def deliver(self, epoch: Epoch) -> Generator[Delivery, None, None]:
+        """See ``Backend.deliver``; ``RuntimeError`` when a thread of the loader has ended or hangs."""
+        if not epoch.batches:
             return
-        shares_of_batch = [np.array_split(self._batching.slots(order, b).numpy(), self._workers) for b in batches]
+        shares_of_batch = [np.array_split(epoch.slots(batch).numpy(), self._workers) for batch in epoch.batches]
         # The first shares are the longest, so a batch smaller than the threads leaves the last of them without work.
         shares_of_worker = [[s for s in shares if len(s)] for shares in zip(*shares_of_batch, strict=True)]
-        side = self._plan.size(start.epoch)
-        workers = self._running = self._loader.workers(
+        workers = self._loader.workers(
             [shares for shares in shares_of_worker if shares],
-            side,
-            lambda slot_B: self._jobs(start.epoch, side, slot_B),
+            epoch.groups,
+            lambda slot_B: self._jobs(epoch, slot_B),
             self._intact,
         )
         try:
-            for batch, shares in zip(batches, shares_of_batch, strict=True):
-                yield self._collect(Cursor(start.epoch, batch), shares, workers, side)
+            for batch, shares in zip(epoch.batches, shares_of_batch, strict=True):
+                yield self._collect(epoch.cursor(batch), shares, workers)
         finally:
-            _stop(workers)
+            for worker in workers:
+                worker.close()  # all of them first, so that they end together
+            for worker in workers:
+                worker.stop()
 
-    def _jobs(self, epoch: int, side: int, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _jobs(self, epoch: Epoch, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names."""
         from fastvicreg.pipelines.engines.ffcv_compiled import jobs
 
         wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()])
-        box_BV4, flip_BV = self._plan.boxes(epoch, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
-        views, support = self._plan.views, self._plan.support
+        box_BV4, flip_BV = self._plan.boxes(epoch.number, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
+        support = self._plan.support
         window_BVA4 = [
-            windows_of(width, height, box_V4, views, side, support)
+            np.concatenate([windows_of(width, height, box_V4[g.views], g.count, g.side, support) for g in epoch.groups])
             for (width, height), box_V4 in zip(wh_B2.tolist(), box_BV4.numpy(), strict=True)
         ]
         return jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
@@ -114,61 +92,23 @@ class FFCVEngine:
         recorded = self._source.expected_hash(slot)
         return recorded is None or digest(self._source.stored(slot)) == recorded
 
-    def _collect(self, cursor: Cursor, shares: list[NDArray[np.int64]], workers: list[Worker], side: int) -> Crops:
-        slot_B = torch.from_numpy(np.concatenate(shares))
-        count = len(slot_B)
-        crops = Crops(
-            self._memory.take((count, self._plan.views, side, side, 3)),
-            slot_B,
-            slot_B.clone(),
-            torch.tensor([self._source.label(slot) for slot in slot_B.tolist()]),
-            torch.zeros(count, dtype=torch.uint8),
-            cursor,
-        )
-        out_BVHWC = crops.crops_BVHWC.numpy()
+    def _collect(self, cursor: Cursor, shares: list[NDArray[np.int64]], workers: list[Worker]) -> Delivery:
+        crops = self._work.empty(cursor, torch.from_numpy(np.concatenate(shares)))
+        out = [group.numpy() for group in crops.groups]
         replaced = []
         first = 0
         for share, worker in zip(filter(len, shares), workers, strict=False):
-            crops_BVSSC, done_B = worker.take()
-            out_BVHWC[first : first + len(share)] = crops_BVSSC
+            cut, done_B = worker.take()
+            for group_BVHWC, cut_BVHWC in zip(out, cut, strict=True):
+                group_BVHWC[first : first + len(share)] = cut_BVHWC
             for at in np.flatnonzero(~done_B).tolist():
-                replaced += self._native.fill(crops, out_BVHWC, first + at, first + at + 1)
+                replaced += self._cutter.fill(crops, out, first + at, first + at + 1)
             first += len(share)
-        assert first == count, (first, count)
-        self.fault_log.deliver(count, replaced)
-        return crops
-
-    def _stop(self) -> None:
-        _stop(self._running)
-        self._running = []
+        assert first == len(crops.slot_B), (first, len(crops.slot_B))
+        return crops, replaced
 
 
-def _stop(workers: list[Worker]) -> None:
-    for worker in workers:
-        worker.close()  # all of them first, so that they end together
-    for worker in workers:
-        worker.stop()
-
-
-def _beton(source: Source) -> BetonSource:
-    if isinstance(source, BetonSource):
-        return source
-    if isinstance(source, FolderSource):
-        folder, target = shlex.quote(str(source.root)), shlex.quote(f"{source.root.absolute()}.beton")
-        raise UserError(
-            f"--pipeline ffcv reads a .beton file, and {source.root} is a folder: convert it once with "
-            f"fastvicreg convert {folder} {target} --format ffcv"
-        )
-    if isinstance(source, ShardSource):
-        folder, target = shlex.quote(str(source.path)), shlex.quote(f"{source.path.absolute()}.beton")
-        raise UserError(
-            f"--pipeline ffcv reads a .beton file, and {source.path} holds tar shards: give --pipeline dali or native, "
-            f"or convert it once with fastvicreg convert {folder} {target} --format ffcv"
-        )
-    raise UserError(f"--pipeline ffcv reads a .beton file, not a {type(source).__name__}: give --pipeline native.")
-
-
-def _open_loader(source: BetonSource, views: int, prefetch: int) -> FFCVLoader:
+def _open_loader(source: BetonSource, prefetch: int) -> FFCVLoader:
     # FFCV starts numba's threads when it is imported. With TBB, numba's first choice, a process that forks never ends.
     if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
         numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
@@ -183,7 +123,7 @@ def _open_loader(source: BetonSource, views: int, prefetch: int) -> FFCVLoader:
         images = [name for name, kind in source.layout.fields if kind == RGB_FIELD]
         field = "image" if "image" in images else images[0]
         others = [name for name, _ in source.layout.fields if name != field]
-        return FFCVLoader(source.path, field, others, views, prefetch)
+        return FFCVLoader(source.path, field, others, prefetch)
 
 
 @contextlib.contextmanager

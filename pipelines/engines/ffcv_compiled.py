@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fastvicreg.caches import njit
 from fastvicreg.kernels.resample.numba_impl import resample
-from fastvicreg.pipelines.beton import RAW
 from fastvicreg.pipelines.decode import MAX_PIXELS
+from fastvicreg.pipelines.formats.beton.layout import RAW
 
 SAMPLE = 0  # the job's first column; V windows of 2 x 4 numbers follow, then V flips
 WINDOW = 8
@@ -73,17 +73,35 @@ def _decode(
 
 
 @njit(nogil=True)
+def _cut(
+    image_HWC: NDArray[np.uint8],
+    window_VA4: NDArray[np.int64],
+    flip_V: NDArray[np.bool_],
+    groups: tuple[NDArray[np.uint8], ...],
+    b: int,
+) -> None:
+    """All views of one image into the place ``b`` of each group."""
+    first = 0
+    for crops_BVSSC in groups:
+        last = first + crops_BVSSC.shape[1]
+        resample(image_HWC, window_VA4[first:last], flip_V[first:last], crops_BVSSC[b])
+        first = last
+
+
+@njit(nogil=True)
 def cut_views(
     job_BJ: NDArray[np.int64],
     image_N: NDArray[np.void],  # FFCV's metadata of the field: mode, width, height, data_ptr
     file: NDArray[np.uint8],
     ptr_T: NDArray[np.uint64],  # the allocation table, sorted by pointer
     size_T: NDArray[np.uint64],
-    crops_BVSSC: NDArray[np.uint8],
     done_B: NDArray[np.bool_],
+    groups: tuple[NDArray[np.uint8], ...],  # crops_BVSSC of each group of views
 ) -> None:
-    """Fill ``crops_BVSSC``; ``done_B`` is False for a sample that the host must look at."""
-    views = crops_BVSSC.shape[1]
+    """Fill ``groups``; ``done_B`` is False for a sample that the host must look at."""
+    views = 0
+    for crops_BVSSC in groups:
+        views += crops_BVSSC.shape[1]
     flips = 1 + views * WINDOW
     largest = 0
     for b in range(len(job_BJ)):
@@ -107,10 +125,10 @@ def cut_views(
         flip_V = job_BJ[b, flips:] != 0
         if image["mode"] == RAW:
             if size == count:
-                resample(stored.reshape((height, width, 3)), window_VA4, flip_V, crops_BVSSC[b])
+                _cut(stored.reshape((height, width, 3)), window_VA4, flip_V, groups, b)
                 done_B[b] = True
         elif _decode(handle, stored, width, height, scratch, found):
-            resample(scratch[:count].reshape((height, width, 3)), window_VA4, flip_V, crops_BVSSC[b])
+            _cut(scratch[:count].reshape((height, width, 3)), window_VA4, flip_V, groups, b)
             done_B[b] = True
     if handle != 0:
         _destroy(handle)

@@ -33,13 +33,14 @@ from ffcv.reader import Reader
 from numpy.typing import NDArray
 
 from fastvicreg.pipelines.engines.ffcv_compiled import cut_views, link
+from fastvicreg.pipelines.engines.workload import ViewGroup
 
 STALL = 300.0
 """Seconds without a batch after which a thread that still lives is given up."""
 
 PIXEL, FLAG = np.dtype(np.uint8), np.dtype(np.bool_)
-Share = tuple[NDArray[np.uint8], NDArray[np.bool_]]
-"""(crops_BVSSC, done_B) of a thread's part of a batch, valid until its next part is taken."""
+Share = tuple[tuple[NDArray[np.uint8], ...], NDArray[np.bool_]]
+"""(crops_BVSSC of each group of views, done_B) of a thread's part of a batch, valid until its next part is taken."""
 
 
 class MendedFile(OSCacheManager):
@@ -70,20 +71,21 @@ def mend_ffcv() -> None:
 class CutViews(Operation):
     """Decodes a sample once and cuts all its views; takes job_BJ in place of indices, gives a ``Share``."""
 
-    def __init__(self, views: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.views = views
-        self.side = 1  # set before each epoch
+        self.groups: Sequence[ViewGroup] = (ViewGroup(slice(0, 1), 1),)  # set before each epoch
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, Any]:
-        shape = (self.views, self.side, self.side, 3)
-        queries = (AllocationQuery(shape, PIXEL), AllocationQuery((), FLAG))
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=PIXEL), queries
+        shapes = [(group.count, group.side, group.side, 3) for group in self.groups]
+        queries = (AllocationQuery((), FLAG), *(AllocationQuery(shape, PIXEL) for shape in shapes))
+        return replace(previous_state, jit_mode=True, shape=shapes[0], dtype=PIXEL), queries
 
     def generate_code(self) -> Callable[..., Any]:
         # FFCV compiles this at every start, and with fastmath; what it calls is compiled without, and cached.
         def cut(batch_indices, memory, metadata, storage_state):  # type: ignore[no-untyped-def]
-            cut_views(batch_indices, metadata, storage_state[0], storage_state[1], storage_state[2], *memory)
+            cut_views(
+                batch_indices, metadata, storage_state[0], storage_state[1], storage_state[2], memory[0], memory[1:]
+            )
             return memory
 
         return cut
@@ -116,11 +118,11 @@ class Worker(EpochIterator):
             self.error = error
 
     def run_pipeline(self, b_ix: int, batch_indices: NDArray[np.int64], batch_slot: int, cuda_event: Any) -> Share:
-        ((crops_BVSSC, done_B),) = super().run_pipeline(b_ix, self._jobs(batch_indices), batch_slot, cuda_event)
+        ((done_B, *groups),) = super().run_pipeline(b_ix, self._jobs(batch_indices), batch_slot, cuda_event)
         for at, slot in enumerate(batch_indices.tolist()):
             if not self._intact(slot):
                 done_B[at] = False
-        return crops_BVSSC, done_B
+        return tuple(groups), done_B
 
     def take(self) -> Share:
         """The next share; ``RuntimeError`` where the thread has ended or delivers nothing for ``STALL`` seconds."""
@@ -150,9 +152,9 @@ class Worker(EpochIterator):
 class FFCVLoader:
     """FFCV's Loader on the image field of a ``.beton``, its pipeline compiled."""
 
-    def __init__(self, path: Path, field: str, other_fields: Sequence[str], views: int, prefetch: int) -> None:
+    def __init__(self, path: Path, field: str, other_fields: Sequence[str], prefetch: int) -> None:
         link(lib)
-        self._operation = CutViews(views)
+        self._operation = CutViews()
         image: dict[str, Any] = {field: PipelineSpec(field, decoder=self._operation)}
         ffcv_loader_module.OSCacheManager = MappedFile  # the Loader takes no other by argument
         try:
@@ -172,12 +174,12 @@ class FFCVLoader:
     def workers(
         self,
         order: Sequence[Sequence[NDArray[np.int64]]],
-        side: int,
+        groups: Sequence[ViewGroup],
         jobs: Callable[[NDArray[np.int64]], NDArray[np.int64]],
         intact: Callable[[int], bool],
     ) -> list[Worker]:
         """Started threads; ``order[w]`` are the shares of thread w, all as long as its first but the last one."""
-        self._operation.side = side
+        self._operation.groups = groups
         self._loader.num_workers = _harmless_threads()
         started: list[Worker] = []
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -35,6 +36,12 @@ class PixelMemory:
         lent = buffer[:]
         weakref.finalize(lent, self._give_back, buffer).atexit = False
         return torch.from_numpy(lent).view(shape)
+
+    def take_all(self, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+        """The same for several tensors in one memory, which comes back once none of them is held."""
+        counts = [math.prod(shape) for shape in shapes]
+        parts = self.take((sum(counts),)).split(counts)
+        return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
 
     def _give_back(self, buffer: np.ndarray) -> None:
         if len(self._free) < KEPT:

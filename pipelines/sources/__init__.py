@@ -7,11 +7,10 @@ from pathlib import Path
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, decode_sample
-from fastvicreg.pipelines.manifest import manifest_path
-from fastvicreg.pipelines.patterns import expand, is_pattern
-from fastvicreg.pipelines.sources.beton import BetonSource
-from fastvicreg.pipelines.sources.folder import FolderSource
-from fastvicreg.pipelines.sources.listing import (
+from fastvicreg.pipelines.formats.beton.source import BetonSource
+from fastvicreg.pipelines.formats.dataset import DatasetSource
+from fastvicreg.pipelines.formats.folder.source import FolderSource
+from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     BETON_ENDINGS,
     ending_of,
@@ -19,14 +18,16 @@ from fastvicreg.pipelines.sources.listing import (
     list_folder,
     path_exists,
 )
-from fastvicreg.pipelines.sources.shards import ShardSource
+from fastvicreg.pipelines.formats.shards.source import ShardSource
+from fastvicreg.pipelines.manifest import manifest_path
+from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
 from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 
 __all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
 
 
-def open_source(path: str | Path, *, to_rgb: str = "range", label: str = "") -> Source:
+def open_source(path: str | Path, *, to_rgb: str = "range", label: str = "") -> DatasetSource:
     """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, or tar
     shards by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``.
 
@@ -35,12 +36,12 @@ def open_source(path: str | Path, *, to_rgb: str = "range", label: str = "") -> 
     ``UserError`` where there is nothing to read, or the class folders are splits.
     """
     source = _open(Path(path), parse_rule(to_rgb), label)
-    if label and not isinstance(source, BetonSource):
+    if label and source.format != BetonSource.format:
         raise UserError(f"--label {label} names a field of a .beton, and {path} is none: leave it out.")
     return source
 
 
-def _open(path: Path, rule: ToRGB, label: str) -> Source:
+def _open(path: Path, rule: ToRGB, label: str) -> DatasetSource:
     if is_pattern(path):
         return _open_pattern(path, rule, label)
     if path_exists(path) and path.is_file():
@@ -74,7 +75,7 @@ def require_readable(source: Source, where: str, tries: int = 100) -> None:
     raise UserError(f"no readable image among the first {min(tries, len(source))} in {where} (first: {first}).")
 
 
-def _open_pattern(pattern: Path, rule: ToRGB, label: str) -> Source:
+def _open_pattern(pattern: Path, rule: ToRGB, label: str) -> DatasetSource:
     files = expand(pattern)
     if len(files) == 1 and files[0].suffix in BETON_ENDINGS:
         return BetonSource(files[0], label)

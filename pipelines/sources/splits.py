@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.sources.listing import Listing, holds_data, list_folder, path_exists
+from fastvicreg.pipelines.formats.listing import Listing, holds_data, list_folder, path_exists
 
 TRAIN = ("train", "training")
 VALIDATION = ("val", "validation", "valid", "dev", "test", "testing")

@@ -20,7 +20,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
-from fastvicreg.pipelines.sources.folder import FolderSource
+from fastvicreg.pipelines.formats.folder.source import FolderSource
 from fastvicreg.profiles.bench.registry import Benchmark, Options
 from fastvicreg.profiles.measure import summarize
 
@@ -79,7 +79,7 @@ def run(data: str | Path | None = None, *, workers: int = 0, repeats: int = 5) -
     for repeat in range(repeats + 1):
         with tempfile.TemporaryDirectory() as folder:
             for number, name in enumerate(seconds):
-                shards = name in OWN and OWN[name].format == "dali"
+                shards = name in OWN and OWN[name].format == "shards"
                 target = Path(folder) / (str(number) if shards else f"{number}.beton")
                 if name == DISK:
                     taken = _disk(target, size["bytes kept"])
@@ -132,7 +132,7 @@ def _disk(target: Path, size: int) -> float:
 
 def _peer(source: FolderSource, target: Path, workers: int) -> float:
     listing = target.with_suffix(".json")
-    files = [str(source.root / source.name(i)) for i in range(len(source))]
+    files = [str(source.path / source.name(i)) for i in range(len(source))]
     listing.write_text(json.dumps([files, [source.label(i) for i in range(len(source))]]))
     command = [sys.executable, "-c", WRITE, str(listing), str(target), str(workers)]
     # With TBB, numba's first choice, a process that has forked never ends.
@@ -140,7 +140,7 @@ def _peer(source: FolderSource, target: Path, workers: int) -> float:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=True)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"FFCV's DatasetWriter failed on {source.root}: {str(error.stderr)[-200:]}") from error
+        raise UserError(f"FFCV's DatasetWriter failed on {source.path}: {str(error.stderr)[-200:]}") from error
     return float(done.stdout.rsplit("seconds", 1)[1])
 
 

@@ -17,9 +17,9 @@ from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.formats.folder.source import FolderSource
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.profiles.bench.peers_dali import own_reader_pass
 from fastvicreg.profiles.bench.registry import Benchmark, Options
 from fastvicreg.profiles.measure import summarize

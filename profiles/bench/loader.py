@@ -26,10 +26,10 @@ from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.decode import decode_rgb
+from fastvicreg.pipelines.formats.beton.source import BetonSource
+from fastvicreg.pipelines.formats.folder.source import FolderSource
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources.beton import BetonSource
-from fastvicreg.pipelines.sources.folder import FolderSource
 from fastvicreg.profiles.bench.peers import PILViews
 from fastvicreg.profiles.bench.peers_dali import own_reader_pass
 from fastvicreg.profiles.bench.peers_ffcv import ffcv_as_shipped_pass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,16 +15,21 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.provenance import document, write_json
 
 COLUMNS = ("part", "outcome", "seconds", "rows", "file")
 
-KERNELS = "^(augment|lars_|statistics|squares|matrix|terms|gradient)"
-"""Names that our kernels begin with: compute-sanitizer looks at these alone, neither at cuBLAS's nor at torch's."""
 
+DEVICE_FUNCTION = {
+    "cu": re.compile(r"__global__\s+(?:void\s+|__launch_bounds__\([^)]*\)\s*)*(\w+)\s*\("),
+    "py": re.compile(r"@triton\.jit.*?\ndef (\w+)", re.DOTALL),
+}
+"""What its definition looks like, by the file's ending."""
 
 HOST = {"plan": 20, "resample": 60, "loader": 300}
 """Parts that use no device, and their budgets."""
@@ -70,10 +76,23 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
     return [*checks, *times, *host]
 
 
+def device_functions() -> list[str]:
+    """The functions on the device, CUDA's and Triton's, of every kernel in the dispatcher's registry."""
+    found: set[str] = set()
+    for kernel in KERNELS.values():
+        packages = {each.target.partition(":")[0].rpartition(".")[0] for each in kernel.implementations.values()}
+        for path in (path for package in packages for path in files(package).iterdir()):
+            if pattern := DEVICE_FUNCTION.get(path.name.rpartition(".")[2]):
+                found.update(pattern.findall(path.read_text("utf-8")))
+    return sorted(found)
+
+
 def sanitized(sanitizer: str, tool: str) -> tuple[str, ...]:
     """What goes before a command whose kernels compute-sanitizer is to check by that tool; it exits 9 for an error."""
     # An exit code of its own: told apart from the command's 1 and 2.
-    command = (sanitizer, "--tool", tool, "--error-exitcode", "9", "--kernel-name", f"regex={KERNELS}")
+    # Neither at cuBLAS's kernels nor at torch's.
+    only = f"regex=^({'|'.join(device_functions())})"
+    command = (sanitizer, "--tool", tool, "--error-exitcode", "9", "--kernel-name", only)
     # Python takes its time until it first calls CUDA, and starts compilers, which never do.
     command += ("--target-processes", "application-only", "--launch-timeout", "0")
     if tool != "memcheck":

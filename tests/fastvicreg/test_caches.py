@@ -74,3 +74,20 @@ def test_a_home_that_cannot_be_written_leaves_the_temporary_folder(tmp_path: Pat
     assert (ran.returncode, ran.stdout) == (0, f"{folder} {folder}\n"), ran.stderr
     assert ran.stderr.count("cannot be written: using") == 1
     assert "XDG_CACHE_HOME names another" in ran.stderr
+
+
+def test_compiled_kernels_and_the_doctor_follow(tmp_path: Path) -> None:
+    code = """
+import os
+from fastvicreg.doctor import cache_finding
+from fastvicreg.kernels.cuda import cache
+cache.write("kept", b"code")
+finding = cache_finding()
+print(cache.directory(), finding.works, "temporary" in finding.seen, "XDG_CACHE_HOME" in finding.remedy)
+"""
+    folder = tmp_path / "tmp" / f"fastvicreg-{os.getuid()}"
+    ran = run(code, tmp_path / "tmp", HOME="/proc")
+    assert (ran.returncode, ran.stdout) == (0, f"{folder / 'cubins'} False True True\n"), ran.stderr
+    assert (folder / "cubins" / "kept").read_bytes() == b"code"
+    ran = run(code, tmp_path / "tmp", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "kept"))
+    assert ran.stdout == f"{tmp_path / 'kept' / 'fastvicreg' / 'cubins'} True False True\n", ran.stderr

@@ -199,7 +199,7 @@ def test_splits_are_never_mixed_into_one_file(
     assert main(["convert", str(data), str(tmp_path / "all.beton")]) == 2
     line = capsys.readouterr().err
     assert "train/ and val/" in line
-    assert f"such as {tmp_path / 'all'}-ffcv" in line
+    assert f"such as {tmp_path / 'all'}-beton" in line
     assert line.count("\n") == 1
     assert not list(tmp_path.glob("all*"))
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from nvrtc import require_compiler
 
+from fastvicreg import caches
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.cuda import ARCHITECTURES, Cubin, build, cache, compile_cubin, compiler, cubin
 
@@ -42,7 +43,7 @@ def toolchain() -> None:
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty place for compiled code."""
-    monkeypatch.setattr(cache, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(caches, "user_cache_path", lambda name: tmp_path / "cache" / name)
     return tmp_path / "cache" / "fastvicreg" / "cubins"
 
 

@@ -17,13 +17,12 @@ import torch
 from nvrtc import require_compiler
 from simt import build as host
 
-from fastvicreg import doctor
+from fastvicreg import caches, doctor
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.cuda import (
     ARCHITECTURES,
     Variant,
     build,
-    cache,
     compile_cubin,
     compiler,
     cubin,
@@ -61,7 +60,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A source outside the package, its machine code in the archive; the compiler's directory is empty."""
-    monkeypatch.setattr(cache, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(caches, "user_cache_path", lambda name: tmp_path / "cache" / name)
     (tmp_path / "twice.cuh").write_text(TWICE)
     (tmp_path / "double.cu").write_text(DOUBLE)
     monkeypatch.setattr(prebuilt, "ARCHIVE", tmp_path / "cubins.zip")
@@ -148,7 +147,7 @@ def test_the_same_code_gives_the_same_bytes(source: str, tmp_path: Path, monkeyp
     variants = [Variant(source, {"FACTOR": f"{factor}.0f"}) for factor in range(4)]
     written = []
     for attempt in ("first", "second"):
-        monkeypatch.setattr(cache, "user_cache_path", lambda name, attempt=attempt: tmp_path / attempt / name)
+        monkeypatch.setattr(caches, "user_cache_path", lambda name, attempt=attempt: tmp_path / attempt / name)
         random.Random(attempt).shuffle(variants)
         build.write(tmp_path / f"{attempt}.zip", variants)
         written.append((tmp_path / f"{attempt}.zip").read_bytes())

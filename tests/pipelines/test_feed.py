@@ -50,6 +50,8 @@ class Device:
 class OnHost:
     """Crops whose copy to the device is told."""
 
+    shape = (1, 2, 16, 16, 3)
+
     def __init__(self, device: Device) -> None:
         self._device = device
 
@@ -68,7 +70,7 @@ class Batches:
         for batch in range(start.batch, BATCHES):
             index_B = torch.tensor([batch])
             crops: Any = OnHost(self._device)
-            yield Crops(crops, index_B, index_B, index_B, index_B, Cursor(start.epoch, batch))
+            yield Crops((crops,), index_B, index_B, index_B, index_B, Cursor(start.epoch, batch))
 
 
 @pytest.fixture

@@ -35,8 +35,9 @@ def test_both_plans_keep_the_contract() -> None:
     evaluation: Plan = eval_plan(10, resize=36, crop=32)
     assert isinstance(train, Plan)
     assert isinstance(evaluation, Plan)
-    assert (train.views, train.drop_last, train.support, train.size(3)) == (2, True, "crop", 224)
-    assert (evaluation.views, evaluation.drop_last, evaluation.support, evaluation.size(3)) == (1, False, "image", 32)
+    assert (train.views, train.drop_last, train.support, train.sizes(3)) == (2, True, "crop", (224, 224))
+    assert (evaluation.views, evaluation.drop_last, evaluation.support) == (1, False, "image")
+    assert evaluation.sizes(3) == (32,)
     index, wh = torch.arange(7), sizes(7)
     for made, views in ((train, 2), (evaluation, 1)):
         box, flip = made.boxes(0, index, wh)

@@ -53,6 +53,6 @@ def test_resampling_an_eval_box_is_resizing_then_cropping(shape: tuple[int, int]
 
 def test_eval_order_and_photometric_change_nothing() -> None:
     made = eval_plan(11)
-    assert made.size(0) == 224
+    assert made.sizes(0) == (224,)
     assert torch.equal(made.order(5), torch.arange(11))
     assert torch.equal(made.photometric(5, torch.arange(11)), photometric_identity(11, 1))

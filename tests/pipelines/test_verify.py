@@ -11,8 +11,8 @@ from images import encoded, photo
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import manifest_path
-from fastvicreg.pipelines.sources.beton import BetonSource
 from fastvicreg.pipelines.verify import verify_dataset
 
 PAGE = 1 << 21

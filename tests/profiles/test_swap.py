@@ -94,7 +94,7 @@ def test_synthetic_data_decodes_nothing_and_no_augmentation_computes_nothing(
     decoded, augmented = [], []
     with opened(config) as run:
         first = first_batch(run)
-        count(monkeypatch, "fastvicreg.pipelines.engines.native.NativeEngine._decode", decoded)
+        count(monkeypatch, "fastvicreg.pipelines.engines.host.decode_sample", decoded)
         count(monkeypatch, "fastvicreg.kernels.augment.parallel.augment", augmented)
         loops = swap._loops(config, run)
         for calls, name in ((decoded, swap.WITHOUT["data"]), (augmented, swap.WITHOUT["augment"])):

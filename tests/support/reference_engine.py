@@ -12,14 +12,18 @@ from fastvicreg.contracts import Plan, Source
 
 
 def reference_crops(source: Source, plan: Plan, epoch: int, index_B: torch.Tensor) -> np.ndarray:
-    """crops_BVHWC: open, convert, crop, resize bicubic, flip."""
-    batch = []
+    """crops_BVHWC, where all views are of one size."""
+    return np.stack(reference_views(source, plan, epoch, index_B), 1)
+
+
+def reference_views(source: Source, plan: Plan, epoch: int, index_B: torch.Tensor) -> list[np.ndarray]:
+    """view_BHWC of each view: open, convert, crop, resize bicubic, flip."""
+    sides = plan.sizes(epoch)
+    batch: list[list[np.ndarray]] = [[] for _ in sides]
     for index in index_B.tolist():
         image = Image.open(io.BytesIO(source.encoded(index))).convert("RGB")
         boxes, flips = plan.boxes(epoch, torch.tensor([index]), torch.tensor([image.size]))
-        side = plan.size(epoch)
-        views = []
-        for box, flip in zip(boxes[0].tolist(), flips[0].tolist(), strict=True):
+        for views, side, box, flip in zip(batch, sides, boxes[0].tolist(), flips[0].tolist(), strict=True):
             x, y, w, h = box
             if plan.support == "crop":
                 view = image.crop((int(x), int(y), int(x + w), int(y + h)))
@@ -27,8 +31,7 @@ def reference_crops(source: Source, plan: Plan, epoch: int, index_B: torch.Tenso
             else:
                 view = whole_then_crop(image, round(side * image.width / w), round(side * image.height / h), box, side)
             views.append(np.asarray(view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view))
-        batch.append(np.stack(views))
-    return np.stack(batch)
+    return [np.stack(views) for views in batch]
 
 
 def whole_then_crop(image: Image.Image, width: int, height: int, box: list[float], side: int) -> Image.Image:

@@ -7,10 +7,10 @@ from pathlib import Path
 from images import encoded, photo
 
 from fastvicreg.contracts import Crops, Cursor, Engine, Plan
+from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import manifest_path
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
-from fastvicreg.pipelines.sources.beton import BetonSource
 
 SIZES = [(60, 45), (45, 60), (33, 90), (200, 31), (1, 1), (7, 5), (300, 1), (97, 97), (250, 180), (64, 64)]
 
@@ -47,6 +47,12 @@ def damage(beton: Path, sample: int, at: float, data: bytes) -> None:
 def training(samples: int, size: int = 32) -> Plan:
     """A training plan of two views."""
     return train_plan(samples, seed=3, recipe=named_recipe("official"), image_size=size)
+
+
+def multicrop(samples: int, sizes: tuple[int, ...] = (40,), epochs: int = 1) -> Plan:
+    """Two large views and six small ones of 24 pixels; the large ones of each of ``sizes`` in turn."""
+    recipe = named_recipe("multicrop", small_size=24)
+    return train_plan(samples, seed=3, recipe=recipe, image_size=sizes, epochs=epochs)
 
 
 def epoch_of(engine: Engine, start: Cursor) -> list[Crops]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
@@ -72,9 +73,9 @@ class VICReg(nn.Module):
         return {}
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Two views, each (B, C, H, W). ``ValueError`` for another number of them."""
+        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
         if len(views) != 2:
-            raise ValueError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
+            raise UserError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
         # Each view has batch statistics of its own, as in the official code.
         features = each_view(self.encoder, views)
         za_BD, zb_BD = each_view(self.expander, features)

@@ -1,0 +1,123 @@
+"""Images in a ``.beton`` file, FFCV's or ours, read through numpy and mmap: no FFCV needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fastvicreg.errors import DamagedError
+from fastvicreg.pipelines.classes import numbered
+from fastvicreg.pipelines.formats.beton.layout import RAW, Layout, read_layout, stored_size
+from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.manifest import (
+    ChangedError,
+    Manifest,
+    digest,
+    index_digest,
+    manifest_path,
+    read_manifest,
+)
+from fastvicreg.pipelines.mapped import address_of, require_whole
+
+
+class BetonSource:
+    """Random access to a ``.beton``'s field "image" (or the only RGB one) and its labels, as ``Layout.labels`` picks.
+
+    With a manifest beside the file, ``encoded`` checks each sample's hash. The file must not shrink while it is open.
+    """
+
+    format: ClassVar[str] = "beton"
+    kind: ClassVar[str] = "a .beton file"
+
+    def __init__(self, path: str | Path, label: str = "") -> None:
+        """``UserError`` where ``path`` is no sound ``.beton`` with images, or its manifest is another file's."""
+        self.path = Path(path)
+        self.layout: Layout = read_layout(path)
+        self.manifest: Manifest | None = _manifest(self.layout)
+        image = self.layout.image_N
+        self._mapped = self.layout.mapped
+        self._start = np.ascontiguousarray(image["data_ptr"])
+        self._stored = stored_size(self.layout)
+        self._hints = PageHints(address_of(self._mapped) + self._start.astype(np.int64), self._stored)
+        self._width, self._height = np.ascontiguousarray(image["width"]), np.ascontiguousarray(image["height"])
+        self._raw = image["mode"] == RAW
+        label_N, note = self.layout.labels(label)
+        self._label = np.ascontiguousarray(label_N)
+        self.notes: tuple[str, ...] = (note,) if note else ()
+        self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def encoded(self, index: int) -> bytes | memoryview:
+        """A JPEG's stored bytes, not copied; a raw sample as a binary PPM, which Pillow reads.
+
+        ``ChangedError`` (an ``OSError``) where the stored bytes are not those that the manifest recorded.
+        """
+        stored = self.stored(index)
+        if self.manifest is not None and digest(stored) != int(self.manifest.hash_N[index]):
+            raise ChangedError(f"the bytes differ from the manifest's hash {self.expected_hash(index):016x}")
+        if not self._raw[index]:
+            return stored
+        return b"P6\n%d %d\n255\n%b" % (self._width[index], self._height[index], stored)
+
+    def stored(self, index: int) -> memoryview:
+        """The sample's bytes in the file as they are, unchecked: a JPEG, or height x width x 3 raw pixels.
+
+        ``OSError`` where the file has been cut since it was opened: to read there would end the process (SIGBUS).
+        """
+        start = int(self._start[index])
+        end = start + int(self._stored[index])
+        require_whole(self.path, end)
+        return self._mapped[start:end]
+
+    def is_raw(self, index: int) -> bool:
+        """Whether the sample is stored as pixels."""
+        return bool(self._raw[index])
+
+    def expected_hash(self, index: int) -> int | None:
+        """XXH3-64 of the stored bytes as the manifest recorded it; None without a manifest."""
+        return None if self.manifest is None else int(self.manifest.hash_N[index])
+
+    def recorded_size(self, index: int) -> tuple[int, int]:
+        """(width, height) from the metadata."""
+        return self.size(index)
+
+    def findings_from(self, index: int) -> Iterator[Finding]:
+        """None: the file's structure was checked when it was opened."""
+        return iter(())
+
+    def label(self, index: int) -> int:
+        """The class's number, -1 where the file has none."""
+        return int(self._label[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) from the metadata."""
+        return int(self._width[index]), int(self._height[index])
+
+    def name(self, index: int) -> str:
+        """The path that the manifest recorded, else the sample's number."""
+        return f"sample {index}" if self.manifest is None else self.manifest.paths[index]
+
+    def read_ahead(self, index_B: Tensor) -> None:
+        """Have the kernel read these samples while others are decoded."""
+        self._hints(index_B.numpy())
+
+
+def _manifest(layout: Layout) -> Manifest | None:
+    where = manifest_path(layout.path)
+    if not where.exists():
+        return None
+    manifest = read_manifest(where)
+    index = index_digest(layout.mapped[: layout.metadata_end], layout.mapped[layout.table :])
+    if len(manifest) != len(layout.metadata_N) or manifest.index_hash != index:
+        raise DamagedError(
+            f"{layout.path} and its manifest do not belong together: one of them was changed or replaced; "
+            f"convert again, or delete {where} to read the file unchecked."
+        )
+    return manifest

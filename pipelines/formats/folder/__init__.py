@@ -1,0 +1,1 @@
+"""Image files in folders, as people have them."""

@@ -1,0 +1,135 @@
+"""Images in a folder: one sub-folder a class, or flat without labels; read in sorted order, on every machine alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.decode import image_size
+from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.listing import (
+    ARCHIVES,
+    ending_of,
+    identity,
+    is_file,
+    is_folder,
+    is_image,
+    is_shown,
+    path_exists,
+    scan,
+)
+from fastvicreg.pipelines.passed import Passed
+from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
+
+
+class FolderSource:
+    """Random access to the image files below ``root``.
+
+    The sub-folders of ``root`` are the classes, in sorted order; a class's images may lie any number of folders deep.
+    Where ``root`` itself holds the images there are no classes and every label is -1; both at once are refused.
+    ``passed`` counts what was not taken: files of other types, hidden ones, links that lead nowhere or back.
+    """
+
+    format: ClassVar[str] = "folder"
+    kind: ClassVar[str] = "a folder of images"
+
+    def __init__(self, root: str | Path, to_rgb: ToRGB = RANGE) -> None:
+        """``UserError`` where ``root`` is missing, no folder, holds no image, or may not be listed."""
+        self.path = Path(root)
+        if not path_exists(self.path) or not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "does not exist"
+            raise UserError(f"the image folder {root} {what}: give a folder of images, or of class folders.")
+        self.passed = Passed()
+        self.to_rgb = to_rgb
+        here = {identity(self.path)}
+        flat, folders = self._list(".", here)
+        by_class = [self._walk(folder, here | {identity(self.path / folder)}) for folder in folders]
+        if flat and any(by_class):
+            raise UserError(
+                f"{root} holds {len(flat)} images (such as {flat[0]}) beside folders of images (such as "
+                f"{next(f for f in by_class if f)[0]}): move them into a class folder, or the folders elsewhere."
+            )
+        self.classes: tuple[str, ...] = () if flat else tuple(folders)
+        self._files: list[str] = flat or [file for files in by_class for file in files]
+        self._labels: list[int] = [-1] * len(flat) or [n for n, files in enumerate(by_class) for _ in files]
+        if not self._files:
+            endings = ".jpg .jpeg .png .webp"
+            there = self.passed.lines()
+            raise UserError(
+                f"no image in {root}: it holds no file that ends in {endings} or another type Pillow reads"
+                + (f", but {'; '.join(there[:3])}{self._unpack()}." if there else ".")
+            )
+
+    def _unpack(self) -> str:
+        """What to do with compressed tar files, where there are some."""
+        kind = next((kind for kind in self.passed.counts if kind in ARCHIVES), None)
+        if kind is None:
+            return ""
+        return f"; unpack such files first: {ARCHIVES[kind]} {self.path / self.passed.first[kind]}"
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes; ``OSError`` where they cannot be read."""
+        handle = os.open(f"{self.path}/{self._files[index]}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(handle, os.fstat(handle).st_size)
+        finally:
+            os.close(handle)
+
+    def label(self, index: int) -> int:
+        """The class's number, -1 in a flat folder."""
+        return self._labels[index]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) from the file's header."""
+        return image_size(self.encoded(index))
+
+    def name(self, index: int) -> str:
+        """The file's path relative to the folder."""
+        return self._files[index]
+
+    def expected_hash(self, index: int) -> None:
+        """None: nothing is recorded of image files."""
+
+    def recorded_size(self, index: int) -> None:
+        """None: the image alone tells."""
+
+    def findings_from(self, index: int) -> Iterator[Finding]:
+        """None: there are no files but the samples."""
+        return iter(())
+
+    def _list(self, folder: str, above: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
+        """(images, folders) in ``folder``, which lies in the folders ``above``: their paths relative to the root."""
+        images, folders = [], []
+        for entry in scan(self.path / folder):
+            path = entry.name if folder == "." else f"{folder}/{entry.name}"
+            if is_folder(entry):
+                if not is_shown(entry.name):
+                    self.passed.add("hidden or left by a program", path)
+                elif entry.is_symlink() and identity(entry.path) in above:
+                    self.passed.add("link that leads back to a folder it lies in", path)
+                else:
+                    folders.append(path)
+            elif not is_file(entry):
+                self.passed.add("link that leads nowhere" if entry.is_symlink() else "no regular file", path)
+            elif is_image(entry.name):
+                images.append(path)
+            else:
+                hidden = entry.name.startswith(".")
+                self.passed.add("hidden file" if hidden else ending_of(entry.name) or "no ending", path)
+        return sorted(images), sorted(folders)
+
+    def _walk(self, folder: str, above: set[tuple[int, int]]) -> list[str]:
+        """Image files below root/folder as paths relative to the root, sorted."""
+        found: list[str] = []
+        pending = [(folder, above)]
+        while pending:
+            images, folders = self._list(*(below := pending.pop()))
+            found += images
+            pending += [(inner, below[1] | {identity(self.path / inner)}) for inner in folders]
+        return sorted(found)

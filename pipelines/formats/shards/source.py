@@ -1,0 +1,147 @@
+"""Images in tar shards with indices, ours or any WebDataset's: random access through mmap, no DALI needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fastvicreg.errors import DamagedError
+from fastvicreg.pipelines.decode import DecodeError, image_size
+from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.formats.shards import tarfiles
+from fastvicreg.pipelines.formats.shards.check import check_shard
+from fastvicreg.pipelines.formats.shards.labels import addresses, read_labels
+from fastvicreg.pipelines.formats.shards.layout import ShardLayout, read_layout
+from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
+from fastvicreg.pipelines.mapped import require_whole
+from fastvicreg.pipelines.passed import Passed
+from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
+
+
+class ShardSource:
+    """Random access to the images (.jpg, .png, .webp ...) and .cls.i32 (or .cls) of tar files: a folder's, those of
+    the folders in it, a pattern's, or one, which may hold tar files itself.
+
+    Samples come in the order of the shards' names, then of their indices, or of the members where there is none. With
+    our manifest in the folder ``encoded`` checks each sample's hash; without one labels are read when the folder is
+    opened, a page a sample, and ``encoded`` checks that the member's header is where the index says. ``passed`` counts
+    the samples without an image, which are left out. Names in shards are shown to people only. The files must not
+    shrink while they are open.
+    """
+
+    format: ClassVar[str] = "shards"
+    kind: ClassVar[str] = "tar shards"
+
+    def __init__(self, path: str | Path, to_rgb: ToRGB = RANGE) -> None:
+        """``UserError`` where ``path`` holds no shards, ``DamagedError`` where they contradict index or manifest."""
+        self.path = Path(path)
+        self.to_rgb = to_rgb
+        self.layout: ShardLayout = read_layout(path)
+        self.manifest: Manifest | None = _manifest(self.layout)
+        self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
+        self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
+        self._hints = PageHints(addresses(self.layout, self._start), self._size)
+        if self.manifest is None:
+            self._label, self.classes = read_labels(self.layout)
+        else:
+            self._label, self.classes = self.manifest.label_N, self.manifest.classes
+        self.passed = Passed()
+        for key, *extensions in self.layout.without_image:
+            self.passed.add(f"sample without an image, only {', '.join(f'.{one}' for one in extensions)}", key)
+        self._paths = self.layout.names if self.manifest is None else self.manifest.paths
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def encoded(self, index: int) -> memoryview:
+        """The image's bytes, not copied.
+
+        ``ChangedError`` (an ``OSError``) where they are not those that the manifest recorded, or without a manifest
+        where no member of this size begins where the index says.
+        """
+        stored = self.stored(index)
+        if self.manifest is None:
+            if not tarfiles.meets_header(self._mapped[self._shard[index]], int(self._start[index]), len(stored)):
+                raise ChangedError(
+                    f"no member of {len(stored)} bytes begins at byte {self._start[index]} of its tar file"
+                )
+        elif digest(stored) != int(self.manifest.hash_N[index]):
+            raise ChangedError(f"the bytes differ from the manifest's hash {self.expected_hash(index):016x}")
+        return stored
+
+    def stored(self, index: int) -> memoryview:
+        """The same bytes, unchecked; ``OSError`` where the file has been cut since it was opened."""
+        start, shard = int(self._start[index]), int(self._shard[index])
+        end = start + int(self._size[index])
+        require_whole(self.layout.files[shard][0], end)
+        return self._mapped[shard][start:end]
+
+    def is_raw(self, index: int) -> bool:
+        """False: shards hold encoded images alone."""
+        return False
+
+    def expected_hash(self, index: int) -> int | None:
+        """XXH3-64 of the stored bytes as the manifest recorded it; None without a manifest."""
+        return None if self.manifest is None else int(self.manifest.hash_N[index])
+
+    def recorded_size(self, index: int) -> tuple[int, int] | None:
+        """(width, height) from the manifest; None without one."""
+        return None if self.manifest is None else self.size(index)
+
+    def findings_from(self, index: int) -> Iterator[Finding]:
+        """Where the sample is the first of a tar file: what is wrong between that file, its index and its classes."""
+        shard = int(self._shard[index])
+        if index == 0 or self._shard[index - 1] != shard:
+            yield from check_shard(self, self.layout, shard, index)
+
+    def label(self, index: int) -> int:
+        """The class's number, -1 where there is none."""
+        return int(self._label[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) from the manifest, else from the image's header; ``OSError`` where it has none."""
+        if self.manifest is not None:
+            return int(self.manifest.width_N[index]), int(self.manifest.height_N[index])
+        try:
+            return image_size(self.stored(index))
+        except DecodeError as error:
+            raise OSError(str(error)) from error
+
+    def name(self, index: int) -> str:
+        """The path that the manifest recorded, else "shard.tar/member"."""
+        return self._paths[index]
+
+    def read_ahead(self, index_B: Tensor) -> None:
+        """Have the kernel read these samples while others are decoded."""
+        self._hints(index_B.numpy())
+
+
+def _manifest(layout: ShardLayout) -> Manifest | None:
+    where = manifest_path(layout.path)
+    if not where.exists():
+        return None
+    manifest, names = read_manifest(where), {tar.name for tar, _ in layout.files}
+    expected = [tarfiles.shard_names(number)[0] for number in range(len(names) + 1)]
+    missing = [name for name in expected if name not in names]
+    # The last of these is missing from a whole folder too: it would be the next shard.
+    if surplus := sorted(names - set(expected)):
+        raise DamagedError(
+            f"{layout.path / surplus[0]} is none of the manifest's shards: move it away, or delete {where} to read "
+            "all shards unchecked."
+        )
+    if len(missing) > 1 or len(layout) < len(manifest):
+        raise DamagedError(
+            f"{layout.path / missing[0]} is missing: the shards hold {len(layout):,} of the manifest's "
+            f"{len(manifest):,} samples; copy it again."
+        )
+    if len(manifest) != len(layout) or manifest.index_hash != layout.index_hash:
+        raise DamagedError(
+            f"the indices in {layout.path} and its manifest do not belong together: one of them was changed or "
+            f"replaced; convert again, or delete {where} to read the shards unchecked."
+        )
+    return manifest
