@@ -68,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     display = Display(Console(quiet=not processes.main))
     if options.settings.data.data is None:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
+    for note in methods.notes_of(options.settings.method):
+        display.note(note)
     if options.preset in PRESETS and not options.config:
         made = preset(options.preset)
         told = made.told(options.settings)
@@ -151,7 +153,7 @@ def _foreign(message: str, method: str) -> str:
     """A line on an option of another method, where ``message`` refuses one."""
     if not (found := re.match(r"unknown option --([a-z-]+)", message)):
         return ""
-    owner = methods.owner_of(found.group(1).replace("-", "_"))
+    owner = methods.owner_of(found.group(1).removeprefix("no-").replace("-", "_"))
     if owner is None:
         return ""
     return f"--{found.group(1)} is a setting of {owner}, not of {method}: give --method {owner}, or leave it out."

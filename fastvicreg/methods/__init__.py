@@ -43,6 +43,12 @@ def owner_of(field: str) -> str | None:
     return next((name for name in METHODS if field in config_class(name).__dataclass_fields__), None)
 
 
+def notes_of(config: MethodConfig) -> tuple[str, ...]:
+    """What a person should know of a method's settings, one line each; none where its config has no ``notes()``."""
+    notes = getattr(config, "notes", None)
+    return notes() if notes else ()
+
+
 def check_widths(flag: str, widths: tuple[int, ...]) -> None:
     """``UserError`` where a head has no layer, or one too narrow to have a covariance."""
     if not widths or min(widths) < 2:

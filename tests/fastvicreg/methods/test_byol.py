@@ -27,7 +27,7 @@ from fastvicreg.train.checkpoint import listed
 from fastvicreg.train.steps.eager import EagerStep
 from fastvicreg.train.updater import Updater
 
-SMALL = BYOLConfig(projector=(32, 16), predictor=(32,), momentum=0.9)
+SMALL = BYOLConfig(projector=(32, 16), predictor_hidden=(32,), momentum=0.9)
 
 
 def byol() -> BYOL:
@@ -160,14 +160,23 @@ def test_the_command_line_shows_and_takes_its_settings_alone(capsys: pytest.Capt
     assert "--expander" not in text
     assert main(["train", "--method", "byol", "--momentum", ".97", "--print-config"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["method"] == {"name": "byol", "projector": [4096, 256], "predictor": [4096], "momentum": 0.97}
+    assert shown["method"] == {
+        **{"name": "byol", "projector": [4096, 256], "predictor": True, "predictor_hidden": [4096]},
+        **{"momentum_encoder": True, "momentum": 0.97, "stop_gradient": True, "batch_norm": True},
+        **{"variance": 0.0, "covariance": 0.0, "regularize": "normalized"},
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ("--momentum .9", "--momentum is a setting of byol, not of vicreg: give --method byol"),
-        ("--method byol --variance 1", "--variance is a setting of vicreg, not of byol: give --method vicreg"),
+        ("--method byol --expander 8 8", "--expander is a setting of vicreg, not of byol: give --method vicreg"),
+        ("--no-momentum-encoder", "--no-momentum-encoder is a setting of byol, not of vicreg: give --method byol"),
+        ("--method byol --no-momentum-encoder --momentum .9", "--momentum 0.9 needs a target network"),
+        ("--method byol --no-stop-gradient", "--no-stop-gradient needs --no-momentum-encoder"),
+        ("--method byol --variance -1", "--variance -1.0 cannot train"),
+        ("--method byol --regularize raw", "--regularize raw has nothing to act on"),
         ("--method boyl", "unknown method 'boyl'; did you mean 'byol'?"),
         ("--method byol --momentum 2", "--momentum 2.0 is no share"),
         ("--method byol --projector 1", "--projector 1 has a layer below 2"),
