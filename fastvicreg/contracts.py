@@ -192,10 +192,14 @@ class Feed(Protocol):
 
 
 class ParamGroup(NamedTuple):
-    """Parameters, and whether weight decay and LARS's trust ratio apply to them."""
+    """Parameters, whether weight decay and LARS's trust ratio apply to them, and how their learning rate differs."""
 
     params: list[nn.Parameter]
     adapted: bool
+    lr_scale: float = 1.0
+    """Factor of the run's learning rate."""
+    constant_lr: bool = False
+    """Whether the learning rate stays at its peak, without warm-up and cosine."""
 
 
 def by_dimension(module: nn.Module) -> list[ParamGroup]:

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 METHODS = {
     "vicreg": "fastvicreg.methods.vicreg.config:VICRegConfig",
     "byol": "fastvicreg.methods.byol.config:BYOLConfig",
+    "simsiam": "fastvicreg.methods.simsiam.config:SimSiamConfig",
+    "barlow_twins": "fastvicreg.methods.barlow_twins.config:BarlowTwinsConfig",
+    "simclr": "fastvicreg.methods.simclr.config:SimCLRConfig",
+    "moco": "fastvicreg.methods.moco.config:MoCoConfig",
+    "wmse": "fastvicreg.methods.wmse.config:WMSEConfig",
+    "swav": "fastvicreg.methods.swav.config:SwAVConfig",
 }
 """Names to the class of their settings."""
 

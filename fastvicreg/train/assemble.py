@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,18 +86,37 @@ def as_module(part: Method | Encoder) -> nn.Module:
 
 
 def build_optimizer(
-    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto"
+    config: OptimConfig, param_groups: Sequence[ParamGroup], *, batch_size: int, impl: str = "auto"
 ) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted."""
+    """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted.
+
+    ``batch_size``, the total, sets the learning rate of groups that stay at its peak.
+    """
+    peak = config.base_lr * batch_size / 256
+    groups: list[dict[str, Any]] = []
+    for rate in dict.fromkeys((group.lr_scale, group.constant_lr) for group in param_groups):
+        alike = [group for group in param_groups if (group.lr_scale, group.constant_lr) == rate]
+        scale, constant = rate
+        own = {"lr_scale": scale} if scale != 1 else {}
+        own |= {"constant_lr": peak} if constant else {}
+        groups += [group | own for group in _groups(config, alike)]
+    if config.optimizer == "lars":
+        options: dict[str, Any] = {"momentum": config.sgd_momentum, "eta": config.eta, "form": config.lars_form}
+        return LARS(groups, lr=0.0, weight_decay=config.weight_decay, impl=impl, **options)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer](groups, lr=0.0)
+
+
+def _groups(config: OptimConfig, param_groups: Sequence[ParamGroup]) -> list[dict[str, Any]]:
+    """The optimizer's groups for parameters of one learning rate."""
     adapted = [param for group in param_groups if group.adapted for param in group.params]
     plain = [param for group in param_groups if not group.adapted for param in group.params]
     if config.optimizer == "lars":
-        return LARS(lars_groups(adapted, plain), lr=0.0, weight_decay=config.weight_decay, eta=config.eta, impl=impl)
-    groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
-    assert config.optimizer == "adamw", config.optimizer
-    return torch.optim.AdamW(groups, lr=0.0)
+        return lars_groups(adapted, plain, form=config.lars_form)
+    decayed = config.weight_decay if config.decay_1d else 0.0
+    groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": decayed}]
+    return [group for group in groups if group["params"]]
 
 
 def fault_budget(config: TrainConfig, processes: Processes) -> FaultBudget:
@@ -126,7 +146,9 @@ def assemble(config: TrainConfig) -> Run:
     method = build_method(config, kernels, device)
     if processes.world_size > 1:
         synchronise(as_module(method), device)
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
+    optimizer = build_optimizer(
+        config.optim, method.param_groups(), batch_size=config.run.batch_size, impl=kernels["lars"]
+    )
     updater = Updater(as_module(method), optimizer, device=device, precision=precision)
     step = EagerStep(method, updater, device=device, precision=precision, world_size=processes.world_size)
     engine = build_engine(

@@ -27,7 +27,8 @@ class HostSyncBatchNorm(_BatchNorm):
             return super().forward(input)
         axes = (0, *range(2, input.ndim))
         shape = (1, -1, *(1,) * (input.ndim - 2))
-        wide = input.float()  # as nn.BatchNorm, which keeps the statistics of half types in fp32
+        # As nn.BatchNorm, which keeps the statistics of half types in fp32.
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
         local = wide.new_tensor([input.numel() / input.shape[1]])
         with record_function(stages.COMM):
             sums = _Sum.apply(torch.cat([local, wide.sum(axes)]), self.process_group)
@@ -43,8 +44,10 @@ class HostSyncBatchNorm(_BatchNorm):
             self.running_mean.lerp_(mean_C, self.momentum)
             self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
             self.num_batches_tracked += 1
-        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
-        return (centred * scale_C.view(shape) + self.bias.view(shape)).to(input.dtype)
+        scale_C = torch.rsqrt(variance_C + self.eps)
+        if not self.affine:
+            return (centred * scale_C.view(shape)).to(input.dtype)
+        return (centred * (self.weight * scale_C).view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 class _Sum(torch.autograd.Function):
@@ -71,8 +74,12 @@ def synchronise(module: nn.Module, device: str) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            own = HostSyncBatchNorm(child.num_features, child.eps, child.momentum)
+            own = HostSyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
+            assert child.running_mean is not None
+            own.to(child.running_mean)
             own.load_state_dict(child.state_dict())
+            for parameter, former in zip(own.parameters(), child.parameters(), strict=True):
+                parameter.requires_grad_(former.requires_grad)  # of a target network, none is trained
             setattr(module, name, own)
         else:
             synchronise(child, device)

@@ -55,12 +55,16 @@ class Updater:
         optimizer.register_step_post_hook(self._note)
 
     def begin(self, scalars: Mapping[str, float]) -> None:
-        """Before the forward pass: set the learning rate, ``scalars["lr"]``, drop gradients, keep the statistics."""
+        """Before the forward pass: set the learning rate, drop gradients, keep the statistics.
+
+        The rate is ``scalars["lr"]``, or a group's own "constant_lr", times the group's "lr_scale" where it has one.
+        """
         for group in self.optimizer.param_groups:
+            lr = group.get("constant_lr", scalars["lr"]) * group.get("lr_scale", 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(scalars["lr"])  # where a captured step reads it
+                group["lr"].fill_(lr)  # where a captured step reads it
             else:
-                group["lr"] = scalars["lr"]
+                group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         self._statistics.keep()
 

@@ -102,7 +102,9 @@ def _build(config: TrainConfig, form: str, precision: str, device: str, batch: i
     kernels, order = kernel_choices(config), FORMATS[form]
     method = build_method(config, kernels, device)
     as_module(method).to(memory_format=order)  # type: ignore[call-overload]
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernels["lars"])
+    optimizer = build_optimizer(
+        config.optim, method.param_groups(), batch_size=config.run.batch_size, impl=kernels["lars"]
+    )
     side = config.data.image_size
     # As the augmentation hands them over: in the precision's own type.
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[precision] or torch.float32)

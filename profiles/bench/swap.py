@@ -185,7 +185,9 @@ def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = Non
     for part in as_module(method).modules():
         if hasattr(part, "process_group"):  # batch norms, and methods whose loss is of the whole batch
             part.process_group = group  # type: ignore[assignment]
-    optimizer = build_optimizer(config.optim, method.param_groups(), impl=kernel_choices(config)["lars"])
+    optimizer = build_optimizer(
+        config.optim, method.param_groups(), batch_size=config.run.batch_size, impl=kernel_choices(config)["lars"]
+    )
     updater = Updater(as_module(method), optimizer, device=run.device, precision=run.precision)
     return replace(run, method=method, step=EagerStep(method, updater, device=run.device, precision=run.precision))
 
