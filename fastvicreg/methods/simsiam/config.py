@@ -53,8 +53,8 @@ class SimSiamConfig(Regularized):
         if self.regularize == "raw" and self.variance and self.batch_norm:
             return (
                 f"--variance {self.variance:g} --regularize raw does nothing here: the projector ends in batch norm, "
-                "whose outputs already have a standard deviation of 1; --regularize normalized or --no-batch-norm "
-                "lets it act.",
+                "whose outputs have a standard deviation of 1 until variances before it fall to its eps of 1e-5; "
+                "--regularize normalized or --no-batch-norm lets it act.",
             )
         return self.regularized_notes()
 
