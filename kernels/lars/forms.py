@@ -96,9 +96,9 @@ def _raw_ratio(
     if clip:
         ratios = (ratios / lr).clamp_max(1.0)
     applies = (param_norms > 0) & (grad_norms > 0)
-    decays = torch.where(applies, weight_decay, 0.0)
+    decays = weight_decay * applies.to(param_norms.dtype)
     ratios = torch.where(applies, ratios, torch.ones_like(ratios))
-    decayed = torch._foreach_mul(params, decays.to(ratios.dtype).unbind())
+    decayed = torch._foreach_mul(params, decays.unbind())
     directions = list(torch._foreach_add(grads, decayed))
     torch._foreach_mul_(directions, ratios.unbind())
     return directions
