@@ -59,7 +59,8 @@ class DataConfig:
     image_size: int = 224
     """Side of the square views in pixels."""
     recipe: str = "official"
-    """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images)."""
+    """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
+    (MoCo v2's and SimSiam's), simclr (strong colour jitter)."""
     label: str = ""
     """Field of a .beton that holds the classes, where its name does not tell (label, target, y, class ...)."""
     to_rgb: str = "range"

@@ -80,7 +80,25 @@ def small() -> Recipe:
     return Recipe("small", (view, view))
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {"official": official, "paper": paper, "small": small}
+def moco() -> Recipe:
+    """MoCo v2's and SimSiam's (facebookresearch/moco --aug-plus): larger crops, stronger saturation, no solarize."""
+    view = ViewRecipe(crop_scale=(0.2, 1.0), saturation=0.4, solarize_p=0.0)
+    return Recipe("moco", (view, view))
+
+
+def simclr() -> Recipe:
+    """SimCLR's and SwAV's at full strength: colour jitter twice as strong as VICReg's and more, no solarization."""
+    view = ViewRecipe(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, solarize_p=0.0)
+    return Recipe("simclr", (view, view))
+
+
+RECIPES: Mapping[str, Callable[[], Recipe]] = {
+    "official": official,
+    "paper": paper,
+    "small": small,
+    "moco": moco,
+    "simclr": simclr,
+}
 
 
 def named_recipe(name: str) -> Recipe:

@@ -29,8 +29,10 @@ class TrainOptions:
     The defaults shown are those of a run with --data (--preset imagenet-100ep), or of a --preset given with --help.
     """
 
-    preset: str | None = None
-    """imagenet-1000ep, imagenet-100ep (default with --data), cifar10, solo-cifar10, demo (default without)."""
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"imagenet-100ep is the default with --data, demo without: {', '.join(PRESETS)}."),
+    ] = None
     config: str | None = None
     """Start from a saved config: a JSON file or a run's folder."""
     out: str | None = None
