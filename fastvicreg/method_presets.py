@@ -60,7 +60,6 @@ def simclr_imagenet() -> Preset:
     optim = OptimConfig(base_lr=0.3, weight_decay=1e-4, lars_form="tensorflow")
     config = imagenet(SimCLRConfig(loss_form="official"), optim, epochs=100, batch_size=4096, recipe="simclr")
     told = (
-        NO_RESIDUAL,
         ENDS_ABOVE_0,
         Divergence("a head of three layers, the code's default; its first paper has two", "method.projector"),
     )

@@ -61,7 +61,7 @@ class LARS(Optimizer):
         self.impl, self.form = impl, form
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapted": True}
         super().__init__(params, defaults)
-        choose_for(impl, self._params())
+        choose_for(impl if form == "official" else "foreach", self._params())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "impl": self.impl, "form": self.form}

@@ -232,7 +232,7 @@ class OtherForm(WrittenOut):
 @pytest.mark.parametrize("eta", [1e-4, 0.02, 1.0])  # below and above the clip
 def test_each_form_is_its_own_code_s_rule(form: str, eta: float):
     model = Network()
-    options = {"weight_decay": 0.01, "momentum": 0.9, "eta": eta}
+    options: dict[str, Any] = {"weight_decay": 0.01, "momentum": 0.9, "eta": eta}
     written = OtherForm(form, model, **options)
     groups = lars_groups(
         [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1], form=form

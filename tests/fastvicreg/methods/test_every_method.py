@@ -4,7 +4,8 @@ several processes as in one."""
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,40 @@ def test_its_columns_and_spread_are_parts_of_its_loss(name: str) -> None:
     shown |= {part for column in method.columns for part in column.beside.values()}
     assert {*shown, method.spread.part} <= terms.parts.keys()
     assert not any(part.requires_grad or part.ndim for part in terms.parts.values())
+
+
+CAUSES: list[tuple[str, dict[str, Any]]] = [
+    ("vicreg", {"variance": 0.0}),
+    ("vicreg", {"variance": 1.0}),
+    ("byol", {"predictor": False}),
+    ("byol", {"momentum": 0.5}),
+    ("byol", {"momentum": 0.99, "momentum_encoder": False, "stop_gradient": False}),
+    ("simsiam", {"predictor": False}),
+    ("simsiam", {"stop_gradient": False}),
+    ("simsiam", {"batch_norm": False}),
+    ("simclr", {"temperature": 2.0}),
+    ("moco", {"momentum": 0.5}),
+    ("moco", {"temperature": 2.0}),
+    ("wmse", {"w_eps": 0.9}),
+    ("swav", {"sharpness": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CAUSES)
+def test_a_collapse_s_likely_cause_names_the_flag_that_helps(name: str, settings: dict[str, Any]) -> None:
+    config = replace(METHOD_CONFIGS[name], **settings)  # type: ignore[type-var]
+    config.check()
+    cause = built(config).spread.cause
+    flags = [flag.removeprefix("no-").replace("-", "_") for flag in re.findall(r"--([a-z0-9-]+)", cause)]
+    assert set(flags) & set(settings)
+    assert set(flags) <= {field.name for field in fields(config)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", METHOD_CONFIGS)
+def test_published_settings_name_no_cause_but_the_learning_rate(name: str) -> None:
+    method = built(METHOD_CONFIGS[name])
+    assert method.spread.cause == ""
+    assert method.spread.healthy > 0
 
 
 @pytest.mark.parametrize("name", METHOD_CONFIGS)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from methods import batch_of, encoder
+from runs import tiny, train
 from torch import Tensor
 from vectors import assert_vector
 
@@ -101,6 +105,16 @@ def test_the_momentum_goes_from_start_to_end() -> None:
     assert [schedule(0), schedule(50), schedule(100)] == pytest.approx([0.9, 0.95, 1.0])
     constant = moco(momentum=0.999, momentum_end=0.999).schedules(horizon)["momentum"]
     assert {constant(0), constant(33), constant(100)} == {0.999}
+
+
+def test_a_run_refuses_a_queue_above_its_data_before_it_begins(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, _ = uninterrupted
+    config = replace(tiny(data), method=MoCoConfig(projector=(24, 8), queue=1000))
+    with pytest.raises(UserError, match="--queue 1000 is larger than the 24 images of an epoch"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.parametrize(
