@@ -43,7 +43,8 @@ class MoCo(nn.Module):
         directions = 2 if config.symmetric else 1
         self.queues = nn.ModuleList(KeyQueue(config.queue, config.projector[-1]) for _ in range(directions))
         self._new_keys: list[Tensor] = []
-        """Of the last step, (M, D) a queue: they enter only once the update took place."""
+        """Of the last step, (M, D) a queue: they enter only once the update took place. Kept afterwards: a replayed
+        step finds its new keys in the same tensors."""
         self.config, self.impl = config, impl
         self.columns = (
             Column("contrast", "nce"),
@@ -120,7 +121,6 @@ class MoCo(nn.Module):
         for queue, new_MD in zip(self.queues, self._new_keys, strict=False):  # none before the first loss
             assert isinstance(queue, KeyQueue)
             queue.push(new_MD, finite)
-        self._new_keys = []
 
     def param_groups(self) -> list[ParamGroup]:
         return [*self.encoder.param_groups(), *by_dimension(self.projector)]

@@ -144,6 +144,18 @@ def test_no_value_is_read_back_from_the_device(name: str) -> None:
             float(terms.total.detach())
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_under_autocast_the_loss_is_of_fp32_and_near_its_own(name: str) -> None:
+    totals = {}
+    for precision in ("off", "bf16"):
+        method = built(CONFIGS[name])
+        step = EagerStep(method, Updater(method, torch.optim.SGD(method.parameters(), lr=0.0)), precision=precision)
+        totals[precision] = step(batch_of(16), scalars(method, 0)).total
+    assert totals["bf16"].dtype == torch.float32
+    # Whitening magnifies the roundings of its input.
+    torch.testing.assert_close(totals["bf16"], totals["off"], rtol=0.3 if name.startswith("wmse") else 0.03, atol=0.02)
+
+
 @pytest.mark.parametrize("name", [name for name in METHOD_CONFIGS if name not in ("vicreg", "byol")])
 def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(
     name: str, uninterrupted: tuple[Path, Path], tmp_path: Path
@@ -186,21 +198,18 @@ def member(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What each of two processes has after its steps, by method."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(member, args=(str(folder),), nprocs=2)  # type: ignore[attr-defined]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Weights, targets, queues and statistics: the average of the processes' gradients is the whole batch's.
 
-
-@pytest.mark.parametrize("name", AMONG_TWO)
-def test_two_processes_train_as_one(two: list[dict[str, dict[str, Tensor]]], name: str) -> None:
-    """Weights, targets, queues and statistics: the average of the processes' gradients is the whole batch's."""
-    whole = trained(built(alone(CONFIGS[name])), 0, 1)
-    start = built(alone(CONFIGS[name])).double().state_dict()
-    assert any(not torch.equal(value, start[key]) for key, value in whole.items())
-    for found in two:
-        assert found[name].keys() == whole.keys()
-        for key, value in whole.items():
-            assert torch.allclose(found[name][key], value, rtol=1e-6, atol=1e-9), key
+    One test for all, since the processes take longer to start than to train.
+    """
+    mp.spawn(member, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for name in AMONG_TWO:
+        whole = trained(built(alone(CONFIGS[name])), 0, 1)
+        start = built(alone(CONFIGS[name])).double().state_dict()
+        assert any(not torch.equal(value, start[key]) for key, value in whole.items()), name
+        for found in halves:
+            assert found[name].keys() == whole.keys()
+            for key, value in whole.items():
+                assert torch.allclose(found[name][key], value, rtol=1e-6, atol=1e-9), f"{name}: {key}"
