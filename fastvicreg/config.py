@@ -64,8 +64,9 @@ class DataConfig:
     """Sides of the training views over the run, such as 128:192:224, each for an equal share of the epochs; evaluation
     stays at --image-size."""
     recipe: str = "official"
-    """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images),
-    multicrop (two large and six small views, as SwAV; for methods that take eight)."""
+    """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
+    (MoCo v2's and SimSiam's), simclr (strong colour jitter), multicrop (two large and six small views, as SwAV; for
+    methods that take eight)."""
     small_size: int = 0
     """Side of multicrop's small views in pixels; 0: 96."""
     label: str = ""
@@ -110,14 +111,21 @@ class DataConfig:
 class OptimConfig:
     """How the weights move."""
 
-    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
-    """LARS as the released code; sgd (momentum .9) and adamw decay no 1-D parameter either."""
+    optimizer: Literal["lars", "sgd", "adam", "adamw"] = "lars"
+    """LARS as the released code; sgd, adam (L2 in the gradient) and adamw decay no 1-D parameter either."""
     base_lr: float = 0.3
     """Peak learning rate at a total batch of 256; scaled linearly with the batch."""
     weight_decay: float = 1e-6
     """Weight decay of parameters with two or more dimensions."""
+    decay_1d: bool = False
+    """sgd, adam, adamw: decay biases and norms too, as SimSiam's and MoCo's released code."""
+    sgd_momentum: float = 0.9
+    """Momentum of lars and sgd."""
     eta: float = 0.001
     """LARS trust coefficient."""
+    lars_form: Literal["official", "clipped", "tensorflow", "larc"] = "official"
+    """official: as VICReg's, BYOL's and Barlow Twins' code; clipped: solo-learn's; tensorflow: SimCLR's; larc: apex's,
+    which adapts 1-D parameters too (SwAV)."""
     warmup_epochs: float = 10.0
     """Linear warm-up, in epochs."""
     warmup_share: float = 0.0
@@ -136,6 +144,12 @@ class OptimConfig:
         for name in ("weight_decay", "eta", "warmup_epochs"):
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
+        if not 0 <= self.sgd_momentum < 1:
+            raise UserError(f"--sgd-momentum {self.sgd_momentum} is no share: give 0 or more, below 1.")
+        if self.lars_form != "official" and self.optimizer != "lars":
+            raise UserError(f"--lars-form {self.lars_form} needs --optimizer lars, not {self.optimizer}.")
+        if self.decay_1d and self.optimizer == "lars":
+            raise UserError("--decay-1d is not lars's: --lars-form larc decays and adapts biases and norms too.")
         if not 0 < self.base_lr < float("inf"):
             raise UserError(f"--base-lr {self.base_lr} cannot train: give a finite value above 0.")
         if self.warmup_share >= 1:

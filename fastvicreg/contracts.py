@@ -218,10 +218,14 @@ class Feed(Protocol):
 
 
 class ParamGroup(NamedTuple):
-    """Parameters, and whether weight decay and LARS's trust ratio apply to them."""
+    """Parameters, whether weight decay and LARS's trust ratio apply to them, and how their learning rate differs."""
 
     params: list[nn.Parameter]
     adapted: bool
+    lr_scale: float = 1.0
+    """Factor of the run's learning rate."""
+    constant_lr: bool = False
+    """Whether the learning rate stays at its peak, without warm-up and cosine."""
 
 
 def by_dimension(module: nn.Module) -> list[ParamGroup]:
@@ -299,7 +303,7 @@ class Method(Protocol):
         ...
 
     def embed(self, views: tuple[Tensor, ...]) -> Any:
-        """Embeddings with gradient; ``ValueError`` for a number of views that it does not take."""
+        """Embeddings with gradient; ``UserError`` for a number of views that it does not take."""
         ...
 
     def target(self, views: tuple[Tensor, ...]) -> Any:

@@ -12,6 +12,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.lars import choose_for, lars_update, reads_device_scalars
+from fastvicreg.kernels.lars.forms import FORMS
+from fastvicreg.registry import unknown
 
 
 class LARS(Optimizer):
@@ -27,8 +29,11 @@ class LARS(Optimizer):
     ``momentum_buffer``, shaped as the parameter; the state dict holds tensors and floats alone. ``impl`` names an
     implementation of ``fastvicreg.kernels.lars``; it is a property of this object, not of its state.
 
-    Raises ``ValueError`` for a hyper-parameter outside its range, ``UserError`` for an ``impl`` that is unknown or
-    cannot be captured.
+    ``form`` names another LARS in place of the official: "clipped" (solo-learn's), "tensorflow" (SimCLR's) or "larc"
+    (apex's), see ``fastvicreg.kernels.lars.forms``. These are plain torch: ``impl`` must be "auto" or "foreach".
+
+    Raises ``ValueError`` for a hyper-parameter outside its range, ``UserError`` for an ``impl`` or ``form`` that is
+    unknown or cannot be captured, and for an ``impl`` that has the official form alone.
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         eta: float = 0.001,
         impl: str = "auto",
-        *,
+        form: str = "official",
         capturable: bool = False,
     ) -> None:
         rate = 0.0 if isinstance(lr, Tensor) else lr  # a scalar on the device is not read back
@@ -48,15 +53,24 @@ class LARS(Optimizer):
                 raise ValueError(f"LARS: {name} must be a finite number of at least 0, got {value}")
         if not 0 <= momentum < 1:
             raise ValueError(f"LARS: momentum must lie in [0, 1), got {momentum}")
-        self.impl, self.capturable = impl, capturable
+        if form != "official" and form not in FORMS:
+            raise UserError(unknown("LARS form", form, ("official", *FORMS)))
+        if form != "official" and impl not in ("auto", "foreach"):
+            raise UserError(
+                f"the lars kernel {impl!r} computes the official form alone, not {form!r}: "
+                "choose auto or foreach, or --lars-form official."
+            )
+        self.impl, self.form, self.capturable = impl, form, capturable
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapted": True}
         super().__init__(params, defaults)
-        chosen = choose_for(impl, self._params())
+        chosen = choose_for(impl if form == "official" else "foreach", self._params())
+        if capturable and form != "official":
+            raise UserError(f"--lars-form {form} cannot be captured: give --lars-form official, or --step eager.")
         if capturable and not reads_device_scalars(chosen):
             raise UserError(f"LARS by {chosen.name!r} cannot be captured: give --kernel lars=cuda or lars=foreach.")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "impl": self.impl, "capturable": self.capturable}
+        return {**super().__getstate__(), "impl": self.impl, "form": self.form, "capturable": self.capturable}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -71,6 +85,9 @@ class LARS(Optimizer):
             ]
             params, grads = [param for param, _ in pairs], [grad for _, grad in pairs]
             buffers = [self._momentum_buffer(param) for param in params]
+            if self.form != "official":
+                self._by_form(group, params, grads, buffers)
+                continue
             if not group["adapted"]:
                 # The kernels tell by the dimensions: seen as a vector, a tensor is left alone.
                 params, grads, buffers = ([tensor.view(-1) for tensor in part] for part in (params, grads, buffers))
@@ -88,9 +105,23 @@ class LARS(Optimizer):
             )
         return loss
 
+    def _by_form(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], buffers: list[Tensor]) -> None:
+        """The update of a form without kernels: what it adapts, and what it leaves alone."""
+        options = {name: group[name] for name in ("weight_decay", "momentum", "eta")} | {"lr": float(group["lr"])}
+        for adapted in (True, False):
+            chosen = [i for i, p in enumerate(params) if self._adapts(group, p) == adapted]
+            if chosen:
+                own = ([part[i] for i in chosen] for part in (params, grads, buffers))
+                FORMS[self.form](*own, adapted=adapted, **options)
+
+    def _adapts(self, group: dict[str, Any], param: Tensor) -> bool:
+        return group["adapted"] and (param.ndim != 1 or self.form == "larc")
+
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether torch.amp.GradScaler leaves unscaling to ``step``: it then sets ``grad_scale`` and ``found_inf``."""
+        if self.form != "official":
+            return False
         chosen = choose_for(self.impl, self._params())
         return reads_device_scalars(chosen) and (self.capturable or chosen.name == "cuda")
 
@@ -104,11 +135,14 @@ class LARS(Optimizer):
         return state["momentum_buffer"]
 
 
-def lars_groups(adapted: Sequence[Tensor], plain: Sequence[Tensor]) -> list[dict[str, Any]]:
+def lars_groups(adapted: Sequence[Tensor], plain: Sequence[Tensor], *, form: str = "official") -> list[dict[str, Any]]:
     """Parameter groups in as few updates as can be: vectors go with the adapted, since LARS leaves them alone anyway.
 
-    ``ValueError`` where an adapted parameter has one dimension.
+    The form "larc" leaves no parameter alone: all are adapted. ``ValueError`` where an adapted parameter has one
+    dimension in another form.
     """
+    if form == "larc":
+        return [{"params": [*adapted, *plain]}]
     if narrow := [tuple(param.shape) for param in adapted if param.ndim <= 1]:
         raise ValueError(f"LARS does not adapt parameters of one dimension, such as one of shape {narrow[0]}")
     vectors, others = [p for p in plain if p.ndim <= 1], [p for p in plain if p.ndim > 1]

@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from fastvicreg import method_presets
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.divergences import SOLO_LEARN, Divergence, Preset
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.registry import unknown
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Where a preset departs from its source, while ``setting`` ("section.field") is the preset's; "" always."""
-
-    text: str
-    setting: str = ""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A config, what it is for, and each divergence from what it is named after."""
-
-    summary: str
-    config: TrainConfig
-    divergences: tuple[Divergence, ...]
-
-    def told(self, config: TrainConfig) -> list[str]:
-        """The divergences that hold for ``config``, which may override the preset's settings."""
-        return [
-            divergence.text
-            for divergence in self.divergences
-            if not divergence.setting or _value(config, divergence.setting) == _value(self.config, divergence.setting)
-        ]
-
-
-def _value(config: TrainConfig, setting: str) -> object:
-    section, _, name = setting.partition(".")
-    return getattr(getattr(config, section), name, None)
-
 
 OFFICIAL_CODE = (
     Divergence(
@@ -99,27 +69,15 @@ def solo_cifar10() -> Preset:
         data=DataConfig(image_size=32, recipe="small"),
         encoder=ResNetConfig(arch="resnet18", stem="3x3"),
         method=VICRegConfig(expander=(2048, 2048, 2048), loss_form="paper"),
-        optim=OptimConfig(base_lr=0.3, weight_decay=1e-4, eta=0.02, warmup_epochs=10),
+        optim=OptimConfig(base_lr=0.3, weight_decay=1e-4, eta=0.02, warmup_epochs=10, lars_form="clipped"),
         run=RunConfig(epochs=1000, batch_size=256, precision="fp16", eval_every=10),
     )
     return Preset(
         "solo-learn's VICReg on CIFAR-10: ResNet-18, 1000 epochs (it reports 92.07)",
         config,
         (
-            Divergence(
-                "solo-learn clips LARS's trust ratio (clip_lr); this LARS is the official, unclipped",
-                "optim.optimizer",
-            ),
-            Divergence(
-                "solo-learn's LARS adds 1e-8 to the norm in the trust ratio's denominator; this one is exact",
-                "optim.optimizer",
-            ),
             Divergence("solo-learn's expander has a bias in its last layer; this one has none, as the official code"),
-            Divergence(
-                "solo-learn starts its warm-up at 3e-5 and ends its cosine at 0; this one goes 0, peak, 0.001 x peak"
-            ),
-            Divergence("solo-learn trains an online linear classifier beside it; this one evaluates kNN"),
-            Divergence("precision is fp16 as there; without CUDA give --precision off", "run.precision"),
+            *SOLO_LEARN,
         ),
     )
 
@@ -150,6 +108,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "cifar10": cifar10,
     "solo-cifar10": solo_cifar10,
     "demo": demo,
+    **method_presets.PRESETS,
 }
 
 

@@ -90,6 +90,18 @@ def multicrop() -> Recipe:
     return Recipe("multicrop", (*(large,) * 2, *(replace(large, crop_scale=(0.05, 0.14), size=96),) * 6))
 
 
+def moco() -> Recipe:
+    """MoCo v2's and SimSiam's (facebookresearch/moco --aug-plus): larger crops, stronger saturation, no solarize."""
+    view = ViewRecipe(crop_scale=(0.2, 1.0), saturation=0.4, solarize_p=0.0)
+    return Recipe("moco", (view, view))
+
+
+def simclr() -> Recipe:
+    """SimCLR's and SwAV's at full strength: colour jitter twice as strong as VICReg's and more, no solarization."""
+    view = ViewRecipe(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, solarize_p=0.0)
+    return Recipe("simclr", (view, view))
+
+
 def supervised() -> Recipe:
     """One view, cut and flipped alone, as classifiers are trained (torchvision's references)."""
     return Recipe("supervised", (ViewRecipe(jitter_p=0.0, grayscale_p=0.0, blur_p=0.0, solarize_p=0.0),))
@@ -99,6 +111,8 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "official": official,
     "paper": paper,
     "small": small,
+    "moco": moco,
+    "simclr": simclr,
     "multicrop": multicrop,
     "supervised": supervised,
 }

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastvicreg import stages
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Batch, Crops, Cursor, Engine, Horizon
+from fastvicreg.contracts import Batch, Crops, Cursor, Engine, FaultReport, Horizon
 from fastvicreg.errors import UserError
 from fastvicreg.show.metrics import Recorder
 from fastvicreg.train.assemble import Run, assemble
@@ -146,8 +146,8 @@ class Same:
         for _ in range(start.batch, self.batches_per_epoch(start.epoch)):
             yield self.crops
 
-    def faults(self) -> dict[str, int]:
-        return {}
+    def faults(self) -> FaultReport:
+        return FaultReport({}, ())
 
     def close(self) -> None:
         """Nothing is held."""

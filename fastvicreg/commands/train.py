@@ -30,8 +30,10 @@ class TrainOptions:
     The defaults shown are those of a run with --data (--preset imagenet-100ep), or of a --preset given with --help.
     """
 
-    preset: str | None = None
-    """imagenet-1000ep, imagenet-100ep (default with --data), cifar10, solo-cifar10, demo (default without)."""
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"imagenet-100ep is the default with --data, demo without: {', '.join(PRESETS)}."),
+    ] = None
     config: str | None = None
     """Start from a saved config: a JSON file or a run's folder."""
     out: str | None = None
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     display = Display(Console(quiet=not processes.main))
     if options.settings.data.data is None:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
+    for note in methods.notes_of(options.settings.method):
+        display.note(note)
     if options.preset in PRESETS and not options.config:
         made = preset(options.preset)
         told = made.told(options.settings)
@@ -160,10 +164,11 @@ def _foreign(message: str, settings: TrainConfig) -> str:
     if not (found := re.match(r"unknown option --([a-z-]+)", message)):
         return ""
     flag = found.group(1)
+    name = flag.removeprefix("no-").replace("-", "_")
     for part, owner_of, own in (
         ("method", methods.owner_of, settings.method.name),
         ("step", steps.owner_of, settings.step.name),
     ):
-        if owner := owner_of(flag.replace("-", "_")):
+        if owner := owner_of(name):
             return f"--{flag} is a setting of {owner}, not of {own}: give --{part} {owner}, or leave it out."
     return ""

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 METHODS = {
     "vicreg": "fastvicreg.methods.vicreg.config:VICRegConfig",
     "byol": "fastvicreg.methods.byol.config:BYOLConfig",
+    "simsiam": "fastvicreg.methods.simsiam.config:SimSiamConfig",
+    "barlow_twins": "fastvicreg.methods.barlow_twins.config:BarlowTwinsConfig",
+    "simclr": "fastvicreg.methods.simclr.config:SimCLRConfig",
+    "moco": "fastvicreg.methods.moco.config:MoCoConfig",
+    "wmse": "fastvicreg.methods.wmse.config:WMSEConfig",
+    "swav": "fastvicreg.methods.swav.config:SwAVConfig",
 }
 """Names to the class of their settings."""
 
@@ -41,6 +47,12 @@ def config_class(name: str) -> type[Any]:
 def owner_of(field: str) -> str | None:
     """The first method that has a setting called ``field``."""
     return next((name for name in METHODS if field in config_class(name).__dataclass_fields__), None)
+
+
+def notes_of(config: MethodConfig) -> tuple[str, ...]:
+    """What a person should know of a method's settings, one line each; none where its config has no ``notes()``."""
+    notes = getattr(config, "notes", None)
+    return notes() if notes else ()
 
 
 def check_widths(flag: str, widths: tuple[int, ...]) -> None:

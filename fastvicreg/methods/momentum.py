@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -40,3 +41,8 @@ class MomentumCopy(nn.Module):
             torch._foreach_lerp_(own, other, [weight] * len(own))  # pyright: ignore[reportPrivateImportUsage]
         else:
             torch._foreach_lerp_(own, other, share)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def rising_momentum(step: int, *, start: float, steps: int, end: float = 1.0) -> float:
+    """``end`` - (``end`` - ``start``) (1 + cos(pi step / steps)) / 2 (byol/utils/schedules.py, target_ema)."""
+    return end - (end - start) * (1.0 + math.cos(math.pi * step / steps)) / 2.0

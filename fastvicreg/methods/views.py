@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvicreg.errors import UserError
 from fastvicreg.kernels.norm import JointViews, recomputing
 
 
@@ -38,6 +39,12 @@ def _each_view(
             with counted(joint, len(batch)):
                 results += network(torch.cat(batch)).chunk(len(batch))
     return results
+
+
+def expect_two(views: Sequence[Tensor], method: str) -> None:
+    """``UserError`` for another number of views than two."""
+    if len(views) != 2:
+        raise UserError(f"{method} takes 2 views, not {len(views)}: choose a --recipe of two.")
 
 
 @contextmanager

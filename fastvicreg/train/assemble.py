@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,29 +87,47 @@ def as_module(part: Method | Encoder) -> nn.Module:
 
 
 def build_optimizer(
-    config: OptimConfig, param_groups: Sequence[ParamGroup], *, impl: str = "auto", captured: bool = False
+    config: OptimConfig,
+    param_groups: Sequence[ParamGroup],
+    *,
+    batch_size: int,
+    impl: str = "auto",
+    captured: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer that ``config`` names; only adapted groups are decayed, and by LARS adapted.
 
-    ``captured``: one that reads learning rate and ``found_inf`` on the device, for a step that is replayed.
+    ``batch_size``, the total, sets the learning rate of groups that stay at its peak. ``captured``: one that reads
+    learning rates and ``found_inf`` on the device, for a step that is replayed.
     """
+    peak = config.base_lr * batch_size / 256
+    groups: list[dict[str, Any]] = []
+    for rate in dict.fromkeys((group.lr_scale, group.constant_lr) for group in param_groups):
+        alike = [group for group in param_groups if (group.lr_scale, group.constant_lr) == rate]
+        scale, constant = rate
+        own = {"lr_scale": scale} if scale != 1 else {}
+        own |= {"constant_lr": peak} if constant else {}
+        groups += [group | own for group in _groups(config, alike)]
+    if captured:
+        for group in groups:
+            group["lr"] = torch.zeros((), device=group["params"][0].device)
+    if config.optimizer == "lars":
+        options: dict[str, Any] = {"momentum": config.sgd_momentum, "eta": config.eta, "form": config.lars_form}
+        return LARS(groups, lr=0.0, weight_decay=config.weight_decay, impl=impl, capturable=captured, **options)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum, fused=captured)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(groups, lr=0.0, capturable=captured, fused=captured)
+
+
+def _groups(config: OptimConfig, param_groups: Sequence[ParamGroup]) -> list[dict[str, Any]]:
+    """The optimizer's groups for parameters of one learning rate."""
     adapted = [param for group in param_groups if group.adapted for param in group.params]
     plain = [param for group in param_groups if not group.adapted for param in group.params]
-    rate = torch.zeros((), device=(adapted + plain)[0].device) if captured else 0.0
     if config.optimizer == "lars":
-        return LARS(
-            lars_groups(adapted, plain),
-            lr=rate,
-            weight_decay=config.weight_decay,
-            eta=config.eta,
-            impl=impl,
-            capturable=captured,
-        )
-    groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=captured)
-    assert config.optimizer == "adamw", config.optimizer
-    return torch.optim.AdamW(groups, lr=rate, capturable=captured, fused=captured)
+        return lars_groups(adapted, plain, form=config.lars_form)
+    decayed = config.weight_decay if config.decay_1d else 0.0
+    groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": decayed}]
+    return [group for group in groups if group["params"]]
 
 
 def build_step(
@@ -130,7 +149,9 @@ def build_step(
             recompute=config.run.activations == "recompute",
         )
     groups, captured = method.param_groups(), config.step.captured
-    optimizer = build_optimizer(config.optim, groups, impl=kernels["lars"], captured=captured)
+    optimizer = build_optimizer(
+        config.optim, groups, batch_size=config.run.batch_size, impl=kernels["lars"], captured=captured
+    )
     updater = Updater(as_module(method), optimizer, device=device, precision=precision)
     return config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
 

@@ -56,12 +56,16 @@ class Updater:
         optimizer.register_step_post_hook(self._note)
 
     def set_rates(self, scalars: Mapping[str, float]) -> None:
-        """On the host, before a step: the learning rate, ``scalars["lr"]``."""
+        """On the host, before a step: the learning rate of every group.
+
+        It is ``scalars["lr"]``, or a group's own "constant_lr", times the group's "lr_scale" where it has one.
+        """
         for group in self.optimizer.param_groups:
+            lr = group.get("constant_lr", scalars["lr"]) * group.get("lr_scale", 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(scalars["lr"])  # where a captured step reads it
+                group["lr"].fill_(lr)  # where a captured step reads it
             else:
-                group["lr"] = scalars["lr"]
+                group["lr"] = lr
 
     def begin(self) -> None:
         """Before the forward pass: drop gradients, keep the running statistics."""

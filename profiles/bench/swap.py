@@ -186,7 +186,11 @@ def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = Non
             part.process_group = group  # type: ignore[assignment]
     captured = config.step.captured
     optimizer = build_optimizer(
-        config.optim, method.param_groups(), impl=kernel_choices(config)["lars"], captured=captured
+        config.optim,
+        method.param_groups(),
+        batch_size=config.run.batch_size,
+        impl=kernel_choices(config)["lars"],
+        captured=captured,
     )
     updater = Updater(as_module(method), optimizer, device=run.device, precision=run.precision)
     step = config.step.build(method, updater, device=run.device, precision=run.precision, world_size=1)

@@ -136,6 +136,36 @@ def test_presets_hold_the_published_numbers() -> None:
         assert (config.method.invariance, config.method.variance, config.method.covariance) == (25, 25, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "optimizer", "numbers", "width"),
+    [
+        ("byol-imagenet-100ep", "lars official", (0.45, 1e-6, 4096, 10), 256),
+        ("simsiam-imagenet-100ep", "sgd official", (0.05, 1e-4, 512, 0), 2048),
+        ("barlow-twins-imagenet-1000ep", "lars official", (0.2, 1e-6, 2048, 10), 8192),
+        ("simclr-imagenet-100ep", "lars tensorflow", (0.3, 1e-4, 4096, 10), 128),
+        ("moco-imagenet-200ep", "sgd official", (0.03, 1e-4, 256, 0), 128),
+        ("swav-imagenet-400ep", "lars larc", (0.3, 1e-6, 4096, 10), 128),
+        ("solo-cifar10-byol", "lars clipped", (1.0, 1e-5, 256, 10), 256),
+        ("solo-cifar10-simsiam", "sgd official", (0.5, 1e-5, 256, 10), 2048),
+        ("solo-cifar10-barlow-twins", "lars clipped", (0.3, 1e-4, 256, 10), 2048),
+        ("solo-cifar10-simclr", "lars clipped", (0.4, 1e-4, 256, 10), 256),
+        ("solo-cifar10-moco", "sgd official", (0.3, 1e-4, 256, 10), 256),
+        ("solo-cifar10-wmse", "adam official", (2e-3, 1e-6, 256, 10), 64),
+        ("solo-cifar10-swav", "lars clipped", (0.6, 1e-6, 256, 10), 128),
+    ],
+)
+def test_presets_of_the_other_methods_hold_the_published_numbers(
+    name: str, optimizer: str, numbers: tuple[float, ...], width: int
+) -> None:
+    config = preset(name).config
+    optim, method = config.optim, config.method
+    assert f"{optim.optimizer} {optim.lars_form}" == optimizer
+    assert (optim.base_lr, optim.weight_decay, config.run.batch_size, optim.warmup_epochs) == numbers
+    assert getattr(method, "projector")[-1] == width  # noqa: B009
+    assert name.replace("-", "_").find(method.name) >= 0
+    assert not getattr(method, "is_regularized")  # noqa: B009
+
+
 def test_any_field_overrides_a_preset_and_a_saved_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (
         main(["train", "--preset", "imagenet-100ep", "--epochs", "7", "--expander", "64", "32", "--print-config"]) == 0

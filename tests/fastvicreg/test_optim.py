@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from fastvicreg.contracts import UserError
-from fastvicreg.optim import LARS, cosine_schedule
+from fastvicreg.optim import LARS, cosine_schedule, lars_groups
 
 
 class Network(nn.Module):
@@ -195,3 +196,91 @@ def test_learning_rate_without_warm_up_and_with_another_end():
 def test_a_step_outside_the_run_is_refused(changes: dict[str, int], message: str):
     with pytest.raises(ValueError, match=message):
         cosine_schedule(**{"step": 0, **RUN, **changes})
+
+
+class OtherForm(WrittenOut):
+    """solo-learn's, SimCLR's and apex's LARS, each as its own code computes it."""
+
+    def __init__(self, form: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.form = form
+
+    def step(self, gradients: dict[str, np.ndarray], lr: float) -> None:
+        for name, gradient in gradients.items():
+            weight = self.weights[name]
+            if self.form == "tensorflow":
+                scaled_lr = lr
+                if weight.ndim != 1:
+                    gradient = gradient + self.weight_decay * weight
+                    norms = np.linalg.norm(weight), np.linalg.norm(gradient)
+                    scaled_lr = lr * (self.eta * norms[0] / norms[1] if min(norms) > 0 else 1.0)
+                self.velocity[name] = self.momentum * self.velocity[name] + scaled_lr * gradient
+                self.weights[name] = weight - self.velocity[name]
+                continue
+            if weight.ndim != 1 or self.form == "larc":
+                norms = np.linalg.norm(weight), np.linalg.norm(gradient)
+                if min(norms) > 0:
+                    local_lr = self.eta * norms[0] / (norms[1] + norms[0] * self.weight_decay + 1e-8)
+                    if self.form == "clipped":
+                        local_lr = min(local_lr / lr, 1)
+                    gradient = (gradient + self.weight_decay * weight) * local_lr
+            self.velocity[name] = self.momentum * self.velocity[name] + gradient
+            self.weights[name] = weight - lr * self.velocity[name]
+
+
+@pytest.mark.parametrize("form", ["clipped", "tensorflow", "larc"])
+@pytest.mark.parametrize("eta", [1e-4, 0.02, 1.0])  # below and above the clip
+def test_each_form_is_its_own_code_s_rule(form: str, eta: float):
+    model = Network()
+    options: dict[str, Any] = {"weight_decay": 0.01, "momentum": 0.9, "eta": eta}
+    written = OtherForm(form, model, **options)
+    groups = lars_groups(
+        [p for p in model.parameters() if p.ndim > 1], [p for p in model.parameters() if p.ndim <= 1], form=form
+    )
+    optimizer = LARS(groups, lr=0.0, form=form, **options)
+    for step in range(12):
+        backward(model, step)
+        lr = 1e-3 * (step + 1)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        written.step({n: p.grad.numpy().copy() for n, p in model.named_parameters() if p.grad is not None}, lr)
+        optimizer.step()
+        for name, param in model.named_parameters():
+            np.testing.assert_allclose(param.detach().numpy(), written.weights[name], rtol=1e-9, atol=1e-13)
+
+
+def test_the_forms_differ_from_each_other():
+    ends = {}
+    for form in ("official", "clipped", "tensorflow", "larc"):
+        model = Network()
+        optimizer = LARS(model.parameters(), lr=0.0, weight_decay=0.01, eta=0.5, form=form)
+        for step in range(4):
+            backward(model, step)
+            optimizer.param_groups[0]["lr"] = 0.1 * (step + 1)
+            optimizer.step()
+        ends[form] = torch.cat([param.detach().flatten() for param in model.parameters()])
+    for first, second in itertools.combinations(ends, 2):
+        assert not torch.allclose(ends[first], ends[second], rtol=1e-6), (first, second)
+
+
+def test_a_learning_rate_of_0_is_no_division_by_0():
+    model = Network()
+    before = model.head.weight.detach().clone()
+    optimizer = LARS(model.parameters(), lr=0.0, form="clipped")
+    backward(model, 0)
+    optimizer.step()
+    assert torch.equal(model.head.weight, before)
+    assert torch.isfinite(optimizer.state[model.head.weight]["momentum_buffer"]).all()
+
+
+def test_what_a_form_cannot_have_is_refused():
+    params = [nn.Parameter(torch.ones(2, 2))]
+    with pytest.raises(UserError, match="unknown LARS form 'clip'; did you mean 'clipped'"):
+        LARS(params, lr=0.1, form="clip")
+    with pytest.raises(UserError, match="lars kernel 'cuda' computes the official form alone, not 'larc'"):
+        LARS(params, lr=0.1, form="larc", impl="cuda")
+
+
+def test_a_form_is_carried_by_pickle():
+    optimizer = LARS([nn.Parameter(torch.ones(2, 2))], lr=0.1, form="larc")
+    assert pickle.loads(pickle.dumps(optimizer)).form == "larc"

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from fastvicreg.contracts import Batch, Cursor
+from fastvicreg.contracts import Batch, BuildContext, Cursor
 from fastvicreg.encoders.resnet.network import ResNet, resnet
+from fastvicreg.methods import MethodConfig
+from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
+from fastvicreg.methods.byol.config import BYOLConfig
+from fastvicreg.methods.moco.config import MoCoConfig
+from fastvicreg.methods.simclr.config import SimCLRConfig
+from fastvicreg.methods.simsiam.config import SimSiamConfig
+from fastvicreg.methods.swav.config import SwAVConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.wmse.config import WMSEConfig
 
 
 def encoder() -> ResNet:
@@ -20,3 +31,22 @@ def batch_of(samples: int, dtype: torch.dtype = torch.float32) -> Batch:
     index_B = torch.arange(samples)
     ordered = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
     return Batch(ordered, index_B, index_B % 2, Cursor(0, 0))
+
+
+METHOD_CONFIGS: dict[str, MethodConfig] = {
+    "vicreg": VICRegConfig(expander=(32, 16)),
+    "byol": BYOLConfig(projector=(32, 16), predictor_hidden=(32,), momentum=0.9),
+    "simsiam": SimSiamConfig(projector=(32, 32, 16), predictor_hidden=(8,)),
+    "barlow_twins": BarlowTwinsConfig(projector=(32, 16)),
+    "simclr": SimCLRConfig(projector=(32, 16)),
+    "moco": MoCoConfig(projector=(32, 16), queue=16, momentum=0.9, symmetric=True),
+    "wmse": WMSEConfig(projector=(32, 2), w_size=4, w_iter=2),
+    "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2),
+}
+"""Every method by name, narrow enough for a test of batches of 8."""
+
+
+def built(config: MethodConfig) -> Any:
+    """The method on ``encoder()``, always with the same weights."""
+    torch.manual_seed(0)
+    return config.build(BuildContext(encoder))

@@ -28,6 +28,10 @@ class VICRegConfig:
     """Weight of the variance term; 0 shows the collapse it prevents."""
     covariance: float = 1.0
     """Weight of the covariance term."""
+    predictor: bool = False
+    """A predictor of the expander's form with two layers (paper eq. 8): invariance is then of its output."""
+    batch_norm: bool = True
+    """Batch norm in the expander, and in the predictor."""
     loss_form: Literal["official", "paper"] = "official"
     """official: each branch's variance hinge halved, as the released code; paper: not halved."""
 

@@ -10,22 +10,24 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
-from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
+from fastvicreg.methods.embeddings import batch_group, processes, wide
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.methods.views import each_view
+from fastvicreg.methods.views import each_view, expect_two
 
 
 class Embeddings(NamedTuple):
-    """Both views' embeddings, and the first one's features, detached."""
+    """Both views' embeddings, the first one's features, detached, and the predictions where there is a predictor."""
 
     za_BD: Tensor
     zb_BD: Tensor
     features_BF: Tensor
+    predictions: tuple[Tensor, Tensor] | None = None
 
 
 class VICReg(nn.Module):
@@ -48,7 +50,11 @@ class VICReg(nn.Module):
         super().__init__()
         known(impl)
         self.encoder = encoder
-        self.expander = expander(encoder.features, config.expander)
+        self.expander = expander(encoder.features, config.expander, batch_norm=config.batch_norm)
+        width = config.expander[-1]
+        self.predictor: nn.Module | None = None
+        if config.predictor:
+            self.predictor = expander(width, (width, width), batch_norm=config.batch_norm)
         self.config = config
         self.impl = impl
         self.process_group: dist.ProcessGroup | None = None
@@ -74,18 +80,21 @@ class VICReg(nn.Module):
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
         """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
-        if len(views) != 2:
-            raise UserError(f"VICReg takes 2 views, not {len(views)}: choose a recipe of two.")
+        expect_two(views, "VICReg")
         # Each view has batch statistics of its own, as in the official code.
         features = each_view(self.encoder, views)
         za_BD, zb_BD = each_view(self.expander, features)
-        return Embeddings(za_BD, zb_BD, features[0].detach())
+        predictions = None
+        if self.predictor is not None:
+            pa_BD, pb_BD = each_view(self.predictor, (za_BD, zb_BD))
+            predictions = pa_BD, pb_BD
+        return Embeddings(za_BD, zb_BD, features[0].detach(), predictions)
 
     def target(self, views: tuple[Tensor, ...]) -> None:
         """Both branches are trained: there is no target network."""
 
     def loss(self, embeddings: Embeddings, targets: None) -> Terms:
-        """The weighted sum of the three terms.
+        """The weighted sum of the three terms; with a predictor the invariance is ``predicted_distance``.
 
         Beside the loss's own terms ``parts`` holds what tells a healthy run from a collapsing one:
         ``embedding_std`` and ``representation_std``, the mean over dimensions of the standard deviation over the
@@ -94,35 +103,45 @@ class VICReg(nn.Module):
         deviations and variances of the others are of this process's own samples.
         """
         config = self.config
+        predicted = embeddings.predictions is not None
         loss = vicreg_loss(
             embeddings.za_BD,
             embeddings.zb_BD,
-            invariance=config.invariance,
+            invariance=0.0 if predicted else config.invariance,
             variance=config.variance,
             covariance=config.covariance,
             form=config.loss_form,
             impl=self.impl,
-            group=self.process_group or (dist.group.WORLD if _processes() > 1 else None),
+            group=batch_group(self.process_group),
         )
-        parts = {"invariance": loss.invariance, "variance": loss.variance, "covariance": loss.covariance}
-        return Terms(loss.total, parts | _health(embeddings))
+        total, invariance = loss.total, loss.invariance
+        if embeddings.predictions is not None:
+            distance = predicted_distance(*embeddings.predictions, embeddings.za_BD, embeddings.zb_BD)
+            total, invariance = total + config.invariance * distance, distance.detach()
+        parts = {"invariance": invariance, "variance": loss.variance, "covariance": loss.covariance}
+        return Terms(total, parts | _health(embeddings))
 
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """There is no target network to move."""
 
     def param_groups(self) -> list[ParamGroup]:
-        return [*self.encoder.param_groups(), *by_dimension(self.expander)]
+        heads = [self.expander] if self.predictor is None else [self.expander, self.predictor]
+        return [*self.encoder.param_groups(), *(group for head in heads for group in by_dimension(head))]
 
 
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+def predicted_distance(pa_BD: Tensor, pb_BD: Tensor, za_BD: Tensor, zb_BD: Tensor) -> Tensor:
+    """Half of each direction's mean squared error of prediction and the other view's embedding (paper eq. 8).
+
+    No gradient is stopped. Of this process's own samples, as the official invariance.
+    """
+    return (F.mse_loss(wide(pa_BD), wide(zb_BD)) + F.mse_loss(wide(pb_BD), wide(za_BD))) / 2
 
 
 @torch.no_grad()
 def _health(embeddings: Embeddings) -> dict[str, Tensor]:
-    za_BD, zb_BD, features_BF = embeddings
+    za_BD, zb_BD, features_BF, _ = embeddings
     var_a_D, var_b_D = za_BD.float().var(0), zb_BD.float().var(0)
-    independent, minimum = expected_covariance(len(za_BD) * _processes(), var_a_D, var_b_D)
+    independent, minimum = expected_covariance(len(za_BD) * processes(), var_a_D, var_b_D)
     return {
         "covariance_independent": independent,
         "covariance_minimum": minimum,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from methods import batch_of, encoder
+from torch import nn
 
 from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.methods.vicreg.config import VICRegConfig
@@ -35,6 +36,34 @@ def test_terms_are_the_losses_on_the_expanded_features() -> None:
     std = (za.std(0).mean() + zb.std(0).mean()) / 2
     torch.testing.assert_close(terms.parts["embedding_std"], std.detach())
     assert terms.parts["covariance_minimum"] <= terms.parts["covariance_independent"]
+
+
+def test_with_a_predictor_the_invariance_is_of_its_output() -> None:
+    method, views = vicreg(predictor=True, invariance=3.0, variance=5.0, covariance=7.0), batch_of(6).views
+    za, zb = (method.expander(method.encoder(view)) for view in views)
+    assert method.predictor is not None
+    pa, pb = method.predictor(za), method.predictor(zb)
+    others = vicreg_loss(za, zb, invariance=0.0, variance=5.0, covariance=7.0, impl="reference").total
+    distance = ((pa - zb).square().mean() + (pb - za).square().mean()) / 2
+    terms = method.loss(method.embed(views), None)
+    torch.testing.assert_close(terms.total, others + 3.0 * distance)
+    torch.testing.assert_close(terms.parts["invariance"], distance.detach())
+    parameters = list(method.parameters())
+    wanted = torch.autograd.grad(others + 3.0 * distance, parameters)
+    for found, expected in zip(torch.autograd.grad(terms.total, parameters), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    trained = {id(param) for group in method.param_groups() for param in group.params}
+    assert trained == {id(param) for param in parameters}
+
+
+@pytest.mark.parametrize("predictor", [False, True])
+def test_batch_norm_can_be_left_out_of_the_heads(predictor: bool) -> None:
+    norms = {}
+    for batch_norm in (True, False):
+        method = vicreg(predictor=predictor, batch_norm=batch_norm)
+        heads = [name for name, part in method.named_modules() if isinstance(part, nn.BatchNorm1d)]
+        norms[batch_norm] = sorted(name.partition(".")[0] for name in heads)
+    assert norms == {True: ["expander", "predictor"][: 1 + predictor], False: []}
 
 
 def test_two_views_are_needed() -> None:

@@ -38,7 +38,7 @@ def test_weights_gradients_and_moments_are_the_step_s_own() -> None:
     assert found.views == 2 * 64 * 3 * 32 * 32 * 4
     adam = replace(settings, optim=OptimConfig(optimizer="adamw"))
     assert predict(adam, 64, precision="off").moments == 2 * found.moments
-    target = replace(settings, method=BYOLConfig((64, 64), (64,)))
+    target = replace(settings, method=BYOLConfig((64, 64), predictor_hidden=(64,)))
     assert predict(target, 64, precision="off").weights > predict(target, 64, precision="off").gradients * 1.5
 
 

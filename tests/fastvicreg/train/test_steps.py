@@ -63,7 +63,7 @@ def vicreg() -> VICReg:
 
 def byol() -> BYOL:
     torch.manual_seed(0)
-    return BYOL(Small(), BYOLConfig(projector=(32, 16), predictor=(32,)))
+    return BYOL(Small(), BYOLConfig(projector=(32, 16), predictor_hidden=(32,)))
 
 
 METHODS: dict[str, Callable[[], VICReg | BYOL]] = {"vicreg": vicreg, "byol": byol}
@@ -227,7 +227,12 @@ class ByPart(VICReg):
 
     def embed(self, views: tuple[Tensor, ...]) -> Any:
         parts = [VICReg.embed(self, part) for part in zip(*(view.chunk(2) for view in views), strict=True)]
-        return type(parts[0])(*(torch.cat(leaves) for leaves in zip(*parts, strict=True)))
+        one, other = parts
+        return one._replace(
+            za_BD=torch.cat((one.za_BD, other.za_BD)),
+            zb_BD=torch.cat((one.zb_BD, other.zb_BD)),
+            features_BF=torch.cat((one.features_BF, other.features_BF)),
+        )
 
 
 def test_cached_equals_one_pass_with_statistics_by_micro_batch() -> None:

@@ -1,0 +1,177 @@
+"""Published settings of the other methods: ImageNet as their authors, CIFAR-10 as solo-learn; see ``presets``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from fastvicreg.divergences import SOLO_LEARN, Divergence, Preset
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.methods import MethodConfig
+from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
+from fastvicreg.methods.byol.config import BYOLConfig
+from fastvicreg.methods.moco.config import MoCoConfig
+from fastvicreg.methods.simclr.config import SimCLRConfig
+from fastvicreg.methods.simsiam.config import SimSiamConfig
+from fastvicreg.methods.swav.config import SwAVConfig
+from fastvicreg.methods.wmse.config import WMSEConfig
+
+ENDS_ABOVE_0 = Divergence("learning rate ends at 0.001 x peak; the published cosine ends at 0")
+BY_STEP = Divergence("learning rate changes at every step; the published code changes it once an epoch")
+NO_RESIDUAL = Divergence("a block starts as its shortcut (zero_init_residual); the published code does not do that")
+
+
+def imagenet(
+    method: MethodConfig, optim: OptimConfig, *, epochs: int, batch_size: int, recipe: str = "official"
+) -> TrainConfig:
+    """ResNet-50 on 224 px images."""
+    run = RunConfig(epochs=epochs, batch_size=batch_size, eval_every=10, seed=0)
+    return TrainConfig(data=DataConfig(recipe=recipe), method=method, optim=optim, run=run)
+
+
+def byol_imagenet() -> Preset:
+    """VICReg's re-implementation for Table 4 (appendix C.4), deepmind-research's networks and schedules."""
+    config = imagenet(BYOLConfig(momentum=0.99), OptimConfig(base_lr=0.45), epochs=100, batch_size=4096)
+    copied = Divergence("the target network begins as a copy of the online one; deepmind-research draws its own")
+    return Preset("BYOL, ResNet-50, 100 epochs (VICReg's Table 4: linear 69.3)", config, (copied, ENDS_ABOVE_0))
+
+
+def simsiam_imagenet() -> Preset:
+    """facebookresearch/simsiam's main_simsiam.py."""
+    optim = OptimConfig(optimizer="sgd", base_lr=0.05, weight_decay=1e-4, warmup_epochs=0.0, decay_1d=True)
+    config = imagenet(SimSiamConfig(), optim, epochs=100, batch_size=512, recipe="moco")
+    table_4 = Divergence(
+        "no warm-up, batch 512, as the original; VICReg's Table 4 has 10 epochs of it and batch 2048", "run.batch_size"
+    )
+    return Preset("SimSiam, ResNet-50, 100 epochs (published: linear 68.1)", config, (table_4, BY_STEP, ENDS_ABOVE_0))
+
+
+def barlow_twins_imagenet() -> Preset:
+    """facebookresearch/barlowtwins's main.py."""
+    config = imagenet(BarlowTwinsConfig(), OptimConfig(base_lr=0.2), epochs=1000, batch_size=2048)
+    told = (
+        Divergence("on W processes the gradient is one process's; the released code has 1/W of it, which LARS hides"),
+    )
+    return Preset("Barlow Twins, ResNet-50, 1000 epochs (published: linear 73.5)", config, told)
+
+
+def simclr_imagenet() -> Preset:
+    """google-research/simclr's ImageNet settings."""
+    optim = OptimConfig(base_lr=0.3, weight_decay=1e-4, lars_form="tensorflow")
+    config = imagenet(SimCLRConfig(loss_form="official"), optim, epochs=100, batch_size=4096, recipe="simclr")
+    told = (
+        ENDS_ABOVE_0,
+        Divergence("a head of three layers, the code's default; its first paper has two", "method.projector"),
+    )
+    return Preset("SimCLR, ResNet-50, 100 epochs (published: linear 64.5)", config, told)
+
+
+def moco_imagenet() -> Preset:
+    """facebookresearch/moco's main_moco.py with --mlp --moco-t 0.2 --aug-plus --cos."""
+    optim = OptimConfig(optimizer="sgd", base_lr=0.03, weight_decay=1e-4, warmup_epochs=0.0, decay_1d=True)
+    config = imagenet(MoCoConfig(), optim, epochs=200, batch_size=256, recipe="moco")
+    told = (
+        Divergence("batch norm is over all processes and keys are not shuffled among them; the original shuffles"),
+        NO_RESIDUAL,
+        BY_STEP,
+        ENDS_ABOVE_0,
+    )
+    return Preset("MoCo v2, ResNet-50, 200 epochs (published: linear 67.5)", config, told)
+
+
+def swav_imagenet() -> Preset:
+    """facebookresearch/swav's main_swav.py on two crops."""
+    optim = OptimConfig(base_lr=0.3, lars_form="larc")
+    config = imagenet(SwAVConfig(), optim, epochs=400, batch_size=4096, recipe="simclr")
+    told = (
+        Divergence("two views of one size; the best published results have six small crops more"),
+        Divergence("warm-up starts at 0; the published one at .3"),
+        NO_RESIDUAL,
+    )
+    return Preset("SwAV, ResNet-50, 400 epochs, two views (published: linear 70.1)", config, told)
+
+
+def solo(name: str, reports: float, method: MethodConfig, optim: OptimConfig, *told: Divergence) -> Preset:
+    """solo-learn's scripts/pretrain/cifar on CIFAR-10."""
+    config = TrainConfig(
+        data=DataConfig(image_size=32, recipe="small"),
+        encoder=ResNetConfig(arch="resnet18", stem="3x3"),
+        method=method,
+        optim=optim,
+        run=RunConfig(epochs=1000, batch_size=256, precision="fp16", eval_every=10),
+    )
+    stem = Divergence("solo-learn's first convolution pads by 2, this one by 1", "encoder.stem")
+    views = Divergence("views are VICReg's small recipe, symmetric and without blur", "data.recipe")
+    summary = f"solo-learn's {name} on CIFAR-10: ResNet-18, 1000 epochs (it reports {reports})"
+    return Preset(summary, config, (*told, views, stem, NO_RESIDUAL, *SOLO_LEARN))
+
+
+def clipped(base_lr: float, weight_decay: float) -> OptimConfig:
+    """solo-learn's LARS for CIFAR."""
+    return OptimConfig(base_lr=base_lr, weight_decay=weight_decay, eta=0.02, warmup_epochs=10, lars_form="clipped")
+
+
+def solo_byol() -> Preset:
+    """byol.yaml."""
+    head = Divergence("solo-learn's last linear layers of both heads have a bias; these have none")
+    return solo("BYOL", 92.58, BYOLConfig(), clipped(1.0, 1e-5), head)
+
+
+def solo_simsiam() -> Preset:
+    """simsiam.yaml."""
+    optim = OptimConfig(optimizer="sgd", base_lr=0.5, weight_decay=1e-5, decay_1d=True)
+    return solo("SimSiam", 90.51, SimSiamConfig(projector=(2048, 2048)), optim)
+
+
+def solo_barlow_twins() -> Preset:
+    """barlow.yaml."""
+    method = BarlowTwinsConfig(projector=(2048, 2048), loss_scale=0.1, lr_scale_1d=1.0)
+    head = Divergence("solo-learn's projector has a bias in its last layer; this one has none")
+    return solo("Barlow Twins", 92.10, method, clipped(0.3, 1e-4), head)
+
+
+def solo_simclr() -> Preset:
+    """simclr.yaml."""
+    method = SimCLRConfig(projector=(2048, 256), temperature=0.2, batch_norm=False)
+    jitter = Divergence(
+        "solo-learn's colour jitter is .8 .8 .8 .2; that of --recipe small is .4 .4 .2 .1", "data.recipe"
+    )
+    return solo("SimCLR", 90.74, method, clipped(0.4, 1e-4), jitter)
+
+
+def solo_moco() -> Preset:
+    """mocov2plus.yaml."""
+    method = MoCoConfig(projector=(2048, 256), queue=32768, momentum=0.99, momentum_end=0.999, symmetric=True)
+    optim = OptimConfig(optimizer="sgd", base_lr=0.3, weight_decay=1e-4, decay_1d=True)
+    return solo("MoCo V2+", 92.94, method, optim)
+
+
+def solo_wmse() -> Preset:
+    """wmse.yaml."""
+    detached = Divergence("gradients flow into both views, as its authors' code; solo-learn detaches the second")
+    optim = OptimConfig(optimizer="adam", base_lr=2e-3, weight_decay=1e-6, decay_1d=True)
+    return solo("W-MSE", 88.67, WMSEConfig(), optim, detached)
+
+
+def solo_swav() -> Preset:
+    """swav.yaml."""
+    queue = Divergence("no queue of earlier projections; solo-learn adds one of 3840 from epoch 50")
+    frozen = Divergence("prototypes are frozen for 195 updates, an epoch of CIFAR-10", "method.freeze_prototypes")
+    return solo("SwAV", 89.17, SwAVConfig(freeze_prototypes=195), clipped(0.6, 1e-6), queue, frozen)
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "byol-imagenet-100ep": byol_imagenet,
+    "simsiam-imagenet-100ep": simsiam_imagenet,
+    "barlow-twins-imagenet-1000ep": barlow_twins_imagenet,
+    "simclr-imagenet-100ep": simclr_imagenet,
+    "moco-imagenet-200ep": moco_imagenet,
+    "swav-imagenet-400ep": swav_imagenet,
+    "solo-cifar10-byol": solo_byol,
+    "solo-cifar10-simsiam": solo_simsiam,
+    "solo-cifar10-barlow-twins": solo_barlow_twins,
+    "solo-cifar10-simclr": solo_simclr,
+    "solo-cifar10-moco": solo_moco,
+    "solo-cifar10-wmse": solo_wmse,
+    "solo-cifar10-swav": solo_swav,
+}

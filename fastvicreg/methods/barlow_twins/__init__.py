@@ -1,0 +1,1 @@
+"""Barlow Twins (Zbontar et al., arXiv 2103.03230)."""

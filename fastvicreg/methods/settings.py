@@ -1,0 +1,59 @@
+"""Settings that several methods share. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from fastvicreg.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularized:
+    """VICReg's variance and covariance terms beside a method's own loss, on the projections of both online views.
+
+    Paper section 6 and Table 4; see ``fastvicreg.methods.regularize``. At weight 0 neither is computed.
+    """
+
+    variance: float = 0.0
+    """Weight of VICReg's variance term on the projections; the paper takes 1 for BYOL and SimSiam."""
+    covariance: float = 0.0
+    """Weight of VICReg's covariance term on the projections; the paper takes .01 for BYOL and SimSiam."""
+    regularize: Literal["normalized", "raw"] = "normalized"
+    """What the two terms see: normalized, unit vectors times sqrt(D), or raw, the projections as they are."""
+
+    @property
+    def is_regularized(self) -> bool:
+        """Whether a term has a weight."""
+        return bool(self.variance or self.covariance)
+
+    def check_regularized(self) -> None:
+        """``UserError`` for weights that cannot train, and for a form of terms that have none."""
+        for name in ("variance", "covariance"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise UserError(f"--{name} {value} cannot train: give a finite value of at least 0.")
+        if self.regularize == "raw" and not self.is_regularized:
+            raise UserError("--regularize raw has nothing to act on: give --variance or --covariance a weight above 0.")
+
+    def regularized_notes(self) -> tuple[str, ...]:
+        """What a person should know of the chosen form, one line each."""
+        if self.regularize != "raw":
+            return ()
+        return (
+            "--regularize raw: the loss does not see the projections' length, so that they can meet the variance term "
+            "by growing along one direction, at rank 1; --regularize normalized prevents it.",
+        )
+
+
+def check_share(flag: str, value: float, of: str) -> None:
+    """``UserError`` where ``value`` is no share of ``of``, 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{flag} {value} is no share of {of}: give 0 to 1.")
+
+
+def check_positive(**values: float) -> None:
+    """``UserError`` for the first of these fields that is not a finite value above 0."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value above 0.")

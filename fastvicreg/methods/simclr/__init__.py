@@ -1,0 +1,1 @@
+"""SimCLR (Chen et al., arXiv 2002.05709)."""

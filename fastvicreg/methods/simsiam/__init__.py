@@ -1,0 +1,1 @@
+"""SimSiam (Chen and He, arXiv 2011.10566)."""

@@ -1,0 +1,1 @@
+"""SwAV (Caron et al., arXiv 2006.09882)."""

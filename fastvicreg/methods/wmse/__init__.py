@@ -1,0 +1,1 @@
+"""W-MSE (Ermolov et al., arXiv 2007.06346)."""

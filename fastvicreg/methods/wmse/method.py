@@ -1,0 +1,142 @@
+"""W-MSE: the distance of two views' projections after each is whitened over slices of the batch.
+
+Shape suffixes: B batch, N rows of a slice, D projection width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.errors import UserError
+from fastvicreg.kernels.loss.operators import without_autocast
+from fastvicreg.methods.embeddings import processes, spread_parts, unit, wide
+from fastvicreg.methods.heads import mlp
+from fastvicreg.methods.regularize import columns_of, regularized
+from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.wmse.config import WMSEConfig
+
+
+class Embeddings(NamedTuple):
+    """Both views' projections."""
+
+    za_BD: Tensor
+    zb_BD: Tensor
+
+
+class WMSE(nn.Module):
+    """As htdt/self-supervised's w_mse.py, with gradients into both views and through the whitening.
+
+    The batch is whitened in slices of ``w_size`` rows, each process's rows by themselves. The plan has shuffled the
+    rows already, so that the first cut takes them as they come; where ``w_iter`` asks for more, these are random, by a
+    counter that a checkpoint keeps. Rows that do not fill a slice are left out.
+    """
+
+    cuts: Tensor
+
+    def __init__(self, encoder: Encoder, config: WMSEConfig, *, impl: str = "auto") -> None:
+        """``impl`` names the loss kernel of the variance and covariance terms."""
+        super().__init__()
+        self.encoder = encoder
+        self.projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        self.register_buffer("cuts", torch.zeros((), dtype=torch.int64))
+        self.config, self.impl = config, impl
+        self.columns = (
+            Column("whitened", "wmse"),
+            Column("projection_std", "std", {"healthy": "projection_std_healthy"}),
+            *columns_of(config),
+        )
+        self.process_group: dist.ProcessGroup | None = None
+        """Processes whose rows make the batch; None: all of the run's."""
+
+    @property
+    def encoders(self) -> Mapping[str, nn.Module]:
+        return {"encoder": self.get_submodule("encoder")}
+
+    @property
+    def spread(self) -> Spread:
+        """Of the projections before they are whitened; unit vectors that spread have 1/sqrt(D)."""
+        config, cause = self.config, ""
+        if config.w_eps > 0.5:
+            cause = f"--w-eps {config.w_eps:g} hardly whitens at all: 0 is published"
+        return Spread("projection_std", config.projector[-1] ** -0.5, cause)
+
+    def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
+        """The learning rate is all that varies. ``UserError`` for slices above a process's batch."""
+        own = horizon.batch_size // processes()
+        if self.config.w_size > own:
+            raise UserError(
+                f"--w-size {self.config.w_size} is above the batch of {own} that a process has: give --w-size {own} "
+                "(with a --projector of half its width at most), or a larger --batch-size."
+            )
+        return {}
+
+    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
+        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
+        expect_two(views, "W-MSE")
+        features = each_view(self.encoder, views)
+        za_BD, zb_BD = each_view(self.projector, features)
+        return Embeddings(za_BD, zb_BD)
+
+    def target(self, views: tuple[Tensor, ...]) -> None:
+        """Both branches are trained: there is no target network."""
+
+    def loss(self, embeddings: Embeddings, targets: None) -> Terms:
+        """Mean over cuts and slices of 2 - 2 cos of the whitened rows; NaN where a slice cannot be whitened."""
+        za_BD, zb_BD = embeddings
+        config = self.config
+        with without_autocast(za_BD.device.type):
+            distances = []
+            for cut in range(config.w_iter):
+                order_B = permutation(len(za_BD), self.cuts, cut) if cut else slice(None)
+                distances.append(whitened_mse(za_BD[order_B], zb_BD[order_B], config.w_size, config.w_eps))
+        total = torch.stack(distances).mean()
+        terms = Terms(total, {"whitened": total.detach(), **spread_parts(za_BD, zb_BD)})
+        return regularized(terms, config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
+
+    @torch.no_grad()
+    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
+        """The next step is cut otherwise."""
+        self.cuts += finite
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [*self.encoder.param_groups(), *by_dimension(self.projector)]
+
+
+def whitened_mse(za_BD: Tensor, zb_BD: Tensor, w_size: int, eps: float = 0.0) -> Tensor:
+    """Mean over rows of ``2 - 2 cos`` after each view's slices of ``w_size`` rows are whitened."""
+    whole = len(za_BD) // w_size
+    total = za_BD.new_zeros((), dtype=wide(za_BD).dtype)
+    for number in range(whole):
+        rows = slice(number * w_size, (number + 1) * w_size)
+        a_ND, b_ND = unit(whiten(za_BD[rows], eps)), unit(whiten(zb_BD[rows], eps))
+        total = total + (2 - 2 * (a_ND * b_ND).sum(1)).mean()
+    return total / whole
+
+
+def whiten(z_ND: Tensor, eps: float = 0.0) -> Tensor:
+    """``L^-1 (z - mean)`` with L the Cholesky factor of ``(1 - eps) S + eps I``, S the unbiased covariance.
+
+    NaN throughout where that is not positive definite: cholesky_ex tells without a wait for the device.
+    """
+    centred_ND = wide(z_ND) - wide(z_ND).mean(0)
+    n, d = centred_ND.shape
+    covariance_DD = centred_ND.T @ centred_ND / (n - 1)
+    identity_DD = torch.eye(d, dtype=centred_ND.dtype, device=centred_ND.device)
+    factor_DD, failed = torch.linalg.cholesky_ex((1 - eps) * covariance_DD + eps * identity_DD)
+    whitened_ND = torch.linalg.solve_triangular(factor_DD, centred_ND.T, upper=False).T
+    return torch.where(failed == 0, whitened_ND, torch.nan)
+
+
+def permutation(count: int, step: Tensor, cut: int) -> Tensor:
+    """A permutation of ``count`` by (step, cut), made where ``step`` is: the order of hashes (lowbias32)."""
+    key = torch.arange(count, device=step.device) + (step * 8191 + cut) * 0x9E3779B1
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        key = key & 0xFFFFFFFF
+        key = (key ^ (key >> shift)) * factor
+    return (key & 0xFFFFFFFF).argsort(stable=True)
