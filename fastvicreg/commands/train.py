@@ -168,6 +168,7 @@ def _foreign(message: str, settings: TrainConfig) -> str:
     for part, owner_of, own in (
         ("method", methods.owner_of, settings.method.name),
         ("step", steps.owner_of, settings.step.name),
+        ("arch", encoders.owner_of, settings.encoder.arch),
     ):
         if owner := owner_of(name):
             return f"--{flag} is a setting of {owner}, not of {own}: give --{part} {owner}, or leave it out."

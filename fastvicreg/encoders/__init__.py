@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fastvicreg.contracts import Encoder
 
 RESNET = "fastvicreg.encoders.resnet.config:ResNetConfig"
+VIT = "fastvicreg.encoders.vit.config:ViTConfig"
 
 ENCODERS = {
     "resnet18": RESNET,
@@ -17,6 +18,9 @@ ENCODERS = {
     "resnet50": RESNET,
     "resnet101": RESNET,
     "resnet50x2": RESNET,
+    "vit_tiny": VIT,
+    "vit_small": VIT,
+    "vit_base": VIT,
 }
 """Architectures to the class of their settings, whose ``arch`` field holds the name."""
 
@@ -40,6 +44,11 @@ def config_class(arch: str) -> type[Any]:
     found = resolve("architecture", arch, ENCODERS)
     assert isinstance(found, type)
     return found
+
+
+def owner_of(field: str) -> str | None:
+    """The first architecture that has a setting called ``field``."""
+    return next((arch for arch in ENCODERS if field in config_class(arch).__dataclass_fields__), None)
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
