@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from methods import batch_of
+from methods import METHOD_CONFIGS, batch_of
 from recorded import TracedGraph
 from runs import log, tiny, train
 from torch import Tensor, nn
 from waits import Waits
 
 from fastvicreg.cli import main
-from fastvicreg.contracts import Batch, Method
+from fastvicreg.contracts import Batch, BuildContext, Horizon, Method
 from fastvicreg.errors import UserError
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.byol.method import BYOL
@@ -58,15 +58,45 @@ class Small(nn.Module):
 
 def vicreg() -> VICReg:
     torch.manual_seed(0)
-    return VICReg(Small(), VICRegConfig(expander=(32, 24)), impl="reference")
+    return VICReg(Small(), VICRegConfig(expander=(32, 24)), impl="reference")  # pyright: ignore[reportArgumentType]
 
 
 def byol() -> BYOL:
     torch.manual_seed(0)
-    return BYOL(Small(), BYOLConfig(projector=(32, 16), predictor_hidden=(32,)))
+    return BYOL(Small(), BYOLConfig(projector=(32, 16), predictor_hidden=(32,)))  # pyright: ignore[reportArgumentType]
 
 
 METHODS: dict[str, Callable[[], VICReg | BYOL]] = {"vicreg": vicreg, "byol": byol}
+
+
+def any_method(name: str) -> Any:
+    torch.manual_seed(0)
+    return as_module(METHOD_CONFIGS[name].build(BuildContext(Small))).double()  # pyright: ignore[reportArgumentType]
+
+
+def totals(method: Any, step: EagerStep, count: int = EAGER_STEPS + 3) -> list[float]:
+    """Of steps with the method's own schedules and, where it draws, the same draws."""
+    schedules, found = method.schedules(Horizon(100, 10, 8)), []
+    for number, batch in enumerate(batches(count)):
+        torch.manual_seed(number)
+        rates = {"lr": 0.1} | {name: schedule(number) for name, schedule in schedules.items()}
+        found.append(float(step(double(batch), rates).total))
+    return found
+
+
+@pytest.mark.parametrize("name", METHOD_CONFIGS)
+def test_every_method_is_cached(name: str) -> None:
+    eager, cached = any_method(name), any_method(name)
+    wanted = totals(eager, EagerStep(eager, Updater(eager, lars(eager))))
+    found = totals(cached, CachedStep(cached, Updater(cached, lars(cached)), micro_batches=1))
+    assert found == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["moco", "swav", "wmse"])
+def test_methods_with_queues_prototypes_or_draws_are_captured(name: str) -> None:
+    eager, replayed = any_method(name), any_method(name)
+    wanted = totals(eager, EagerStep(eager, Updater(eager, lars(eager))))
+    assert totals(replayed, graphed(replayed)) == pytest.approx(wanted, rel=TOLERANCE)
 
 
 def lars(method: nn.Module, *, capturable: bool = False) -> LARS:

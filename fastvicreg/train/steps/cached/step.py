@@ -38,7 +38,7 @@ class CachedStep(EagerStep):
         with self.autocast():
             terms = self._terms(embeddings, targets)
         self.updater.backward(terms.total)
-        cached = [None if leaf.grad is None else leaf.grad.chunk(count) for leaf in tree_leaves(embeddings)]
+        cached = [leaf.grad.chunk(count) if _has_gradient(leaf) else None for leaf in tree_leaves(embeddings)]
         for number, part in enumerate(parts):
             with record_function(stages.FORWARD), self.autocast():
                 leaves = tree_leaves(self.method.embed(part))
@@ -66,7 +66,7 @@ class CachedStep(EagerStep):
             targets = [self.method.target(part) for part in parts]
         whole = self._joined(embeddings, parts)
         for leaf in tree_leaves(whole):
-            if leaf.is_floating_point():
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 leaf.requires_grad_()
         return whole, self._joined(targets, parts)
 
@@ -89,3 +89,7 @@ class CachedStep(EagerStep):
             pieces = (flat / self._world_size).split([grad.numel() for grad in own])
             for grad, piece in zip(own, pieces, strict=True):
                 grad.copy_(piece.view_as(grad))
+
+
+def _has_gradient(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.grad is not None
