@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class TrainedEncoder:
     encoder: nn.Module
     config: TrainConfig
     checkpoint: Path
+    passed_over: str = ""
+    """What was wrong with a newer checkpoint."""
 
 
 def load_encoder(path: str | Path, *, checkpoint: str | None = None) -> nn.Module:
@@ -81,6 +84,8 @@ def load_encoder(path: str | Path, *, checkpoint: str | None = None) -> nn.Modul
         encoder, image_size = _from_file(Path(path))
     else:
         found = load_trained(path, checkpoint)
+        if found.passed_over:
+            warnings.warn(f"{found.passed_over}: {found.checkpoint.name} was loaded.", stacklevel=2)
         encoder, image_size = found.encoder, found.config.data.image_size
     encoder.preprocess = Preprocessing(evaluation_resize(image_size), image_size)  # type: ignore[assignment]
     return encoder.eval()
@@ -95,19 +100,20 @@ def load_trained(run: str | Path, checkpoint: str | None = None) -> TrainedEncod
     config = config_file.load(Path(run))
     encoder = build_encoder(config.encoder)
     assert isinstance(encoder, nn.Module)
-    found = checkpoints.listed(Path(run) / "checkpoints")
+    found, passed_over = checkpoints.listed(Path(run) / "checkpoints"), ""
     for path in reversed(found if checkpoint is None else [_named(Path(run), checkpoint, found)]):
         try:
             tensors = load_file(path / "model.safetensors")
         except (OSError, SafetensorError) as error:
             if checkpoint is not None:
                 raise UserError(f"the checkpoint {path} is damaged ({error}): leave out --checkpoint.") from error
+            passed_over = passed_over or f"the newer checkpoint {path} is damaged ({error})"
             continue
         own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
         if spoilt := checkpoints.not_finite(own):
             raise UserError(f"{path}: {spoilt} of the encoder is not finite; give an earlier --checkpoint.")
         checkpoints.load_weights(encoder, own, str(path))
-        return TrainedEncoder(encoder.eval(), config, path)
+        return TrainedEncoder(encoder.eval(), config, path, passed_over)
     raise UserError(f"{run} has no whole checkpoint: train it, or --resume it, first.")
 
 

@@ -55,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         f"{name}: {result['accuracy']:.2f} % of {result['queries']:,} images, from a bank of "
         f"{result['bank']:,} in {result['classes']} classes ({result['checkpoint']})"
     )
+    if result["passed_over"]:
+        print(f"{result['passed_over']}: what was evaluated is older.")
     if result["faults"]:
         print(f"{result['faults']} images could not be read; a neighbour stands for each.")
     if options.json:

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
 
     trained = load_trained(options.run, options.checkpoint)
     resolve("target", options.to, TARGETS)(trained, path)
+    if trained.passed_over:
+        print(f"{trained.passed_over}: what was exported is older.")
     print(f"{path}: {trained.config.encoder.arch} of {trained.checkpoint}, {path.stat().st_size / 1e6:,.1f} MB")
     print(f'next: encoder = fastvicreg.load_encoder("{path}"); features = encoder(encoder.preprocess(image)[None])')
     return 0

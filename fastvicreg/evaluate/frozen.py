@@ -61,4 +61,5 @@ def evaluate_run(asked: Evaluation, protocol: FrozenProtocol) -> dict[str, Any]:
         "classes": len(data.train.classes),
         "faults": bank.faults + queries.faults,
         "checkpoint": str(trained.checkpoint),
+        "passed_over": trained.passed_over,
     }

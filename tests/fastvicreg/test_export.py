@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,20 @@ def test_files_that_are_no_export_are_refused(tmp_path: Path) -> None:
         fastvicreg.load_encoder(other)
     with pytest.raises(UserError, match="there is no run"):
         fastvicreg.load_encoder(tmp_path / "none")
+
+
+def test_a_damaged_newest_checkpoint_is_told_of_by_all_that_take_an_older_one(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted[1], run)
+    newest = run / "checkpoints" / "step-00000009"
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.warns(UserWarning, match=r"step-00000009 is damaged .*: step-00000008 was loaded"):
+        fastvicreg.load_encoder(run)
+    assert main(["eval", "knn", str(run), "--k", "2"]) == 0
+    assert "step-00000009 is damaged" in (told := capsys.readouterr().out)
+    assert "what was evaluated is older" in told
+    assert main(["export", str(run), str(tmp_path / "x.safetensors")]) == 0
+    assert "what was exported is older" in capsys.readouterr().out
