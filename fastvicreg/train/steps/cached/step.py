@@ -38,7 +38,9 @@ class CachedStep(EagerStep):
         with self.autocast():
             terms = self._terms(embeddings, targets)
         self.updater.backward(terms.total)
-        cached = [None if leaf.grad is None else leaf.grad.chunk(count) for leaf in tree_leaves(embeddings)]
+        # A method may leave a place empty: None is a leaf too.
+        found = [None if leaf is None else leaf.grad for leaf in tree_leaves(embeddings)]
+        cached = [None if grad is None else grad.chunk(count) for grad in found]
         for number, part in enumerate(parts):
             with record_function(stages.FORWARD), self.autocast():
                 leaves = tree_leaves(self.method.embed(part))
@@ -66,7 +68,7 @@ class CachedStep(EagerStep):
             targets = [self.method.target(part) for part in parts]
         whole = self._joined(embeddings, parts)
         for leaf in tree_leaves(whole):
-            if leaf.is_floating_point():
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 leaf.requires_grad_()
         return whole, self._joined(targets, parts)
 
