@@ -20,10 +20,10 @@ lint: $(TESTABLE)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The pages below docs/ as a site, in site/; a warning, such as a broken link, is an error.
+# The pages below docs/ as a site, in site/; a warning, such as a broken link, is an error (--quiet would hide it).
 docs: $(DOCUMENTED)
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
-	@echo "site/index.html"
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "built: site/index.html"
 
 # A wheel that carries the kernels' machine code, so that its users need no compiler.
 wheel: $(TESTABLE)
