@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], steps: int | None = None) -> list[float]:
     fabric.seed_everything(0, verbose=False)
 
     # The loader gives this process its share of each batch, on its device: fabric.setup_dataloaders has nothing to do.
-    ranks = {"rank": fabric.global_rank, "world_size": fabric.world_size}
+    ranks: dict[str, Any] = {"rank": fabric.global_rank, "world_size": fabric.world_size}
     loader = ViewLoader(folder, recipe="small", image_size=SIZE, batch_size=BATCH, device=str(fabric.device), **ranks)
 
     model = BothViews().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the loader's views
