@@ -5,8 +5,9 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
+DOCUMENTED := .venv-docs/.installed
 
-.PHONY: demo test lint wheel ffcv clean
+.PHONY: demo test lint docs wheel ffcv clean
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
@@ -18,6 +19,11 @@ lint: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The pages below docs/ as a site, in site/; a warning, such as a broken link, is an error (--quiet would hide it).
+docs: $(DOCUMENTED)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "built: site/index.html"
 
 # A wheel that carries the kernels' machine code, so that its users need no compiler.
 wheel: $(TESTABLE)
@@ -37,9 +43,16 @@ $(TESTABLE): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dali,cuda]'
 	touch $@
 
+# An environment of its own, without torch: the reference is made from the source's text.
+$(DOCUMENTED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/packages.txt
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r .venv-docs/packages.txt
+	touch $@
+
 # FFCV is built against headers that apt-get installs, with root or sudo; without it all but --pipeline ffcv works.
 ffcv: $(INSTALLED)
 	pipelines/install_ffcv.sh $(BIN)/python --required
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-docs site build dist *.egg-info

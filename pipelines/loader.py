@@ -65,7 +65,8 @@ class ViewLoader:
             image_size: side of the views in pixels; several: each for an equal share of the ``epochs``.
             small_size: side of multicrop's small views; 0: 96.
             pipeline: native (any data), ffcv, dali, synthetic.
-            rank, world_size: this process's place among those that share a batch.
+            rank: this process among those that share a batch, counted from 0.
+            world_size: how many share it.
             workers: decoding threads, 0: one a core; ``prefetch`` batches are decoded ahead.
             device: where the views are made.
             dtype: float32, bfloat16 or float16; uint8 leaves augmentation and normalisation to you.

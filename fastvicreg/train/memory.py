@@ -26,7 +26,7 @@ from fastvicreg.train.steps.eager.step import AUTOCAST
 GB = 1e9
 SURE = 1.1
 """A prediction is refused only where it exceeds what is free by this factor: the allocator's rounding is not known."""
-MOMENTS = {"lars": 1, "sgd": 1, "adamw": 2}
+MOMENTS = {"lars": 1, "sgd": 1, "adam": 2, "adamw": 2}
 """Values that an optimizer keeps for each trained parameter."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.train import assemble
 from fastvicreg.train.distributed import Processes
-from fastvicreg.train.memory import Memory, predict, shortage, shortage_of
+from fastvicreg.train.memory import MOMENTS, Memory, predict, shortage, shortage_of
 from fastvicreg.train.steps.cached.config import CachedConfig
 
 
@@ -36,8 +36,10 @@ def test_weights_gradients_and_moments_are_the_step_s_own() -> None:
     assert found.weights == sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     assert found.gradients == found.moments == sum(param.nbytes for param in module.parameters())
     assert found.views == 2 * 64 * 3 * 32 * 32 * 4
-    adam = replace(settings, optim=OptimConfig(optimizer="adamw"))
-    assert predict(adam, 64, precision="off").moments == 2 * found.moments
+    for name in ("adam", "adamw"):
+        adam = replace(settings, optim=OptimConfig(optimizer=name))
+        assert predict(adam, 64, precision="off").moments == 2 * found.moments
+    assert set(MOMENTS) == set(get_args(get_type_hints(OptimConfig)["optimizer"]))
     target = replace(settings, method=BYOLConfig((64, 64), predictor_hidden=(64,)))
     assert predict(target, 64, precision="off").weights > predict(target, 64, precision="off").gradients * 1.5
 

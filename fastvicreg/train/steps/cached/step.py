@@ -38,7 +38,9 @@ class CachedStep(EagerStep):
         with self.autocast():
             terms = self._terms(embeddings, targets)
         self.updater.backward(terms.total)
-        cached = [leaf.grad.chunk(count) if _has_gradient(leaf) else None for leaf in tree_leaves(embeddings)]
+        # A method may leave a place empty: None is a leaf too.
+        found = [None if leaf is None else leaf.grad for leaf in tree_leaves(embeddings)]
+        cached = [None if grad is None else grad.chunk(count) for grad in found]
         for number, part in enumerate(parts):
             with record_function(stages.FORWARD), self.autocast():
                 leaves = tree_leaves(self.method.embed(part))
@@ -89,7 +91,3 @@ class CachedStep(EagerStep):
             pieces = (flat / self._world_size).split([grad.numel() for grad in own])
             for grad, piece in zip(own, pieces, strict=True):
                 grad.copy_(piece.view_as(grad))
-
-
-def _has_gradient(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.grad is not None
