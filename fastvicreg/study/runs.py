@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -16,10 +17,9 @@ from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Horizon, Method
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.errors import DivergedError, UserError
-from fastvicreg.evaluate.features import extract
 from fastvicreg.evaluate.knn import accuracy
 from fastvicreg.evaluate.labels import obstacle
-from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES
+from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES, shared_features
 from fastvicreg.evaluate.protocols.knn import KNN
 from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.methods.embeddings import unit_std
@@ -79,10 +79,10 @@ def step_seconds(config: TrainConfig) -> tuple[float, float, int]:
 def train(config: TrainConfig, folder: Path) -> Trained:
     """Train in ``folder``, from its newest checkpoint where there is one; what is shown goes to its display.txt."""
     began = time.perf_counter()
-    main = launched().main
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ("display.txt" if main else ".display.txt")).open("a") as text:
-        display = Display(Console(file=text, width=200, quiet=not main))
+    shown = folder / "display.txt" if launched().main else Path(os.devnull)
+    with shown.open("a") as text:
+        display = Display(Console(file=text, width=200))
         try:
             outcome = Trainer(config, folder, resume=True, display=display).train()
         except DivergedError as error:
@@ -109,13 +109,20 @@ def measure(method: Method, config: TrainConfig, data: Datasets, *, head: str) -
 
     Of the embeddings, the outputs of the module ``head``: ``std``, mean over dimensions; ``std_normalized``, that of
     unit vectors as a share of 1/sqrt(D), 1 where they spread and 0 on collapse; ``rankme_embedding``. Of the encoder's
-    features: ``rankme``, ``knn`` and ``linear`` in percent.
+    features: ``rankme``, ``knn`` and ``linear`` in percent. Every process has all of them.
     """
     assert data.validation is not None
     module, device = as_module(method).eval(), _device(config)
     (encoder,) = method.encoders.values()
     bank, queries = (
-        extract(encoder, source, image_size=config.data.image_size, device=device, workers=config.data.workers)
+        shared_features(
+            encoder,
+            source,
+            image_size=config.data.image_size,
+            device=device,
+            workers=config.data.workers,
+            processes=launched(),
+        )
         for source in (data.train, data.validation)
     )
     z_MD = module.get_submodule(head)(queries.features_NF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,14 +100,13 @@ class Table4:
         from fastvicreg.show.display import Display
         from fastvicreg.study import runs
         from fastvicreg.study.folder import StudyFolder
-        from fastvicreg.train.distributed import launched, leave
+        from fastvicreg.train.assemble import resolve_device
+        from fastvicreg.train.distributed import device_of, join, launched, leave, together
 
-        processes = launched()
-        if processes.world_size > 1:
-            raise UserError(f"{processes.world_size} processes: a study runs in one; split it by --only and --out.")
         began = time.perf_counter()
-        display = Display(Console())
-        data = runs.labelled_data(self.config(self.cells()[0]))
+        processes = launched()
+        join(processes, device_of(processes, resolve_device(self.device)))
+        display = Display(Console(quiet=not processes.main))
         settings = {
             "scale": self.scale,
             "budget": None if self.scale == "paper" else self.budget or BUDGET,
@@ -114,49 +114,62 @@ class Table4:
             "width": self.width,
             "batch_size": self.batch_size,
         }
-        folder = StudyFolder(Path(self.out), "table4", settings)
+        folder = None
         try:
+            data = together(lambda: runs.labelled_data(self.config(self.cells()[0])), processes)
+            folder = together(
+                lambda: StudyFolder(Path(self.out), "table4", settings) if processes.main else None, processes
+            )
             return self._carry_out(folder, data, display, began)
         finally:
-            folder.close()
+            if folder is not None:
+                folder.close()
             leave()
 
-    def _carry_out(self, folder: StudyFolder, data: Datasets, display: Display, began: float) -> int:
+    def _carry_out(self, folder: StudyFolder | None, data: Datasets, display: Display, began: float) -> int:
+        """In every process; ``folder`` is the main one's."""
         from fastvicreg.study import results, runs
+        from fastvicreg.train.distributed import gather, launched, together
 
-        if "random_network" not in folder.kept:
-            self._plan(folder, data, began)
-        plan = folder.kept
+        processes = launched()
+        plan = self._plan(folder, data, began)
         cells = self.cells()
         asked = [(seed, cell) for seed in range(self.seeds) for cell in cells]
         display.note(
             f"{len(cells)} cells x {self.seeds} seeds, {plan['epochs']} epochs a run"
             + (f", stopped at step {plan['stop']}" if plan["stop"] else "")
-            + f"; {folder.path}/ROW-COLUMN-seedN/display.txt shows a run"
+            + f"; {self.out}/ROW-COLUMN-seedN/display.txt shows a run"
         )
         for number, (seed, cell) in enumerate(asked, 1):
             name = f"{cell}-seed{seed}"
-            if folder.result(name) is not None:
+            if gather(folder is not None and folder.result(name) is not None, processes)[0]:
                 continue
             config = self._lasting(self.config(cell), plan, seed)
-            trained = runs.train(config, folder.path / name)
+            trained = runs.train(config, Path(self.out) / name)
             if trained.signal:
                 display.note(f"stopped in {name}; the same command goes on from there")
                 return 128 + trained.signal
             figures: dict[str, Any] = {"diverged": trained.diverged} if trained.diverged else {}
             if not trained.diverged:
-                method = runs.finished(config, folder.path / name)
+                method = runs.finished(config, Path(self.out) / name)
                 figures = runs.measure(method, config, data, head=HEADS[config.method.name])
-            folder.finish(name, figures | {"train_seconds": trained.seconds})
+            figures |= {"train_seconds": trained.seconds}
+            together(partial(folder.finish, name, figures) if folder else lambda: None, processes)
             display.note(f"{number}/{len(asked)} {name}: {results.in_words(figures)}, {trained.seconds:.0f} s")
-        found = {cell: [folder.result(f"{cell}-seed{seed}") or {} for seed in range(self.seeds)] for cell in cells}
-        self._report(folder, found, display)
+        if folder is not None:
+            found = {cell: [folder.result(f"{cell}-seed{seed}") or {} for seed in range(self.seeds)] for cell in cells}
+            self._report(folder, found, display)
         return 0
 
-    def _plan(self, folder: StudyFolder, data: Datasets, began: float) -> None:
-        """Measure a network that has learnt nothing, and choose the duration of every run."""
+    def _plan(self, folder: StudyFolder | None, data: Datasets, began: float) -> dict[str, Any]:
+        """What the folder keeps: made at the start, by measuring a network that has learnt nothing and timing steps."""
         from fastvicreg.study import runs
+        from fastvicreg.train.distributed import gather, launched, together
 
+        processes = launched()
+        kept: dict[str, Any] = gather(folder.kept if folder else {}, processes)[0]
+        if "epochs" in kept:
+            return kept
         cells = self.cells()
         config = self.config(cells[0])
         timed = {}
@@ -167,19 +180,28 @@ class Table4:
         clock = time.perf_counter()
         untrained = runs.measure(runs.fresh(config), config, data, head=HEADS[config.method.name])
         measuring = time.perf_counter() - clock
-        if not timed:
-            folder.keep(random_network=untrained, epochs=config.run.epochs, stop=0)
-            return
-        taken = [timed[ROWS[parted(cell)[0]].method] for cell in cells]
-        fixed = sum(measuring + build for _, build, _ in taken) * self.seeds
-        per_step = sum(step for step, _, _ in taken) * self.seeds
-        budget = self.budget or BUDGET
-        left = seconds_of(budget) - (time.perf_counter() - began)
-        steps = equal_steps(budget, left, per_step=per_step, fixed=fixed, runs=len(cells) * self.seeds)
-        per_epoch = taken[0][2]
-        epochs, stop = epochs_and_stop(steps, per_epoch)
-        times = {name: step for name, (step, _, _) in timed.items()}
-        folder.keep(random_network=untrained, epochs=epochs, stop=stop, per_epoch=per_epoch, step_seconds=times)
+
+        def duration() -> dict[str, Any]:
+            if not timed:
+                return {"epochs": config.run.epochs, "stop": 0}
+            taken = [timed[ROWS[parted(cell)[0]].method] for cell in cells]
+            budget = self.budget or BUDGET
+            steps = equal_steps(
+                budget,
+                seconds_of(budget) - (time.perf_counter() - began),
+                per_step=sum(step for step, _, _ in taken) * self.seeds,
+                fixed=sum(measuring + build for _, build, _ in taken) * self.seeds,
+                runs=len(cells) * self.seeds,
+            )
+            per_epoch = taken[0][2]
+            epochs, stop = epochs_and_stop(steps, per_epoch)
+            times = {name: step for name, (step, _, _) in timed.items()}
+            return {"epochs": epochs, "stop": stop, "per_epoch": per_epoch, "step_seconds": times}
+
+        chosen = together(lambda: duration() if folder else {}, processes)
+        if folder is not None:
+            folder.keep(random_network=untrained, **chosen)
+        return gather(chosen, processes)[0]
 
     def _lasting(self, config: TrainConfig, plan: dict[str, Any], seed: int) -> TrainConfig:
         """``config`` with the study's duration and a seed; a warm-up that a stop within an epoch shortens too."""
