@@ -21,7 +21,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], untrained: Mapping[str, 
     from matplotlib.figure import Figure  # only here: importing it takes a second
 
     names = [name for name in ROWS if any(row["row"] == name for row in rows)]
-    figure = Figure(figsize=(max(4.5, 1.25 * len(names) + 1), 6), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 1.25 * len(names) + 1), 6), layout="constrained")
     spread_axes, knn_axes = figure.subplots(2, 1, sharex=True)
     for axes, figure_name, label in (
         (spread_axes, "std_normalized", "normalised std of the embeddings\n(share of 1/sqrt(D))"),
@@ -29,6 +29,8 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], untrained: Mapping[str, 
     ):
         for position, (column, heading) in enumerate(COLUMNS.items()):
             own = [row for row in rows if row["column"] == column and row[figure_name] is not None]
+            if not own:
+                continue
             x = [names.index(row["row"]) + (position - 1) * 0.27 for row in own]
             values = [row[figure_name] for row in own]
             ranges = [row["spread"][figure_name] for row in own]
@@ -43,8 +45,9 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]], untrained: Mapping[str, 
     spread_axes.axhline(1.0, color=GREY, linestyle=":", linewidth=1)
     knn_axes.axhline(untrained["knn"], color=GREY, linestyle="--", linewidth=1, label="random network")
     handles, labels = knn_axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4 if len(names) > 3 else 2, frameon=False)
     knn_axes.set_xticks(range(len(names)), [ROWS[name].title.replace(": ", "\n") for name in names])
+    knn_axes.set_xlim(-0.6, len(names) - 0.4)
     try:
         figure.savefig(path, dpi=110)
     except OSError as error:

@@ -115,12 +115,14 @@ def in_words(figures: Mapping[str, Any]) -> str:
 def table(rows: Sequence[Mapping[str, Any]], untrained: Mapping[str, Any], seeds: int) -> Table:
     """The comparison for a terminal; with several seeds each figure is median and [smallest, largest]."""
     over = f"median [least, most] of {seeds} seeds" if seeds > 1 else "one seed"
-    shown = Table(title=f"Table 4, {over}; std normalised: 1 spread, 0 collapsed", title_justify="left")
+    shown = Table(
+        title=f"Table 4, {over}; std normalised: 1 spread, 0 collapsed; paper: its linear", title_justify="left"
+    )
     shown.add_column("method", no_wrap=True)
     shown.add_column("terms", no_wrap=True)
     for heading in FIGURES.values():
-        shown.add_column(heading, justify="right")
-    shown.add_column("paper's linear", justify="right")
+        shown.add_column(heading, justify="right", overflow="fold")
+    shown.add_column("paper", justify="right", no_wrap=True)
     for position, row in enumerate(rows):
         paper = "collapse" if row["paper_linear"] is None else f"{row['paper_linear']:.1f}"
         figures = [_figure(name, row[name], row["spread"][name], seeds) for name in FIGURES]

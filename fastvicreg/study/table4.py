@@ -111,6 +111,7 @@ class Table4:
             "scale": self.scale,
             "budget": None if self.scale == "paper" else self.budget or BUDGET,
             "data": self.data and os.path.abspath(self.data),
+            "val_data": self.val_data and os.path.abspath(self.val_data),
             "width": self.width,
             "batch_size": self.batch_size,
         }
@@ -212,6 +213,8 @@ class Table4:
         return replace(config, run=run, optim=optim)
 
     def _report(self, folder: StudyFolder, found: dict[str, list[dict[str, Any]]], display: Display) -> None:
+        from rich.console import Console
+
         from fastvicreg.provenance import document, write_json
         from fastvicreg.study import picture, results
 
@@ -224,7 +227,9 @@ class Table4:
             if path:
                 write_json(path, content)
         picture.draw(folder.path / "table4.png", rows, untrained)
-        display.console.print(results.table(rows, untrained, self.seeds))
+        # A pipe has no width: wide enough that no figure is cut.
+        wide = None if display.console.is_terminal else 200
+        Console(width=wide).print(results.table(rows, untrained, self.seeds))
         for line in results.directions_in_words(told):
             display.note(line)
         display.note(f"figures: {folder.path}/table4.json   picture: {folder.path}/table4.png")
