@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fastvicreg.study.rows import COLUMNS, ROWS, parted
+from fastvicreg.study.rows import COLUMNS, ROWS, SPREAD, parted
 
 FIGURES = {
     "std": "std",
@@ -22,13 +22,14 @@ FIGURES = {
 """Names of the figures to their headings, in the table's order."""
 
 COLLAPSED = 0.1
-"""Normalised standard deviation, as a share of 1/sqrt(D), below which embeddings count as collapsed."""
+"""Value of a method's ``SPREAD`` figure below which embeddings count as collapsed."""
 
 
 def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """One row a cell: each figure's median over the seeds that gave one, smallest and largest, and every seed's.
 
-    ``collapsed`` says whether the median of ``std_normalized`` is below ``COLLAPSED``, or every seed diverged.
+    ``collapsed`` says whether the median of the method's ``SPREAD`` figure is below ``COLLAPSED``, or every seed
+    diverged.
     """
     rows = []
     for cell, runs in found.items():
@@ -42,7 +43,7 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, 
                 "column": column,
                 "paper_linear": ROWS[row].paper[tuple(COLUMNS).index(column)],
                 **medians,
-                "collapsed": not whole or medians["std_normalized"] < COLLAPSED,  # type: ignore[operator]
+                "collapsed": not whole or medians[SPREAD[ROWS[row].method]] < COLLAPSED,  # type: ignore[operator]
                 "diverged": len(runs) - len(whole),
                 "spread": {name: [min(held), max(held)] if held else None for name, held in values.items()},
                 "seeds": values,
@@ -107,9 +108,8 @@ def in_words(figures: Mapping[str, Any]) -> str:
     """One run's figures on a line."""
     if "diverged" in figures:
         return f"diverged ({figures['diverged']})"
-    return (
-        f"normalised std {figures['std_normalized']:.3f}, kNN {figures['knn']:.1f} %, linear {figures['linear']:.1f} %"
-    )
+    spread = f"std {figures['std']:.3g}, normalised {figures['std_normalized']:.3f}"
+    return f"{spread}, kNN {figures['knn']:.1f} %, linear {figures['linear']:.1f} %"
 
 
 def table(rows: Sequence[Mapping[str, Any]], untrained: Mapping[str, Any], seeds: int) -> Table:

@@ -22,6 +22,13 @@ COLUMNS = {"none": "none", "var": "+Var", "varcov": "+Var+Cov"}
 HEADS = {"byol": "projector", "simsiam": "projector", "vicreg": "expander"}
 """Methods to the module whose outputs the terms regularise: the embeddings."""
 
+SPREAD = {"byol": "std_normalized", "simsiam": "std_normalized", "vicreg": "std"}
+"""Methods to the figure that tells their collapse: the standard deviation, 1 where healthy, that their loss sees.
+
+A cosine is blind to length; a squared distance is also brought to 0 by embeddings that shrink and still differ in
+direction, which unit vectors do not show.
+"""
+
 
 @dataclass(frozen=True)
 class Row:

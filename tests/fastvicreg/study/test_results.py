@@ -19,7 +19,7 @@ UNTRAINED = {"row": "random network", "column": "", **dict.fromkeys(results.FIGU
 
 def run(*, linear: float, spread: float = 0.8) -> dict[str, float]:
     return {
-        "std": 1.0,
+        "std": spread,
         "std_normalized": spread,
         "rankme_embedding": 30.0,
         "rankme": 40.0,
@@ -49,6 +49,15 @@ def test_figures_are_medians_with_their_range() -> None:
     assert row["spread"]["linear"] == [50.0, 70.0]
     assert row["seeds"]["knn"] == [45.0, 65.0, 53.0]
     assert not row["collapsed"]
+
+
+def test_a_collapse_is_one_of_what_the_methods_loss_sees() -> None:
+    """SimSiam's is blind to length; VICReg's falls to 0 by length alone, while directions still differ."""
+    short = run(linear=30.0) | {"std": 0.01}
+    alike = run(linear=30.0) | {"std_normalized": 0.01}
+    cells = ("simsiam-bare-none", "vicreg-bn-none")
+    assert [row["collapsed"] for row in results.summary({cell: [short] for cell in cells})] == [False, True]
+    assert [row["collapsed"] for row in results.summary({cell: [alike] for cell in cells})] == [True, False]
 
 
 def test_directions_agree_with_the_papers_own_figures() -> None:
