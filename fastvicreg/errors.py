@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class DamagedError(UserError):
     """A dataset that is cut short or contradicts itself."""
+
+
+class DivergedError(UserError):
+    """A run whose loss or gradient is no longer finite."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ def loss(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
         embeddings, targets = method.embed(views), method.target(views)
     # Copied: embeddings alone, not the network's memory behind them.
     embeddings = tree_map(_cut_off, embeddings)
-    leaves = [leaf for leaf in tree_leaves(embeddings) if leaf.requires_grad]
+    leaves = [leaf for leaf in tree_leaves(embeddings) if isinstance(leaf, Tensor) and leaf.requires_grad]
     while True:
         for leaf in leaves:
             leaf.grad = None
@@ -169,7 +169,9 @@ def still(config: TrainConfig, run: Run) -> dict[str, float]:
     return {"lr": 0.0} | {name: schedule(0) for name, schedule in run.method.schedules(horizon).items()}
 
 
-def _cut_off(leaf: Tensor) -> Tensor:
+def _cut_off(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
     return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
 

@@ -82,21 +82,39 @@ class OnlineEvaluation:
         return values | ({"replaced": float(replaced)} if replaced else {})
 
     def _features(self, encoder: nn.Module, source: Source) -> Features:
-        """Of every sample, in the source's order; each process computes its share of them."""
-        own, total, processes = source, len(source), self.processes
-        shared = total >= processes.world_size > 1
-        if shared:
-            own = SubsetSource(source, range(processes.rank, total, processes.world_size))
-        found = together(
-            lambda: extract(
-                encoder, own, image_size=self.image_size, device=self.device, workers=self.workers, budget=self.budget
-            ),
-            processes,
+        return shared_features(
+            encoder,
+            source,
+            image_size=self.image_size,
+            device=self.device,
+            workers=self.workers,
+            processes=self.processes,
+            budget=self.budget,
         )
-        if not shared:
-            return found
-        return Features(
-            gather_rows(found.features_NF, total, processes),
-            gather_rows(found.labels_N, total, processes),
-            sum(gather(found.faults, processes)),
-        )
+
+
+def shared_features(
+    encoder: nn.Module,
+    source: Source,
+    *,
+    image_size: int,
+    device: str,
+    workers: int,
+    processes: Processes,
+    budget: FaultBudget | None = None,
+) -> Features:
+    """Of every sample, in the source's order, in every process; each computes its share of them."""
+    own, total = source, len(source)
+    shared = total >= processes.world_size > 1
+    if shared:
+        own = SubsetSource(source, range(processes.rank, total, processes.world_size))
+    found = together(
+        lambda: extract(encoder, own, image_size=image_size, device=device, workers=workers, budget=budget), processes
+    )
+    if not shared:
+        return found
+    return Features(
+        gather_rows(found.features_NF, total, processes),
+        gather_rows(found.labels_N, total, processes),
+        sum(gather(found.faults, processes)),
+    )

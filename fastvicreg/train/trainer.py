@@ -16,7 +16,7 @@ import torch
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
-from fastvicreg.errors import UserError
+from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import Recorder
@@ -134,7 +134,7 @@ class Trainer:
                 raise OtherProcessError("another process has ended, which tells why; this one cannot go on.") from error
             if not any(sign in f"{error} {failure}" for sign in (NON_FINITE, "device-side assert")):
                 raise
-            raise UserError(self._diverged(self._progress.step)) from error
+            raise DivergedError(self._diverged(self._progress.step)) from error
         finally:
             self._display.stop()
             self._writing.close()
@@ -228,7 +228,7 @@ class Trainer:
         for row in rows:
             self._not_finite = 0 if math.isfinite(row["total"]) else self._not_finite + 1
             if self._not_finite >= (SCALER_PATIENCE if scaled else 1):
-                raise UserError(self._diverged(row["step"] if scaled else row["step"] - 1))
+                raise DivergedError(self._diverged(row["step"] if scaled else row["step"] - 1))
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)

@@ -218,7 +218,7 @@ class NoUpdate(Updater):
 
 def mean_square(embeddings: Any, targets: Any) -> Terms:
     """No loss: the embeddings' mean square gives every weight a gradient at next to no cost."""
-    trained = [leaf for leaf in tree_leaves(embeddings) if leaf.requires_grad]
+    trained = [leaf for leaf in tree_leaves(embeddings) if isinstance(leaf, Tensor) and leaf.requires_grad]
     return Terms(torch.stack([leaf.float().square().mean() for leaf in trained]).sum(), {})
 
 

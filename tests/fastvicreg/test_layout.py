@@ -103,7 +103,9 @@ def test_no_module_imports_itself_in_a_circle() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("arguments", ["--help", "train --method byol --help", "eval linear --help"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "train --method byol --help", "eval linear --help", "study table4 --help"]
+)
 def test_help_imports_no_torch(arguments: str) -> None:
     code = (
         "import contextlib, sys\nfrom fastvicreg.cli import main\n"

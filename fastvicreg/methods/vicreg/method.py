@@ -27,7 +27,7 @@ class Embeddings(NamedTuple):
     za_BD: Tensor
     zb_BD: Tensor
     features_BF: Tensor
-    predictions: tuple[Tensor, Tensor] | None = None
+    predictions: tuple[Tensor, ...] = ()
 
 
 class VICReg(nn.Module):
@@ -84,10 +84,9 @@ class VICReg(nn.Module):
         # Each view has batch statistics of its own, as in the official code.
         features = each_view(self.encoder, views)
         za_BD, zb_BD = each_view(self.expander, features)
-        predictions = None
+        predictions: tuple[Tensor, ...] = ()
         if self.predictor is not None:
-            pa_BD, pb_BD = each_view(self.predictor, (za_BD, zb_BD))
-            predictions = pa_BD, pb_BD
+            predictions = tuple(each_view(self.predictor, (za_BD, zb_BD)))
         return Embeddings(za_BD, zb_BD, features[0].detach(), predictions)
 
     def target(self, views: tuple[Tensor, ...]) -> None:
@@ -115,8 +114,9 @@ class VICReg(nn.Module):
             group=batch_group(self.process_group),
         )
         total, invariance = loss.total, loss.invariance
-        if embeddings.predictions is not None:
-            distance = predicted_distance(*embeddings.predictions, embeddings.za_BD, embeddings.zb_BD)
+        if embeddings.predictions:
+            pa_BD, pb_BD = embeddings.predictions
+            distance = predicted_distance(pa_BD, pb_BD, embeddings.za_BD, embeddings.zb_BD)
             total, invariance = total + config.invariance * distance, distance.detach()
         parts = {"invariance": invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(total, parts | _health(embeddings))

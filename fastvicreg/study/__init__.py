@@ -1,0 +1,31 @@
+"""Studies: many runs that answer one question, by name. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from fastvicreg.registry import resolve
+
+STUDIES = {
+    "table4": "fastvicreg.study.table4:Table4",
+}
+"""Names to the class of their options."""
+
+
+class Study(Protocol):
+    """A frozen dataclass of a study's options, whose file imports no torch; its docstring is the command's help."""
+
+    def check(self) -> None:
+        """``UserError`` for the first value that no study can have."""
+        ...
+
+    def run(self) -> int:
+        """Carry the study out, or go on with it; returns the command's exit code."""
+        ...
+
+
+def study_class(name: str) -> type[Any]:
+    """The options' class of the study ``name``; ``UserError`` with the nearest name where there is none."""
+    found = resolve("study", name, STUDIES)
+    assert isinstance(found, type)
+    return found
