@@ -45,9 +45,9 @@ class BatchNorm(_BatchNorm):
     def of(cls, other: _BatchNorm, **settings: Any) -> BatchNorm:
         """One that shares ``other``'s parameters and buffers."""
         assert other.momentum is not None, "a cumulative average is not supported"
-        assert other.affine, "scale and shift are needed"
         own = cls(0, other.eps, other.momentum, affine=False, track_running_stats=False)
-        own.num_features, own.affine, own.track_running_stats = other.num_features, True, other.track_running_stats
+        own.num_features, own.affine = other.num_features, other.affine
+        own.track_running_stats = other.track_running_stats
         own._parameters, own._buffers = other._parameters, other._buffers
         own.training = other.training
         for name, value in settings.items():
@@ -85,8 +85,12 @@ class BatchNorm(_BatchNorm):
             with torch.no_grad():
                 self.num_batches_tracked.add_(views)
         options = Options(relu, views, self.momentum, self.eps, self.ranks, self.group, self.recompute)
+        # A norm without scale or shift has them as constants: the kernels know one form.
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight_C = input.new_ones(input.shape[1], dtype=wide) if self.weight is None else self.weight
+        bias_C = input.new_zeros(input.shape[1], dtype=wide) if self.bias is None else self.bias
         return batch_norm_act(
-            input, self.weight, self.bias, residual=residual, running=running, options=options, impl=self.impl
+            input, weight_C, bias_C, residual=residual, running=running, options=options, impl=self.impl
         )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from norm_problems import CASES, Case, disagreements, outcome, problem, truth
+from torch import nn
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.norm import Options, batch_norm_act, fused, torch_passes
+from fastvicreg.kernels.norm import BatchNorm, Options, batch_norm_act, fused, torch_passes
 
 NEAR = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}
 ROUNDED_TWICE = {**NEAR, torch.bfloat16: 0.1, torch.float16: 3e-2}
@@ -118,3 +120,28 @@ def test_an_implementation_that_cannot_run_is_refused_in_one_line() -> None:
         batch_norm_act(torch.ones(4, 4), torch.ones(4), torch.ones(4), impl="triton")
     with pytest.raises(UserError, match="unknown norm kernel 'nativ'; did you mean 'native'"):
         batch_norm_act(torch.ones(4, 4), torch.ones(4), torch.ones(4), impl="nativ")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("settings", [{"affine": False}, {"bias": False}, {}], ids=str)
+def test_a_module_stands_for_torchs_with_or_without_scale_and_shift(settings: dict[str, bool], recompute: bool) -> None:
+    """SimSiam's projector ends in a norm that has neither."""
+    torch.manual_seed(0)
+    try:
+        theirs = nn.BatchNorm1d(6, **settings).double()
+    except TypeError:
+        pytest.skip("this torch has no batch norm with a scale alone")
+    own = BatchNorm.of(copy.deepcopy(theirs), recompute=recompute)
+    assert list(own.state_dict()) == list(theirs.state_dict())
+    assert [name for name, _ in own.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    x = torch.randn(12, 6, dtype=torch.float64)
+    for training in (True, False):
+        gradients = []
+        for norm in (own.train(training), theirs.train(training)):
+            leaf = x.clone().requires_grad_()
+            norm(leaf).square().mul(torch.arange(6.0)).sum().backward()
+            assert leaf.grad is not None
+            gradients.append(leaf.grad)
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(own.state_dict()[name], value, rtol=1e-12, atol=1e-12)
