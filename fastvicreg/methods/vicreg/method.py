@@ -102,7 +102,7 @@ class VICReg(nn.Module):
         deviations and variances of the others are of this process's own samples.
         """
         config = self.config
-        predicted = embeddings.predictions is not None
+        predicted = bool(embeddings.predictions)
         loss = vicreg_loss(
             embeddings.za_BD,
             embeddings.zb_BD,
