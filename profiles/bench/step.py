@@ -24,7 +24,19 @@ from fastvicreg.train.steps import config_class
 from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep
 
 COLUMNS = (
-    *("variant", "precision", "ms", "spread", "repeats", "views_per_s", "ratio", "kept_mb", "peak_bytes"),
+    *(
+        "variant",
+        "preset",
+        "batch",
+        "precision",
+        "ms",
+        "spread",
+        "repeats",
+        "views_per_s",
+        "ratio",
+        "kept_mb",
+        "peak_bytes",
+    ),
     *("forward_ms", "loss_ms", "backward_ms", "optimizer_ms", "note"),
 )
 

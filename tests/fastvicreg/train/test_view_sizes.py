@@ -59,7 +59,7 @@ def test_a_method_of_two_views_refuses_eight_in_one_line(
 ) -> None:
     arguments = ["train", "--data", str(make_folder(train=20, val=0)), "--out", str(tmp_path / "run"), *SMALL]
     assert main([*arguments, "--recipe", "multicrop"]) == 2
-    assert "VICReg takes 2 views, not 8: choose a recipe of two." in capsys.readouterr().err.splitlines()[-1]
+    assert "VICReg takes 2 views, not 8: choose a --recipe of two." in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_views_that_grow_by_epoch_train_and_resume_bit_for_bit(make_folder, tmp_path: Path) -> None:
