@@ -157,10 +157,11 @@ def build_step(
 
 
 def exact_products(precision: str) -> None:
-    """Whether a GPU may round an fp32 product's factors to TF32: only where it was asked for."""
-    allowed = precision != "off"
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
+    """Whether a GPU may round an fp32 product's factors to TF32: only where it was asked for.
+
+    Under autocast too the loss and the optimizer compute in fp32 and mean it.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def fault_budget(config: TrainConfig, processes: Processes) -> FaultBudget:

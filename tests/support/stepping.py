@@ -100,7 +100,7 @@ def held(method: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def graphed(method: VICReg | BYOL) -> GraphedStep:
     optimizer = lars(method, capturable=True)
     return GraphedStep(
-        method, Updater(method, optimizer), recorder=lambda: TracedGraph(lambda: held(method, optimizer))
+        method, Updater(method, optimizer), new_graph=lambda: TracedGraph(lambda: held(method, optimizer))
     )
 
 

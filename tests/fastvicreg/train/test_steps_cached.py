@@ -27,10 +27,9 @@ from stepping import (
 )
 from torch import Tensor
 
-from fastvicreg.contracts import Method
+from fastvicreg.contracts import Terms
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
-from fastvicreg.train.assemble import as_module
 from fastvicreg.train.steps.cached.config import CachedConfig
 from fastvicreg.train.steps.cached.step import CachedStep
 from fastvicreg.train.steps.eager.step import EagerStep
@@ -103,11 +102,23 @@ def test_cached_skips_what_is_not_finite_and_leaves_the_target() -> None:
 
 
 def test_a_replaced_loss_keeps_the_kind_of_step() -> None:
-    method: Method = vicreg()
-    step = CachedStep(method, Updater(as_module(method), lars(as_module(method))), micro_batches=4)
-    other = step.replaced(loss=lambda embeddings, targets: method.loss(embeddings, targets))
+    method, rows = vicreg(), []
+
+    def counted(embeddings: Any, targets: None) -> Terms:
+        rows.append(len(embeddings.za_BD))
+        return Terms(embeddings.za_BD.square().mean(), {})
+
+    step = CachedStep(method, Updater(method, lars(method)), micro_batches=4)
+    other = step.replaced(loss=counted)
     assert type(other) is CachedStep
-    assert run(other, 1)[0].keys() == run(step, 1)[0].keys()
+    assert run(other, 1)[0].keys() == {"total"}
+    assert rows == [8]  # the whole batch's, once
+
+
+def test_a_misspelt_setting_is_refused() -> None:
+    method = vicreg()
+    with pytest.raises(TypeError, match="micro_batch"):
+        CachedStep(method, Updater(method, lars(method)), micro_batches=4, micro_batch=2)
 
 
 def test_a_cached_run_stopped_and_resumed_is_the_same_run(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from torch.profiler import record_function
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastvicreg import stages
-from fastvicreg.contracts import Terms
+from fastvicreg.contracts import Method, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.train.steps.eager.step import EagerStep
-from fastvicreg.train.updater import RunningStatistics
+from fastvicreg.train.updater import RunningStatistics, Updater
 
 
 class CachedStep(EagerStep):
@@ -28,11 +28,19 @@ class CachedStep(EagerStep):
     statistics move once a micro-batch, in the second pass.
     """
 
+    def __init__(self, method: Method, updater: Updater, *, micro_batches: int, **common: Any) -> None:
+        """``micro_batches`` is how many parts this process's batch is cut into; ``common`` are ``EagerStep``'s."""
+        self._micro_batches = micro_batches
+        super().__init__(method, updater, **common)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"micro_batches": self._micro_batches}
+
     def _averages_in_backward(self) -> bool:
         return False
 
     def _gradients(self, views: tuple[Tensor, ...]) -> Terms:
-        count = self._own["micro_batches"]
+        count = self._micro_batches
         parts = list(zip(*(view.chunk(count) for view in views), strict=True))
         embeddings, targets = self._embedded(parts)
         with self.autocast():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch._dynamo.exc import BackendCompilerFailed, Unsupported
 from torch._inductor.exc import InductorError
 
-from fastvicreg.contracts import Batch, Terms
+from fastvicreg.contracts import Batch, Method, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.train.steps.eager.step import EagerStep, Embed, Loss
+from fastvicreg.train.updater import Updater
 
 
 class CompiledStep(EagerStep):
@@ -20,14 +22,23 @@ class CompiledStep(EagerStep):
     optimizer are few launches as they are (``kernels.lars``).
     """
 
+    def __init__(
+        self, method: Method, updater: Updater, *, mode: str = "default", backend: str = "inductor", **common: Any
+    ) -> None:
+        """``mode`` and ``backend`` are torch.compile's, ``common`` ``EagerStep``'s."""
+        self._mode, self._backend = mode, backend
+        super().__init__(method, updater, **common)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"mode": self._mode, "backend": self._backend}
+
     def _functions(self) -> tuple[Embed, Loss]:
         embed, loss = super()._functions()
-        mode, backend = self._own.get("mode", "default"), self._own.get("backend", "inductor")
-        settings = {"mode": mode} if backend == "inductor" else {}
+        mode = self._mode if self._backend == "inductor" else None  # the others know none
 
         def whole(function):  # type: ignore[no-untyped-def]
             # A size is a graph of its own: a run has one, or one an epoch.
-            return torch.compile(function, fullgraph=True, dynamic=False, backend=backend, **settings)
+            return torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend, mode=mode)
 
         return whole(embed), loss if self._replacement else whole(loss)
 

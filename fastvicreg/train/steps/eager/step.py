@@ -50,22 +50,22 @@ class EagerStep:
         precision: str = "off",
         world_size: int = 1,
         loss: Loss | None = None,
-        **own: Any,
     ) -> None:
-        """``precision`` is a key of ``AUTOCAST``; ``loss`` stands in for the method's own, for a measurement.
-
-        ``own`` are a subclass's settings, kept for ``replaced``.
-        """
+        """``precision`` is a key of ``AUTOCAST``; ``loss`` stands in for the method's own, for a measurement."""
         self.method = method
         self.updater = updater
         self._device, self.precision = device, precision
-        self._world_size, self._replacement, self._own = world_size, loss, own
+        self._world_size, self._replacement = world_size, loss
         self._embed, self._loss = self._functions()
         self._forward: nn.Module = Forward(method, self._embed, self._terms)
         if world_size > 1 and self._averages_in_backward():
             # The batch norms are synchronised already: their buffers are the same everywhere.
             options: dict[str, Any] = {_buffers_option(): False, "gradient_as_bucket_view": True}
             self._forward = DistributedDataParallel(self._forward, **options)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a subclass's constructor takes besides."""
+        return {}
 
     def _functions(self) -> tuple[Embed, Loss]:
         """The two halves of the forward pass, which a subclass may compile."""
@@ -99,7 +99,7 @@ class EagerStep:
             precision=self.precision,
             world_size=self._world_size if world_size is None else world_size,
             loss=loss or self._replacement,
-            **self._own,
+            **self._settings(),
         )
 
     def autocast(self) -> torch.autocast | nullcontext[None]:

@@ -20,7 +20,7 @@ EAGER_STEPS_OF_MANY = 11
 """... and more where gradients are averaged, which DistributedDataParallel arranges anew in its first ten."""
 
 
-class Recorder(Protocol):
+class Graph(Protocol):
     """Records what a function asks of the device, and does it again."""
 
     def record(self, function: Callable[[], Terms]) -> Terms:
@@ -57,10 +57,10 @@ class CudaGraph:
 
 
 @dataclass
-class _Recorded:
+class _Recording:
     """A graph, and the memory that it reads and writes at every replay."""
 
-    recorder: Recorder
+    graph: Graph
     views: tuple[Tensor, ...]
     terms: Terms | None = None
     eager_steps: int = 0
@@ -74,37 +74,41 @@ class GraphedStep(EagerStep):
     """
 
     def __init__(
-        self, method: Method, updater: Updater, *, recorder: Callable[[], Recorder] = CudaGraph, **settings: Any
+        self, method: Method, updater: Updater, *, new_graph: Callable[[], Graph] = CudaGraph, **common: Any
     ) -> None:
-        super().__init__(method, updater, recorder=recorder, **settings)
-        self._new_recorder = recorder
-        self._graphs: dict[object, _Recorded] = {}
+        """``common`` are ``EagerStep``'s."""
+        self._new_graph = new_graph
+        super().__init__(method, updater, **common)
+        self._recordings: dict[object, _Recording] = {}
         self._scalars: dict[str, Tensor] = {}
+
+    def _settings(self) -> dict[str, Any]:
+        return {"new_graph": self._new_graph}
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``UserError`` where the method asks the device for a value, which a graph cannot do."""
         self.updater.set_rates(scalars)
         self._set_scalars(scalars, batch.views[0].device)
         shapes = tuple((view.shape, view.dtype) for view in batch.views)
-        if shapes not in self._graphs:
+        if shapes not in self._recordings:
             static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.views)
-            self._graphs[shapes] = _Recorded(self._new_recorder(), static)
-        graph = self._graphs[shapes]
-        for own, view in zip(graph.views, batch.views, strict=True):
+            self._recordings[shapes] = _Recording(self._new_graph(), static)
+        recording = self._recordings[shapes]
+        for own, view in zip(recording.views, batch.views, strict=True):
             own.copy_(view, non_blocking=True)
         enough = EAGER_STEPS if self._world_size == 1 else EAGER_STEPS_OF_MANY
-        if graph.terms is None:
-            if graph.eager_steps < enough:
-                graph.eager_steps += 1
-                return graph.recorder.on_the_side(lambda: self._run(graph.views, self._scalars))
-            graph.terms = self._recorded(graph)
-        graph.recorder.replay()
-        return graph.terms
+        if recording.terms is None:
+            if recording.eager_steps < enough:
+                recording.eager_steps += 1
+                return recording.graph.on_the_side(lambda: self._run(recording.views, self._scalars))
+            recording.terms = self._recorded(recording)
+        recording.graph.replay()
+        return recording.terms
 
-    def _recorded(self, graph: _Recorded) -> Terms:
+    def _recorded(self, recording: _Recording) -> Terms:
         self.updater.begin()  # no gradient is left over that the graph would add to
         try:
-            return graph.recorder.record(lambda: self._run(graph.views, self._scalars))
+            return recording.graph.record(lambda: self._run(recording.views, self._scalars))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(
