@@ -9,6 +9,7 @@ A form is an ``update`` with the official kernels' arguments, plus whether the p
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 Update = Callable[..., None]
 
 
-def clipped(
+def raw_ratio(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
@@ -26,34 +27,20 @@ def clipped(
     weight_decay: float,
     momentum: float,
     eta: float,
+    clip: bool,
 ) -> None:
-    """solo-learn's (from lightning-bolts) with clip_lr and exclude_bias_n_norm, which its CIFAR settings have.
+    """The ratio of the gradient before decay: solo-learn's LARS with ``clip``, NVIDIA apex's LARC without.
 
-    q = min(eta ||p|| / (||g|| + weight_decay ||p|| + 1e-8) / lr, 1), u = q (g + weight_decay p): the ratio is of the
-    gradient before decay. Where a norm is 0, and for what is not adapted, u = g, without decay. mu = momentum mu + u,
-    p = p - lr mu.
+    q = eta ||p|| / (||g|| + weight_decay ||p|| + 1e-8), with ``clip`` min(q / lr, 1); u = q (g + weight_decay p). Where
+    a norm is 0, and for what is not adapted, u = g, without decay. mu = momentum mu + u, p = p - lr mu.
+
+    solo-learn (from lightning-bolts) has it with clip_lr and exclude_bias_n_norm in its CIFAR settings; SwAV and
+    SimSiam's linear evaluation have LARC with clip=False around SGD, which leaves no parameter out.
     """
-    directions = _raw_ratio(params, grads, lr, weight_decay, eta, clip=True) if adapted else list(grads)
-    _descend(params, directions, momentum_buffers, lr, momentum)
-
-
-def larc(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor],
-    *,
-    adapted: bool,
-    lr: float,
-    weight_decay: float,
-    momentum: float,
-    eta: float,
-) -> None:
-    """NVIDIA apex's LARC around SGD with clip=False, as SwAV and SimSiam's linear evaluation use it.
-
-    As ``clipped`` without the clip; the form itself leaves no parameter out.
-    """
-    directions = _raw_ratio(params, grads, lr, weight_decay, eta, clip=False) if adapted else list(grads)
-    _descend(params, directions, momentum_buffers, lr, momentum)
+    directions = _raw_ratio(params, grads, lr, weight_decay, eta, clip=clip) if adapted else list(grads)
+    torch._foreach_mul_(momentum_buffers, momentum)
+    torch._foreach_add_(momentum_buffers, directions)
+    torch._foreach_add_(params, momentum_buffers, alpha=-lr)
 
 
 def tensorflow(
@@ -84,7 +71,11 @@ def tensorflow(
     torch._foreach_sub_(params, momentum_buffers)
 
 
-FORMS: dict[str, Update] = {"clipped": clipped, "tensorflow": tensorflow, "larc": larc}
+FORMS: dict[str, Update] = {
+    "clipped": partial(raw_ratio, clip=True),
+    "tensorflow": tensorflow,
+    "larc": partial(raw_ratio, clip=False),
+}
 """Beside "official", which has implementations of its own."""
 
 
@@ -106,11 +97,3 @@ def _raw_ratio(
 
 def _norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors))
-
-
-def _descend(
-    params: list[Tensor], directions: list[Tensor], momentum_buffers: list[Tensor], lr: float, momentum: float
-) -> None:
-    torch._foreach_mul_(momentum_buffers, momentum)
-    torch._foreach_add_(momentum_buffers, directions)
-    torch._foreach_add_(params, momentum_buffers, alpha=-lr)

@@ -5,30 +5,20 @@ Shape suffixes: B this process's batch, M the batch of all processes, N any batc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.contracts import Column, Encoder, ParamGroup, Terms
 from fastvicreg.kernels.loss.operators import without_autocast
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
-from fastvicreg.methods.embeddings import batch_ranks, gathered, spread_parts, wide
+from fastvicreg.methods.embeddings import batch_ranks, gathered, wide
 from fastvicreg.methods.heads import mlp
-from fastvicreg.methods.regularize import columns_of, regularized
-from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.two_views import Projections, TwoViews
 
 EPS = 1e-5
 """Of the batch norm, without scale and offset, that the released code standardises by."""
-
-
-class Embeddings(NamedTuple):
-    """Both views' projections."""
-
-    za_BD: Tensor
-    zb_BD: Tensor
 
 
 class Correlation(NamedTuple):
@@ -38,52 +28,22 @@ class Correlation(NamedTuple):
     off_diagonal: Tensor
 
 
-class BarlowTwins(nn.Module):
+class BarlowTwins(TwoViews):
     """As facebookresearch/barlowtwins's main.py, but that the gradient does not shrink with the number of processes.
 
     There the D x D matrix is all-reduced outside of autograd, which leaves 1/W of the gradient on W processes; LARS
     hides that for weights, not for biases. Here W processes have one process's gradient.
     """
 
+    title = "Barlow Twins"
+
     def __init__(self, encoder: Encoder, config: BarlowTwinsConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        super().__init__()
-        self.encoder = encoder
-        self.projector = mlp(encoder.features, config.projector, hidden_bias=False)
-        self.config, self.impl = config, impl
-        self.columns = (
-            Column("diagonal", "diag"),
-            Column("off_diagonal", "off", scale="log"),
-            Column("projection_std", "std", {"healthy": "projection_std_healthy"}),
-            *columns_of(config),
-        )
-        self.process_group: dist.ProcessGroup | None = None
-        """Processes whose rows make the batch; None: all of the run's."""
+        projector = mlp(encoder.features, config.projector, hidden_bias=False)
+        columns = Column("diagonal", "diag"), Column("off_diagonal", "off", scale="log")
+        super().__init__(encoder, projector, config, *columns, impl=impl)
 
-    @property
-    def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
-
-    @property
-    def spread(self) -> Spread:
-        """The correlation does not see a shrinking scale, but unit vectors gather where one direction takes over."""
-        return Spread("projection_std", self.config.projector[-1] ** -0.5, "")
-
-    def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
-        """The learning rate is all that varies."""
-        return {}
-
-    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
-        expect_two(views, "Barlow Twins")
-        features = each_view(self.encoder, views)
-        za_BD, zb_BD = each_view(self.projector, features)
-        return Embeddings(za_BD, zb_BD)
-
-    def target(self, views: tuple[Tensor, ...]) -> None:
-        """Both branches are trained: there is no target network."""
-
-    def loss(self, embeddings: Embeddings, targets: None) -> Terms:
+    def loss(self, embeddings: Projections, targets: None) -> Terms:
         """The weighted sum; ``diagonal`` and ``off_diagonal`` are the whole batch's in every process."""
         za_BD, zb_BD = embeddings
         ranks = batch_ranks(self.process_group)
@@ -92,17 +52,12 @@ class BarlowTwins(nn.Module):
             sums = correlation_sums(za_MD, zb_MD)
         total = self.config.loss_scale * (sums.diagonal + self.config.redundancy * sums.off_diagonal)
         parts = {name: value.detach() for name, value in sums._asdict().items()}
-        terms = Terms(total, {**parts, **spread_parts(za_BD, zb_BD)})
-        return regularized(terms, self.config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
-
-    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
-        """There is no target network to move."""
+        return self.terms(total, parts, za_BD, zb_BD)
 
     def param_groups(self) -> list[ParamGroup]:
         """Biases and norms have a learning rate of their own (main.py, --learning-rate-biases)."""
-        groups = [*self.encoder.param_groups(), *by_dimension(self.projector)]
         scale = self.config.lr_scale_1d
-        return [group if group.adapted else group._replace(lr_scale=scale) for group in groups]
+        return [group if group.adapted else group._replace(lr_scale=scale) for group in super().param_groups()]
 
 
 def correlation_sums(

@@ -9,23 +9,22 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.contracts import Column, Encoder, Horizon, Schedule, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.operators import without_autocast
-from fastvicreg.methods.embeddings import batch_ranks, gathered_values, spread_parts, unit
+from fastvicreg.methods.embeddings import batch_ranks, gathered_values, unit
 from fastvicreg.methods.heads import mlp
 from fastvicreg.methods.moco.config import MoCoConfig
 from fastvicreg.methods.moco.queue import KeyQueue
-from fastvicreg.methods.momentum import MomentumCopy, rising_momentum
-from fastvicreg.methods.regularize import columns_of, regularized
+from fastvicreg.methods.momentum import rising_momentum
+from fastvicreg.methods.two_views import Followed
 from fastvicreg.methods.views import each_view, expect_two
 
 
-class MoCo(nn.Module):
+class MoCo(Followed):
     """As facebookresearch/moco's builder.py with the options of v2; ``symmetric`` as solo-learn's MoCo V2+.
 
     The key encoder moves after each update, which is where the original moves it too: before it next encodes. The
@@ -34,40 +33,26 @@ class MoCo(nn.Module):
     statistics of their own to hide.
     """
 
+    title = "MoCo"
+
     def __init__(self, encoder: Encoder, config: MoCoConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        super().__init__()
-        self.encoder = encoder
-        self.projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
-        self.target_encoder = MomentumCopy(self.get_submodule("encoder"))
-        self.target_projector = MomentumCopy(self.projector)
+        projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        super().__init__(encoder, projector, config, Column("contrast", "nce"), impl=impl)
+        self.follow_by_momentum()
         directions = 2 if config.symmetric else 1
         self.queues = nn.ModuleList(KeyQueue(config.queue, config.projector[-1]) for _ in range(directions))
         self._new_keys: list[Tensor] = []
         """Of the last step, (M, D) a queue: they enter only once the update took place. Kept afterwards: a replayed
         step finds its new keys in the same tensors."""
-        self.config, self.impl = config, impl
-        self.columns = (
-            Column("contrast", "nce"),
-            Column("projection_std", "std", {"healthy": "projection_std_healthy"}),
-            *columns_of(config),
-        )
-        self.process_group: dist.ProcessGroup | None = None
-        """Processes whose rows make the batch; None: all of the run's."""
 
-    @property
-    def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
-
-    @property
-    def spread(self) -> Spread:
-        """Unit vectors that point everywhere have a standard deviation of 1/sqrt(D)."""
-        config, cause = self.config, ""
+    def likely_cause(self) -> str:
+        config = self.config
         if config.momentum < 0.9:
-            cause = f"--momentum {config.momentum:g} makes keys of different steps unlike: .99 to .999 is published"
-        elif config.temperature > 1:
-            cause = f"--temperature {config.temperature:g} makes all images alike to the loss: .2 is published"
-        return Spread("projection_std", config.projector[-1] ** -0.5, cause)
+            return f"--momentum {config.momentum:g} makes keys of different steps unlike: .99 to .999 is published"
+        if config.temperature > 1:
+            return f"--temperature {config.temperature:g} makes all images alike to the loss: .2 is published"
+        return ""
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """``momentum`` of the key encoder. ``UserError`` for a queue below the batch or above the data."""
@@ -87,16 +72,15 @@ class MoCo(nn.Module):
 
         ``UserError`` for another number of views.
         """
-        expect_two(views, "MoCo")
+        expect_two(views, self.title)
         features = each_view(self.encoder, views[: len(self.queues)])
         return each_view(self.projector, features)
 
-    def target(self, views: tuple[Tensor, ...]) -> list[Tensor]:
+    def target(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Keys (B, D) of each query's other view, by the key encoder."""
-        features = each_view(self.target_encoder, views[::-1][: len(self.queues)])
-        return each_view(self.target_projector, features)
+        return super().target(views[::-1][: len(self.queues)])
 
-    def loss(self, embeddings: list[Tensor], targets: list[Tensor]) -> Terms:
+    def loss(self, embeddings: list[Tensor], targets: tuple[Tensor, ...]) -> Terms:
         """InfoNCE, the mean over directions; the keys wait for ``after_update``.
 
         With one direction the variance and covariance terms see the one online view twice.
@@ -110,20 +94,14 @@ class MoCo(nn.Module):
             ]
         self._new_keys = [gathered_values(key_BD, ranks) for key_BD in keys]
         contrast = torch.stack(losses).mean()
-        terms = Terms(contrast, {"contrast": contrast.detach(), **spread_parts(*embeddings)})
-        first_BD, last_BD = embeddings[0], embeddings[-1]
-        return regularized(terms, self.config, first_BD, last_BD, impl=self.impl, group=self.process_group)
+        return self.terms(contrast, {"contrast": contrast.detach()}, embeddings[0], embeddings[-1])
 
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """The key encoder follows, by ``scalars["momentum"]``, and the step's keys enter the queues."""
-        self.target_encoder.follow(self.get_submodule("encoder"), scalars["momentum"], finite)
-        self.target_projector.follow(self.projector, scalars["momentum"], finite)
+        super().after_update(scalars, finite)
         for queue, new_MD in zip(self.queues, self._new_keys, strict=False):  # none before the first loss
             assert isinstance(queue, KeyQueue)
             queue.push(new_MD, finite)
-
-    def param_groups(self) -> list[ParamGroup]:
-        return [*self.encoder.param_groups(), *by_dimension(self.projector)]
 
 
 def info_nce(query_BD: Tensor, key_BD: Tensor, queue_KD: Tensor, temperature: float) -> Tensor:

@@ -6,83 +6,45 @@ Shape suffixes: B this process's batch, D projection width, P prototypes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.contracts import Column, Encoder, ParamGroup, Terms, by_dimension
 from fastvicreg.kernels.loss.operators import without_autocast
 from fastvicreg.kernels.loss.ranks import Ranks
-from fastvicreg.methods.embeddings import batch_ranks, spread_parts, unit
+from fastvicreg.methods.embeddings import batch_ranks, unit
 from fastvicreg.methods.heads import mlp
-from fastvicreg.methods.regularize import columns_of, regularized
 from fastvicreg.methods.swav.config import SwAVConfig
-from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.two_views import Projections, TwoViews
 
 
-class Embeddings(NamedTuple):
-    """Both views' projections."""
-
-    za_BD: Tensor
-    zb_BD: Tensor
-
-
-class SwAV(nn.Module):
+class SwAV(TwoViews):
     """As facebookresearch/swav's main_swav.py on two views of one size, without its queue for small batches."""
 
+    title = "SwAV"
     updates: Tensor
 
     def __init__(self, encoder: Encoder, config: SwAVConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        super().__init__()
-        self.encoder = encoder
-        self.projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        super().__init__(encoder, projector, config, Column("assignment", "swap"), impl=impl)
         self.prototypes = nn.Linear(config.projector[-1], config.prototypes, bias=False)
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.config, self.impl = config, impl
-        self.columns = (
-            Column("assignment", "swap"),
-            Column("projection_std", "std", {"healthy": "projection_std_healthy"}),
-            *columns_of(config),
+
+    def likely_cause(self) -> str:
+        config = self.config
+        if config.sharpness < config.temperature:
+            return ""
+        return (
+            f"--sharpness {config.sharpness:g} is not below --temperature {config.temperature:g}, so that even "
+            "assignments are right everywhere: .05 and .1 are published"
         )
-        self.process_group: dist.ProcessGroup | None = None
-        """Processes whose rows make the batch; None: all of the run's."""
 
-    @property
-    def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
-
-    @property
-    def spread(self) -> Spread:
-        """Unit vectors that point everywhere have a standard deviation of 1/sqrt(D)."""
-        config, cause = self.config, ""
-        if config.sharpness >= config.temperature:
-            cause = (
-                f"--sharpness {config.sharpness:g} is not below --temperature {config.temperature:g}, so that even "
-                "assignments are right everywhere: .05 and .1 are published"
-            )
-        return Spread("projection_std", config.projector[-1] ** -0.5, cause)
-
-    def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
-        """The learning rate is all that varies."""
-        return {}
-
-    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
-        expect_two(views, "SwAV")
-        features = each_view(self.encoder, views)
-        za_BD, zb_BD = each_view(self.projector, features)
-        return Embeddings(za_BD, zb_BD)
-
-    def target(self, views: tuple[Tensor, ...]) -> None:
-        """Both branches are trained: there is no target network."""
-
-    def loss(self, embeddings: Embeddings, targets: None) -> Terms:
+    def loss(self, embeddings: Projections, targets: None) -> Terms:
         """Mean of both directions' cross-entropies of prediction and assignment."""
         za_BD, zb_BD = embeddings
         config = self.config
@@ -100,8 +62,7 @@ class SwAV(nn.Module):
                 iterations=config.sinkhorn,
                 ranks=batch_ranks(self.process_group),
             )
-        terms = Terms(total, {"assignment": total.detach(), **spread_parts(za_BD, zb_BD)})
-        return regularized(terms, config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
+        return self.terms(total, {"assignment": total.detach()}, za_BD, zb_BD)
 
     @torch.no_grad()
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
@@ -114,7 +75,7 @@ class SwAV(nn.Module):
         self.updates += finite
 
     def param_groups(self) -> list[ParamGroup]:
-        return [*self.encoder.param_groups(), *by_dimension(self.projector), *by_dimension(self.prototypes)]
+        return [*super().param_groups(), *by_dimension(self.prototypes)]
 
 
 def swapped_prediction(

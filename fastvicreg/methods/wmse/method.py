@@ -6,30 +6,20 @@ Shape suffixes: B batch, N rows of a slice, D projection width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
+from fastvicreg.contracts import Column, Encoder, Horizon, Schedule, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.operators import without_autocast
-from fastvicreg.methods.embeddings import processes, spread_parts, unit, wide
+from fastvicreg.methods.embeddings import processes, unit, wide
 from fastvicreg.methods.heads import mlp
-from fastvicreg.methods.regularize import columns_of, regularized
-from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.two_views import Projections, TwoViews
 from fastvicreg.methods.wmse.config import WMSEConfig
 
 
-class Embeddings(NamedTuple):
-    """Both views' projections."""
-
-    za_BD: Tensor
-    zb_BD: Tensor
-
-
-class WMSE(nn.Module):
+class WMSE(TwoViews):
     """As htdt/self-supervised's w_mse.py, with gradients into both views and through the whitening.
 
     The batch is whitened in slices of ``w_size`` rows, each process's rows by themselves. The plan has shuffled the
@@ -37,34 +27,20 @@ class WMSE(nn.Module):
     counter that a checkpoint keeps. Rows that do not fill a slice are left out.
     """
 
+    title = "W-MSE"
     cuts: Tensor
 
     def __init__(self, encoder: Encoder, config: WMSEConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        super().__init__()
-        self.encoder = encoder
-        self.projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        super().__init__(encoder, projector, config, Column("whitened", "wmse"), impl=impl)
         self.register_buffer("cuts", torch.zeros((), dtype=torch.int64))
-        self.config, self.impl = config, impl
-        self.columns = (
-            Column("whitened", "wmse"),
-            Column("projection_std", "std", {"healthy": "projection_std_healthy"}),
-            *columns_of(config),
-        )
-        self.process_group: dist.ProcessGroup | None = None
-        """Processes whose rows make the batch; None: all of the run's."""
 
-    @property
-    def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
-
-    @property
-    def spread(self) -> Spread:
-        """Of the projections before they are whitened; unit vectors that spread have 1/sqrt(D)."""
-        config, cause = self.config, ""
-        if config.w_eps > 0.5:
-            cause = f"--w-eps {config.w_eps:g} hardly whitens at all: 0 is published"
-        return Spread("projection_std", config.projector[-1] ** -0.5, cause)
+    def likely_cause(self) -> str:
+        """Of the projections before they are whitened."""
+        if self.config.w_eps <= 0.5:
+            return ""
+        return f"--w-eps {self.config.w_eps:g} hardly whitens at all: 0 is published"
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """The learning rate is all that varies. ``UserError`` for slices above a process's batch."""
@@ -76,17 +52,7 @@ class WMSE(nn.Module):
             )
         return {}
 
-    def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
-        expect_two(views, "W-MSE")
-        features = each_view(self.encoder, views)
-        za_BD, zb_BD = each_view(self.projector, features)
-        return Embeddings(za_BD, zb_BD)
-
-    def target(self, views: tuple[Tensor, ...]) -> None:
-        """Both branches are trained: there is no target network."""
-
-    def loss(self, embeddings: Embeddings, targets: None) -> Terms:
+    def loss(self, embeddings: Projections, targets: None) -> Terms:
         """Mean over cuts and slices of 2 - 2 cos of the whitened rows; NaN where a slice cannot be whitened."""
         za_BD, zb_BD = embeddings
         config = self.config
@@ -96,16 +62,12 @@ class WMSE(nn.Module):
                 order_B = permutation(len(za_BD), self.cuts, cut) if cut else slice(None)
                 distances.append(whitened_mse(za_BD[order_B], zb_BD[order_B], config.w_size, config.w_eps))
         total = torch.stack(distances).mean()
-        terms = Terms(total, {"whitened": total.detach(), **spread_parts(za_BD, zb_BD)})
-        return regularized(terms, config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
+        return self.terms(total, {"whitened": total.detach()}, za_BD, zb_BD)
 
     @torch.no_grad()
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """The next step is cut otherwise."""
         self.cuts += finite
-
-    def param_groups(self) -> list[ParamGroup]:
-        return [*self.encoder.param_groups(), *by_dimension(self.projector)]
 
 
 def whitened_mse(za_BD: Tensor, zb_BD: Tensor, w_size: int, eps: float = 0.0) -> Tensor:

@@ -10,7 +10,8 @@ from vectors import assert_vector
 
 from fastvicreg.config import OptimConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
-from fastvicreg.methods.barlow_twins.method import BarlowTwins, Embeddings, correlation_sums, standardised
+from fastvicreg.methods.barlow_twins.method import BarlowTwins, correlation_sums, standardised
+from fastvicreg.methods.two_views import Projections
 from fastvicreg.train.assemble import build_optimizer
 from fastvicreg.train.updater import Updater
 
@@ -24,14 +25,14 @@ def test_the_loss_has_the_published_form_s_value_and_gradients() -> None:
     """facebookresearch/barlowtwins's main.py: lambda .0051, biased variance, eps 1e-5."""
 
     def loss(za: Tensor, zb: Tensor) -> Tensor:
-        return barlow().loss(Embeddings(za, zb), None).total
+        return barlow().loss(Projections(za, zb), None).total
 
     assert_vector(loss, 0.013699822920, 0.016009930494, 0.013973005700)
 
 
 def test_the_loss_scale_is_a_factor() -> None:
     za, zb = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    whole, scaled = (barlow(loss_scale=s).loss(Embeddings(za, zb), None).total for s in (1.0, 0.1))
+    whole, scaled = (barlow(loss_scale=s).loss(Projections(za, zb), None).total for s in (1.0, 0.1))
     torch.testing.assert_close(scaled, whole * 0.1)
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from vectors import assert_vector, embeddings
 
 from fastvicreg.methods.simclr.config import SimCLRConfig
-from fastvicreg.methods.simclr.method import Embeddings, SimCLR, nt_xent
+from fastvicreg.methods.simclr.method import SimCLR, nt_xent
+from fastvicreg.methods.two_views import Projections
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_the_official_form_is_twice_the_mean() -> None:
     torch.manual_seed(0)
     settings = {"projector": (8, 4), "temperature": 0.5}
     mean, official = (
-        SimCLR(encoder(), SimCLRConfig(loss_form=form, **settings)).loss(Embeddings(za, zb), None)  # type: ignore[arg-type]
+        SimCLR(encoder(), SimCLRConfig(loss_form=form, **settings)).loss(Projections(za, zb), None)  # type: ignore[arg-type]
         for form in ("mean", "official")
     )
     assert float(official.total) == pytest.approx(2 * 2.043225262708, abs=1e-9)

@@ -11,7 +11,8 @@ from vectors import assert_vector
 from fastvicreg.cli import main
 from fastvicreg.config import OptimConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
-from fastvicreg.methods.simsiam.method import Embeddings, SimSiam, mean_cosine
+from fastvicreg.methods.simsiam.method import SimSiam, mean_cosine
+from fastvicreg.methods.two_views import Predictions
 from fastvicreg.train.assemble import build_optimizer
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
@@ -26,7 +27,7 @@ def test_the_loss_has_the_published_form_s_value_and_gradients() -> None:
     """facebookresearch/simsiam's main_simsiam.py, predictions taken as projections."""
 
     def loss(za: Tensor, zb: Tensor) -> Tensor:
-        return simsiam().loss(Embeddings(za, zb, za, zb), None).total
+        return simsiam().loss(Predictions(za, zb, za, zb), None).total
 
     assert_vector(loss, -0.963433325465, 0.025269574256, 0.023584208341)
 

@@ -10,8 +10,9 @@ from vectors import assert_vector
 
 from fastvicreg.contracts import Horizon
 from fastvicreg.errors import UserError
+from fastvicreg.methods.two_views import Projections
 from fastvicreg.methods.wmse.config import WMSEConfig
-from fastvicreg.methods.wmse.method import WMSE, Embeddings, permutation, whiten, whitened_mse
+from fastvicreg.methods.wmse.method import WMSE, permutation, whiten, whitened_mse
 
 
 def noise(*shape: int) -> Tensor:
@@ -70,12 +71,12 @@ def test_more_cuts_are_a_mean_over_other_slices() -> None:
     method = wmse(w_iter=2)
     order = permutation(12, method.cuts, 1)
     expected = (whitened_mse(za, zb, 6) + whitened_mse(za[order], zb[order], 6)) / 2
-    torch.testing.assert_close(method.loss(Embeddings(za, zb), None).total, expected)
-    before = method.loss(Embeddings(za, zb), None).total
+    torch.testing.assert_close(method.loss(Projections(za, zb), None).total, expected)
+    before = method.loss(Projections(za, zb), None).total
     method.after_update({}, torch.tensor(False))
-    assert method.loss(Embeddings(za, zb), None).total == before
+    assert method.loss(Projections(za, zb), None).total == before
     method.after_update({}, True)
-    assert method.loss(Embeddings(za, zb), None).total != before
+    assert method.loss(Projections(za, zb), None).total != before
 
 
 def test_a_slice_above_the_batch_or_below_twice_the_width_is_refused() -> None:

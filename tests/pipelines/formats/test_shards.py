@@ -6,12 +6,12 @@ import gc
 import os
 import struct
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from bytes_on_disk import flip
 from images import encoded, photo
 from tars import members, write_shard
 
@@ -23,27 +23,6 @@ from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.manifest import ChangedError
 from fastvicreg.pipelines.verify import verify_dataset
-
-
-@pytest.fixture
-def ours(make_folder: Callable[..., Path], tmp_path: Path) -> Path:
-    """Forty samples in several shards, with a manifest."""
-    convert_dataset(make_folder(train=40, val=0), tmp_path / "ours", Settings(format="dali", shard_size=20 << 10))
-    return tmp_path / "ours"
-
-
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """Nine samples in two shards without a manifest."""
-    write_shard(tmp_path / "foreign", "train-0000", members(5))
-    write_shard(tmp_path / "foreign", "train-0001", members(4, 5))
-    return tmp_path / "foreign"
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 255
-    path.write_bytes(data)
 
 
 def test_foreign_shards_are_read_in_the_order_of_names_and_indices(foreign: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bytes_on_disk import flip
 from images import encoded, photo
 from tars import index_by_tarfile, members, write_shard, write_tar
 
@@ -21,27 +22,6 @@ from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.manifest import ChangedError
 from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.pipelines.verify import verify_dataset
-
-
-@pytest.fixture
-def ours(make_folder: Callable[..., Path], tmp_path: Path) -> Path:
-    """Forty samples in several shards, with a manifest."""
-    convert_dataset(make_folder(train=40, val=0), tmp_path / "ours", Settings(format="dali", shard_size=20 << 10))
-    return tmp_path / "ours"
-
-
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """Nine samples in two shards without a manifest."""
-    write_shard(tmp_path / "foreign", "train-0000", members(5))
-    write_shard(tmp_path / "foreign", "train-0001", members(4, 5))
-    return tmp_path / "foreign"
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 255
-    path.write_bytes(data)
 
 
 def refused(path: Path, kind: type[UserError] = DamagedError) -> str:
