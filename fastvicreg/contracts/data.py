@@ -1,23 +1,15 @@
-"""The seams between data loading, kernels and the training loop: what crosses them, and in which shape.
-
-One file although it is long: a newcomer reads every seam in one sitting.
-
-Shape suffixes used throughout the project: N samples, B batch (this rank's share), V views, H height, W width,
-C channels (RGB), P photometric parameters, D embedding width, F feature width.
-"""
+"""The seams of data: from a sample's bytes to the batch that a step takes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
-
-from fastvicreg.errors import UserError as UserError
+from torch import Tensor
 
 
 class Cursor(NamedTuple):
@@ -110,13 +102,6 @@ class Batch:
     index_B: Tensor
     label_B: Tensor
     cursor: Cursor
-
-
-class Terms(NamedTuple):
-    """A loss: ``total`` carries the gradient, ``parts`` are detached, unweighted scalars named by the method."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
 
 
 @runtime_checkable
@@ -214,131 +199,6 @@ class Feed(Protocol):
 
     def epoch(self, start: Cursor) -> Generator[Fed, None, None]:
         """From ``start`` to the end of its epoch."""
-        ...
-
-
-class ParamGroup(NamedTuple):
-    """Parameters, whether weight decay and LARS's trust ratio apply to them, and how their learning rate differs."""
-
-    params: list[nn.Parameter]
-    adapted: bool
-    lr_scale: float = 1.0
-    """Factor of the run's learning rate."""
-    constant_lr: bool = False
-    """Whether the learning rate stays at its peak, without warm-up and cosine."""
-
-
-def by_dimension(module: nn.Module) -> list[ParamGroup]:
-    """The usual rule: parameters of one dimension (biases, norms) are neither decayed nor adapted."""
-    params = [param for param in module.parameters() if param.requires_grad]
-    wide, narrow = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
-    return [ParamGroup(wide, True), ParamGroup(narrow, False)]
-
-
-class Encoder(Protocol):
-    """An ``nn.Module`` from images (B, 3, H, W) to features (B, F); ``features`` is F."""
-
-    features: int
-
-    def __call__(self, x_BCHW: Tensor) -> Tensor: ...
-    def param_groups(self) -> list[ParamGroup]:
-        """All trained parameters: a network's tokens and norms are its own to name."""
-        ...
-
-
-Schedule = Callable[[int], float]
-"""The value of a schedule at a step, counted from 0."""
-
-
-class Horizon(NamedTuple):
-    """The extent of a run, which schedules are stretched over."""
-
-    steps: int
-    steps_per_epoch: int
-    batch_size: int  # total
-
-
-@dataclass(frozen=True)
-class Column:
-    """One of a method's parts as display, log and plots show it."""
-
-    name: str
-    """Key in ``Terms.parts``."""
-    short: str
-    """Heading in a line of text."""
-    beside: Mapping[str, str] = field(default_factory=dict)
-    """Reference values: what they are called to the parts that hold them."""
-    scale: Literal["linear", "log"] = "linear"
-
-
-class Spread(NamedTuple):
-    """How a method's embeddings spread over a batch: collapse is a part that falls far below its healthy value."""
-
-    part: str
-    """Key in ``Terms.parts``: a standard deviation."""
-    healthy: float
-    cause: str
-    """What a collapse most likely comes from, and the flag that helps; "": the learning rate."""
-
-
-class Method(Protocol):
-    """A self-supervised method: an ``nn.Module`` that owns its encoders, heads, targets and queues.
-
-    The step calls ``embed``, ``target`` and ``loss`` in this order, under autocast, and ``after_update`` once the
-    optimizer had its turn. What ``embed`` and ``target`` return is the method's own: any nesting of tensors.
-    """
-
-    columns: tuple[Column, ...]
-
-    @property
-    def spread(self) -> Spread: ...
-
-    @property
-    def encoders(self) -> Mapping[str, nn.Module]:
-        """For evaluation and export, the principal one first, by attribute name, which begins its tensors' names."""
-        ...
-
-    def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
-        """What the method varies over the run, beside the learning rate "lr"; logged and shown by these names."""
-        ...
-
-    def embed(self, views: tuple[Tensor, ...]) -> Any:
-        """Embeddings with gradient; ``UserError`` for a number of views that it does not take."""
-        ...
-
-    def target(self, views: tuple[Tensor, ...]) -> Any:
-        """Embeddings without gradient, of a target network; None where there is none."""
-        ...
-
-    def loss(self, embeddings: Any, targets: Any) -> Terms: ...
-    def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
-        """Move targets and queues; nothing moves where ``finite`` is not set.
-
-        Both the schedules' values and ``finite`` may be scalars on the device, which nothing may wait for.
-        """
-        ...
-
-    def param_groups(self) -> list[ParamGroup]: ...
-
-
-@dataclass(frozen=True)
-class BuildContext:
-    """What a method is built from beside its own settings."""
-
-    build_encoder: Callable[[], Encoder]
-    """A new encoder at every call, as the run's settings describe it."""
-    kernels: Mapping[str, str] = field(default_factory=dict)
-    """Implementations by part, as --kernel names them; parts that are not named are "auto"."""
-
-
-class Step(Protocol):
-    """One update: forward, backward, finite gate, optimizer. Never synchronises with the device."""
-
-    def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
-        """``scalars`` holds this step's learning rate as "lr", and the method's schedules.
-
-        What is returned holds until the next call.
-        """
         ...
 
 
