@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,13 @@ class BuildWithMachineCode(build_py):
     """Compiles the sources that were just laid out for the wheel, in a process that imports them from there."""
 
     def run(self) -> None:
+        if self.editable_mode:
+            super().run()
+            return
+        # An earlier build's, whose modules may have moved since: they would be packed with the rest.
+        shutil.rmtree(Path(self.build_lib, "fastvicreg"), ignore_errors=True)
         super().run()
-        if not self.editable_mode:
-            self._archive().unlink(missing_ok=True)  # an earlier build's
-            print(self._made())
+        print(self._made())
 
     def _made(self) -> str:
         """Make the archive where that is possible, and say what became of it."""

@@ -192,6 +192,8 @@ def test_a_build_without_compiler_says_so_and_carries_no_machine_code(tmp_path: 
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{hidden!r}] = None\n")
     (tmp_path / ARCHIVE).parent.mkdir(parents=True)
     (tmp_path / ARCHIVE).write_bytes(b"an earlier build's")
+    moved = tmp_path / "fastvicreg" / "moved_since.py"
+    moved.write_text("")
     command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -201,6 +203,7 @@ def test_a_build_without_compiler_says_so_and_carries_no_machine_code(tmp_path: 
     assert len(built.stdout.splitlines()) == 1
     assert (tmp_path / "fastvicreg/kernels/lars/lars.cu").is_file()
     assert not (tmp_path / ARCHIVE).exists()
+    assert not moved.exists()
 
 
 def test_an_editable_installation_carries_no_machine_code(tmp_path: Path) -> None:
