@@ -159,6 +159,6 @@ def obstacle(device: str, dtype: torch.dtype) -> str:
     if dtype not in DTYPES:
         return f"it takes float32, bfloat16 and float16 embeddings, not {str(dtype).removeprefix('torch.')}"
     if device != "cuda":
-        return f"it needs embeddings on a CUDA device, these are on {device}"
+        return f"it needs tensors on a CUDA device, these are on {device}"
     major, minor = torch.cuda.get_device_capability()
     return "" if major >= 8 else f"it needs a GPU of architecture sm_80 or later, this one is sm_{major}{minor}"

@@ -21,6 +21,7 @@ from fastvicreg.kernels.lars import lars_update
 from fastvicreg.kernels.loss import vicreg_loss
 from fastvicreg.profiles.bench.augment import official_params, photo_like
 from fastvicreg.profiles.bench.loss import REFERENCE_LIMIT, embeddings, forward_backward, relative_error
+from fastvicreg.profiles.bench.norm import EXPANSION, Layer
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 
 COLUMNS = ("kernel", "impl", "n", "d", "dtype", "error", "gate", "grad_error", "grad_gate", "verdict")
@@ -29,6 +30,14 @@ LOSS_GATE, GRAD_GATE = 1e-3, 1e-2
 LARS_GATE = 1e-5
 AUGMENT_GATES = {"float32": 2.0, "float16": 2.0, "bfloat16": 3.0}
 """Levels of 255, at most: hue's float arithmetic rounds to a neighbouring level, bfloat16 holds 8 bits."""
+
+NORM_GATES = {"float32": (1e-5, 1e-4), "float16": (2e-3, 5e-2), "bfloat16": (1e-2, 0.1)}
+"""Of outputs and gradients. What is rounded before an addition turns ReLU's mask now and then, near 0."""
+NORM_SHAPES: dict[str, Sequence[tuple[int, ...]]] = {
+    "cuda": ((128, 64, 56, 56), (128, 256, 56, 56), (256, 2048, 7, 7), (26, 24, 33, 9), (512, 8192), (4, 3)),
+    "cpu": ((16, 64, 28, 28), (16, 256, 14, 14), (10, 24, 33, 9), (64, 256), (4, 3)),
+    "small": ((6, 256, 7, 7), (10, 24, 5, 3), (64, 24)),
+}
 
 SIZES: dict[str, Sequence[tuple[int, int]]] = {
     "cuda": (*((n, d) for d in (2048, 8192) for n in (256, 1000, 2048, 4096, 8192)), (257, 1001), (1001, 257), (2, 7)),
@@ -51,6 +60,7 @@ def run(device: str = "cpu", *, small: bool = False, seed: int | None = None) ->
             *_loss(device, SIZES["small" if small else kind], seed),
             *_lars(device, seed),
             *_augment(device, 32 if small else 224, seed),
+            *_norm(device, NORM_SHAPES["small" if small else kind], seed),
             *(_replay(device, seed) if kind == "cuda" and not small else ()),
         ]
     return [{**row, "device": device, "seed": seed} for row in rows]
@@ -164,6 +174,25 @@ def _augment(device: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
         for dtype, gate in AUGMENT_GATES.items():
             row = {"kernel": "augment", "impl": impl, "n": batch, "d": size, "dtype": dtype}
             yield _tried(row, lambda impl=impl, dtype=dtype, gate=gate: _judged(worst(impl, dtype), gate=gate))
+
+
+def _norm(device: str, shapes: Sequence[tuple[int, ...]], seed: int) -> Iterator[dict[str, Any]]:
+    for shape in shapes:
+        added = len(shape) == 4 and shape[1] in EXPANSION
+        for dtype, (gate, grad_gate) in NORM_GATES.items():
+            layer = Layer(shape, added, getattr(torch, dtype), device, seed=seed)
+            truth = Layer(shape, added, torch.float64, device, like=layer)
+            wanted = truth.differentiated(truth.by("reference"))
+            row = {"kernel": "norm, add" if added else "norm", "n": shape[0], "d": shape[1], "dtype": dtype}
+            for impl in _others("norm"):
+                check = partial(_norm_errors, layer, impl, wanted, gate, grad_gate)
+                yield _tried({**row, "impl": impl}, check)
+
+
+def _norm_errors(layer: Layer, impl: str, wanted: Sequence[Tensor], gate: float, grad_gate: float) -> dict[str, Any]:
+    found, grads = layer.differentiated(layer.by(impl)), len(layer.trained)
+    error, grad_error = (relative_error(found[part], wanted[part]) for part in (slice(grads, None), slice(grads)))
+    return _judged(error, grad_error, gate=gate, grad_gate=grad_gate)
 
 
 def _tried(row: dict[str, Any], check: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.kernels.norm import Options, batch_norm_act
+from fastvicreg.profiles.bench.loss import relative_error
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
 from fastvicreg.profiles.measure import interleaved
 from fastvicreg.registry import unknown
@@ -90,8 +91,8 @@ def _rows(shape: Shape, name: str, device: str, repeats: int) -> Iterator[dict[s
             "repeats": timing.n,
             "ratio": timings["torch"].ms / timing.ms,
             "floor_ms": timings["floor"].ms * passes / 2,  # a copy reads and writes
-            "error": _relative([torch.cat(found[grads:])], wanted[grads:]),
-            "grad_error": _relative(found[:grads], wanted[:grads]),
+            "error": relative_error([torch.cat(found[grads:])], wanted[grads:]),
+            "grad_error": relative_error(found[:grads], wanted[:grads]),
             "saved_bytes": layer.saved_bytes(layer.torchs if impl == "torch" else layer.by(impl)),
         }
 
@@ -100,12 +101,19 @@ class Layer:
     """One norm's tensors."""
 
     def __init__(
-        self, shape: Shape, added: bool, dtype: torch.dtype, device: str, *, like: Layer | None = None
+        self,
+        shape: Shape,
+        added: bool,
+        dtype: torch.dtype,
+        device: str,
+        *,
+        like: Layer | None = None,
+        seed: int = 0,
     ) -> None:
         """``like``: the values of another one, in this dtype."""
         wide = torch.promote_types(dtype, torch.float32)
         if like is None:
-            generator = torch.Generator(device).manual_seed(0)
+            generator = torch.Generator(device).manual_seed(seed)
             made = [torch.randn(shape, generator=generator, device=device) for _ in range(3)]
             made += [torch.linspace(0.5, 1.5, shape[1], device=device), torch.zeros(shape[1], device=device)]
         else:
@@ -157,12 +165,6 @@ class Layer:
             for y in run():
                 keep(y)
         return sum(storage.nbytes() for storage in held.values())
-
-
-def _relative(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """Of all tensors together, in the Frobenius norm."""
-    difference = sum((x.double() - y.double()).square().sum() for x, y in zip(found, wanted, strict=True))
-    return float((difference / sum(y.double().square().sum() for y in wanted)) ** 0.5)
 
 
 BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "shape", "added", "views", "dtype", "device"), options=DeviceOptions)

@@ -205,7 +205,7 @@ def test_every_variant_compiles_without_spills(arch: str):
 def test_what_cannot_run_here_is_refused_in_one_line():
     choose.cache_clear()
     views = embeddings(4, 6, torch.float32)
-    with pytest.raises(UserError, match=r"^the loss kernel 'cuda' cannot run here: it needs embeddings on a CUDA"):
+    with pytest.raises(UserError, match=r"^the loss kernel 'cuda' cannot run here: it needs tensors on a CUDA"):
         vicreg_loss(*views, impl="cuda")
     with pytest.raises(UserError, match="takes float32, bfloat16 and float16 embeddings, not float64"):
         vicreg_loss(*(z_ND.double() for z_ND in views), impl="cuda")

@@ -24,7 +24,13 @@ def test_every_implementation_that_runs_here_passes() -> None:
     rows = correctness.run("cpu", small=True)
     assert correctness.failures(rows) == 0
     passed = {(row["kernel"], row["impl"]) for row in rows if row["verdict"] == "pass"}
-    assert {("loss", "gram"), ("lars", "foreach"), ("augment", "numba")} <= passed
+    assert {
+        ("loss", "gram"),
+        ("lars", "foreach"),
+        ("augment", "numba"),
+        ("norm", "native"),
+        ("norm, add", "native"),
+    } <= passed
     assert all("cannot run here" in row["verdict"] for row in rows if row["verdict"] != "pass")
 
 
