@@ -21,6 +21,18 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Callable[..., Any
     return getattr(import_module(module), attribute)
 
 
+def resolve_class(kind: str, name: str, table: Mapping[str, str]) -> type[Any]:
+    """``resolve`` of a table that names classes."""
+    found = resolve(kind, name, table)
+    assert isinstance(found, type)
+    return found
+
+
+def owner_of(field: str, kind: str, table: Mapping[str, str]) -> str | None:
+    """The first name in a table of dataclasses whose class has a field called so."""
+    return next((name for name in table if field in resolve_class(kind, name, table).__dataclass_fields__), None)
+
+
 def unknown(kind: str, name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     """One line: what was not known, the nearest name, and all of them."""
     near = difflib.get_close_matches(name, list(known), n=1)

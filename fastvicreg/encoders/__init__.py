@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastvicreg.registry import resolve
+from fastvicreg import registry
+from fastvicreg.registry import resolve_class
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import Encoder
@@ -41,14 +42,12 @@ class EncoderConfig(Protocol):
 
 def config_class(arch: str) -> type[Any]:
     """The settings' class of ``arch``; ``UserError`` with the nearest name where there is none."""
-    found = resolve("architecture", arch, ENCODERS)
-    assert isinstance(found, type)
-    return found
+    return resolve_class("architecture", arch, ENCODERS)
 
 
 def owner_of(field: str) -> str | None:
     """The first architecture that has a setting called ``field``."""
-    return next((arch for arch in ENCODERS if field in config_class(arch).__dataclass_fields__), None)
+    return registry.owner_of(field, "architecture", ENCODERS)
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:

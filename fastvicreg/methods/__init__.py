@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from fastvicreg import registry
 from fastvicreg.errors import UserError
-from fastvicreg.registry import resolve
+from fastvicreg.registry import resolve_class
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext, Method
@@ -39,14 +40,12 @@ class MethodConfig(Protocol):
 
 def config_class(name: str) -> type[Any]:
     """The settings' class of the method ``name``; ``UserError`` with the nearest name where there is none."""
-    found = resolve("method", name, METHODS)
-    assert isinstance(found, type)
-    return found
+    return resolve_class("method", name, METHODS)
 
 
 def owner_of(field: str) -> str | None:
     """The first method that has a setting called ``field``."""
-    return next((name for name in METHODS if field in config_class(name).__dataclass_fields__), None)
+    return registry.owner_of(field, "method", METHODS)
 
 
 def notes_of(config: MethodConfig) -> tuple[str, ...]:

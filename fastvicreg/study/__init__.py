@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from fastvicreg.registry import resolve
+from fastvicreg.registry import resolve_class
 
 STUDIES = {
     "table4": "fastvicreg.study.table4:Table4",
@@ -26,6 +26,4 @@ class Study(Protocol):
 
 def study_class(name: str) -> type[Any]:
     """The options' class of the study ``name``; ``UserError`` with the nearest name where there is none."""
-    found = resolve("study", name, STUDIES)
-    assert isinstance(found, type)
-    return found
+    return resolve_class("study", name, STUDIES)

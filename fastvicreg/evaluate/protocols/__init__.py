@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastvicreg.registry import resolve
+from fastvicreg.registry import resolve_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,4 @@ class FrozenProtocol(Protocol):
 
 def protocol_class(name: str) -> type[Any]:
     """The settings' class of the protocol ``name``; ``UserError`` with the nearest name where there is none."""
-    found = resolve("protocol", name, PROTOCOLS)
-    assert isinstance(found, type)
-    return found
+    return resolve_class("protocol", name, PROTOCOLS)

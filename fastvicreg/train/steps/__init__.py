@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from fastvicreg.registry import resolve
+from fastvicreg import registry
+from fastvicreg.registry import resolve_class
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import Method
@@ -42,11 +43,9 @@ class StepConfig(Protocol):
 
 def config_class(name: str) -> type[Any]:
     """The settings' class of the step ``name``; ``UserError`` with the nearest name where there is none."""
-    found = resolve("step", name, STEPS)
-    assert isinstance(found, type)
-    return found
+    return resolve_class("step", name, STEPS)
 
 
 def owner_of(field: str) -> str | None:
     """The first step that has a setting called ``field``."""
-    return next((name for name in STEPS if field in config_class(name).__dataclass_fields__), None)
+    return registry.owner_of(field, "step", STEPS)
