@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -22,7 +22,15 @@ def parse(kind: type[Options], arguments: Sequence[str], command: str, *, defaul
 
     ``UserError`` in one line for an unknown option (with the nearest) or a value of the wrong type.
     """
-    extra: dict[str, Any] = {} if default is None else {"default": default}
+    return _parse(kind, arguments, command, {} if default is None else {"default": default})
+
+
+def parse_known(kind: type[Options], arguments: Sequence[str], command: str) -> tuple[Options, list[str]]:
+    """``parse``, and in their order the arguments that ``kind`` has no option for."""
+    return _parse(kind, arguments, command, {"return_unknown_args": True})
+
+
+def _parse(kind: type[Any], arguments: Sequence[str], command: str, extra: Mapping[str, Any]) -> Any:
     refused = io.StringIO()
     try:
         with contextlib.redirect_stderr(refused):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import islice
 from typing import Any, TypeVar
 
-from fastvicreg.commandline import parse
+from fastvicreg.commandline import parse_known
 from fastvicreg.commands.train import TrainOptions, options_of
 from fastvicreg.errors import UserError
 
@@ -17,16 +18,15 @@ Options = TypeVar("Options")
 def parse_as_train(kind: type[Options], arguments: Sequence[str], command: str) -> tuple[Options, TrainOptions]:
     """``command``'s own options as a ``kind``, and the rest as ``fastvicreg train`` reads them.
 
-    Each field of ``kind`` is a flag or takes one value. ``UserError`` for what neither knows, and for what only a
-    training run can do.
+    ``UserError`` for what neither knows, and for what only a training run can do.
     """
-    own, rest = _divide(kind, arguments)
-    options = parse(kind, own, command)
+    options, rest = parse_known(kind, arguments, command)
     try:
         train = options_of(rest)
     except UserError as error:
         other = f"See fastvicreg {command} --help and fastvicreg train --help."
-        raise UserError(str(error).replace("See fastvicreg train --help.", other)) from None
+        refused = _with_nearest(str(error), kind).replace("See fastvicreg train --help.", other)
+        raise UserError(refused) from None
     for flag, given in (("--resume", train.resume), ("--print-config", train.print_config)):
         if given:
             raise UserError(f"{flag} belongs to fastvicreg train: fastvicreg {command} starts from fresh weights.")
@@ -34,22 +34,10 @@ def parse_as_train(kind: type[Options], arguments: Sequence[str], command: str) 
     return options, train
 
 
-def _divide(kind: type[Any], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(those that are ``kind``'s, the others), both in their order."""
-    known = {"--" + field.name.replace("_", "-"): field.default is False for field in fields(kind)}
-    switches = {name for name, switch in known.items() if switch}
-    switches |= {"--no-" + name[2:] for name in switches} | {"--help", "-h"}
-    own: list[str] = []
-    others: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        name, has_value, _ = argument.partition("=")
-        if name in switches:
-            own.append(argument)
-        elif name in known:
-            own.append(argument)
-            if not has_value:
-                own += islice(rest, 1)
-        else:
-            others.append(argument)
-    return own, others
+def _with_nearest(refused: str, kind: type[Any]) -> str:
+    """``refused`` with the nearest option of ``kind``, where train has none that is near."""
+    if not (found := re.match(r"unknown option (--\S+)\. ", refused)):
+        return refused
+    own = ["--" + field.name.replace("_", "-") for field in fields(kind)]
+    near = difflib.get_close_matches(found[1], own, n=1, cutoff=0.5)
+    return refused.replace(f"{found[1]}.", f"{found[1]}; did you mean {near[0]}?", 1) if near else refused
