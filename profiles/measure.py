@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -35,22 +34,35 @@ def summarize(milliseconds: Sequence[float]) -> Timing:
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], Any]], *, repeats: int = 7, min_ms: float = 20.0, device: str = "cpu"
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int = 7,
+    min_ms: float = 20.0,
+    device: str = "cpu",
+    flush: Callable[[], Any] | None = None,
 ) -> dict[str, Timing]:
     """Time the candidates in turn, A B C C B A ..., so that a drifting machine slows them alike.
 
-    Each is warmed up once, then called as often per repeat as ``min_ms`` needs. On CUDA the device is
-    synchronised around each repeat.
+    Each is warmed up once, then called as often per repeat as ``min_ms`` needs. ``flush`` runs before each call and is
+    not counted; on CUDA it empties the L2 cache unless another is given, as a step would between two uses of a kernel.
+    There a call costs the time between two events on the device around it.
     """
-    sync = partial(synchronize, device)
+    flush = flush or _flush_of(device)
 
     def once(call: Callable[[], Any], times: int) -> float:
-        sync()
-        start = time.perf_counter()
+        synchronize(device)
+        calls: list[tuple[Instant, Instant]] = []
+        began = now(device)
         for _ in range(times):
+            if flush:
+                flush()
+                began = now(device)
             call()
-        sync()
-        return (time.perf_counter() - start) * 1e3 / times
+            if flush:
+                calls.append((began, now(device)))
+        ended = now(device)
+        synchronize(device)
+        return sum(milliseconds(*pair) for pair in calls or [(began, ended)]) / times
 
     calls = {}
     for name, call in candidates.items():
@@ -61,6 +73,16 @@ def interleaved(
         for name in alternating(candidates, repeat):
             samples[name].append(once(candidates[name], calls[name]))
     return {name: summarize(values) for name, values in samples.items()}
+
+
+def _flush_of(device: str) -> Callable[[], Any] | None:
+    """Writes twice the size of a CUDA device's L2 cache; None on a CPU, whose steps find their operands cached too."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    size = torch.cuda.get_device_properties(device).L2_cache_size
+    return torch.empty(2 * size, dtype=torch.uint8, device=device).zero_
 
 
 def alternating(candidates: Iterable[Key], repeat: int) -> list[Key]:

@@ -5,7 +5,6 @@ Shape suffixes: N samples of the batch, D embedding width, S the smaller of the 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,9 +43,6 @@ CPU_LONG = 1 << 35
 COMPILED = (2048, 8192)
 """The size at which the official form is compiled too, which takes longer than to measure it."""
 
-ROTATED_BYTES, MOST_ROTATED = 1 << 28, 16
-"""On a GPU as many pairs of views take turns as exceed its L2 cache, as a training step's activations do."""
-
 OFFICIAL = Weights(25.0, 25.0, 1.0, 0.5, 1.0, 1e-4)
 
 Call = Callable[[], tuple[Tensor, ...]]
@@ -83,7 +79,7 @@ def _rows(n: int, d: int, dtype: str, device: str, repeats: int, seed: int) -> I
     if device == "cpu" and n * d * d >= CPU_LONG:
         repeats = min(repeats, 3)
     floor, share = _floor(za_ND, zb_ND)
-    timings = interleaved({**_rotating(calls, za_ND, zb_ND), "floor": floor}, repeats=repeats, device=device)
+    timings = interleaved({**calls, "floor": floor}, repeats=repeats, device=device)
     graphs = _replays(calls, repeats, device)
 
     truth_impl = "reference" if n * d * d <= REFERENCE_LIMIT else "gram"
@@ -114,9 +110,9 @@ def _calls(za_ND: Tensor, zb_ND: Tensor) -> Iterator[tuple[str, Call]]:
     device, dtype = za_ND.device.type, za_ND.dtype
     yield "official", forward_backward(za_ND, zb_ND, "reference")
     if device == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        yield "official, autocast", _official(za_ND, zb_ND, official_terms)
+        yield "official, autocast", official_call(za_ND, zb_ND, official_terms)
         if za_ND.shape == COMPILED:
-            yield "official, compiled", _official(za_ND, zb_ND, torch.compile(official_terms))
+            yield "official, compiled", official_call(za_ND, zb_ND, torch.compile(official_terms))
     for impl in KERNELS["loss"].runnable(device, dtype):  # ``bench correctness`` says why others do not run
         if impl != "reference":
             yield impl, forward_backward(za_ND, zb_ND, impl)
@@ -139,7 +135,7 @@ def forward_backward(za_ND: Tensor, zb_ND: Tensor, impl: str) -> Call:
     return _differentiated(za_ND, zb_ND, lambda za_ND, zb_ND: vicreg_loss(za_ND, zb_ND, impl=impl).total)
 
 
-def _official(za_ND: Tensor, zb_ND: Tensor, terms: Callable[..., tuple[Tensor, ...]]) -> Call:
+def official_call(za_ND: Tensor, zb_ND: Tensor, terms: Callable[..., tuple[Tensor, ...]]) -> Call:
     def total(za_ND: Tensor, zb_ND: Tensor) -> Tensor:
         with torch.autocast(za_ND.device.type, za_ND.dtype):
             return terms(za_ND, zb_ND, OFFICIAL, Ranks())[0]
@@ -155,16 +151,6 @@ def _differentiated(za_ND: Tensor, zb_ND: Tensor, loss: Callable[[Tensor, Tensor
         return total.detach(), *torch.autograd.grad(total, (za_ND, zb_ND))
 
     return call
-
-
-def _rotating(calls: Mapping[str, Call], za_ND: Tensor, zb_ND: Tensor) -> Mapping[str, Callable[[], Any]]:
-    """On a GPU, the calls on copies of the embeddings in turn; on a CPU the calls."""
-    if za_ND.device.type == "cpu":
-        return calls
-    copies = min(MOST_ROTATED, -(-ROTATED_BYTES // (za_ND.nbytes + zb_ND.nbytes)))
-    sets = [calls, *(dict(_calls(za_ND.clone(), zb_ND.clone())) for _ in range(copies - 1))]
-    turns = {name: itertools.cycle([each[name] for each in sets]) for name in calls}
-    return {name: lambda turn=turn: next(turn)() for name, turn in turns.items()}
 
 
 def _replays(calls: Mapping[str, Call], repeats: int, device: str) -> dict[str, Timing]:

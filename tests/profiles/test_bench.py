@@ -71,6 +71,16 @@ def test_interleaved_repeats_take_turns() -> None:
     assert {name: timing.n for name, timing in timings.items()} == {"A": 3, "B": 3}
 
 
+def test_what_empties_a_cache_precedes_each_call_and_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    seconds = {"flush": 5.0, "A": 2.0}
+    monkeypatch.setattr(measure, "now", lambda device: sum(seconds[name] for name in calls))
+    candidate, flush = (lambda name=name: calls.append(name) for name in ("A", "flush"))
+    timing = measure.interleaved({"A": candidate}, repeats=3, min_ms=0, flush=flush)["A"]
+    assert calls == ["flush", "A"] * 5
+    assert timing == measure.Timing(2000.0, 0.0, 3)
+
+
 def test_summaries_are_medians_with_relative_spread() -> None:
     assert measure.summarize([4.0, 1.0, 2.0, 3.0, 100.0]) == measure.Timing(3.0, 2 / 3, 5)
     assert measure.summarize([7.0]) == measure.Timing(7.0, 0.0, 1)
