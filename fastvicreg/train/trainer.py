@@ -52,14 +52,16 @@ class Outcome:
 
 
 class Trainer:
-    """One run, from its config to its last checkpoint."""
+    """One run, from its config to its last checkpoint; ``run`` are its parts, by default those of ``config``."""
 
-    def __init__(self, config: TrainConfig, folder: Path, *, resume: bool, display: Display) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, *, resume: bool, display: Display, run: Run | None = None
+    ) -> None:
         config.check()
         self._config = config
         self._folder = folder
         self._display = display
-        self._run: Run = assemble(config)
+        self._run = run or assemble(config)
         processes = self._run.processes
         self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
         try:

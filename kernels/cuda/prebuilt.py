@@ -74,7 +74,7 @@ def outdated_driver() -> str:
     """
     with _opened() as archive:
         needed = int(archive.comment) if archive else 0
-    known = _driver_version()
+    known = driver_version()
     if known is None or known >= needed:
         return ""
     return f"the prebuilt kernels need a driver for CUDA {needed}, this one is for CUDA {known}"
@@ -110,7 +110,7 @@ def missing() -> str:
     return ""
 
 
-def _driver_version() -> int | None:
+def driver_version() -> int | None:
     """The major version of CUDA that the driver knows; None where there is no driver, or nothing to ask it by."""
     try:
         status, version = import_module("cuda.bindings.driver").cuDriverGetVersion()

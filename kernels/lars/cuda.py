@@ -123,7 +123,7 @@ def check(param: Tensor, grad: Tensor, buffer: Tensor) -> None:
         wrong = "takes tensors on one CUDA device"
     elif param.dtype != torch.float32 or buffer.dtype != torch.float32 or grad.dtype not in GRAD_TYPES:
         wrong = "takes fp32 parameters and buffers, and fp32, bf16 or fp16 gradients"
-    elif not param.shape == grad.shape == buffer.shape or not _walk_alike(three):
+    elif not param.shape == grad.shape == buffer.shape or not walk_alike(three):
         wrong = "takes dense tensors of one shape and equal strides"
     else:
         return
@@ -146,7 +146,7 @@ def describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {tensor.dtype} with strides {strides} on {tensor.device}"
 
 
-def _walk_alike(tensors: Sequence[Tensor]) -> bool:
+def walk_alike(tensors: Sequence[Tensor]) -> bool:
     """Whether element after element in memory is the same element in each: contiguous, or permuted alike."""
     for order in (torch.contiguous_format, torch.channels_last):  # what a model has: to look closer takes the host 5 us
         if all(tensor.layout is torch.strided and tensor.is_contiguous(memory_format=order) for tensor in tensors):

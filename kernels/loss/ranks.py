@@ -49,14 +49,14 @@ class Ranks:
         all_R2ND = own_2ND.new_empty(self.size, *own_2ND.shape)
         # Of one dimension: gloo joins along the first alone.
         with record_function(stages.COMM):
-            _all_gather(all_R2ND.flatten(), own_2ND.flatten(), self.group)
+            all_gather_into(all_R2ND.flatten(), own_2ND.flatten(), self.group)
         return all_R2ND[:, 0].flatten(0, 1), all_R2ND[:, 1].flatten(0, 1)
 
     def gathered_row(self, own_X: Tensor) -> Tensor:
         """Every rank's row of values, (R, X) in rank order as one dimension."""
         all_RX = own_X.new_empty(self.size * own_X.numel())
         with record_function(stages.COMM):
-            _all_gather(all_RX, own_X, self.group)
+            all_gather_into(all_RX, own_X, self.group)
         return all_RX
 
     def own(self, z_MD: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class GatherRows(torch.autograd.Function):
         ctx.ranks = ranks
         z_MD = z_ND.new_empty(ranks.size * z_ND.shape[0], z_ND.shape[1])
         with record_function(stages.COMM):
-            _all_gather(z_MD, z_ND.contiguous(), ranks.group)
+            all_gather_into(z_MD, z_ND.contiguous(), ranks.group)
         return z_MD
 
     @staticmethod
@@ -102,7 +102,7 @@ class GatherRows(torch.autograd.Function):
         return ctx.ranks.own(ctx.ranks.add(grads[0].clone(memory_format=torch.contiguous_format))), None
 
 
-def _all_gather(all_ranks: Tensor, own: Tensor, group: Any) -> None:
+def all_gather_into(all_ranks: Tensor, own: Tensor, group: Any) -> None:
     # The same under its name as of torch 2.13, where the other is deprecated.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(all_ranks, own, group=group)
@@ -119,7 +119,7 @@ def _compare(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torc
     ranks = _named(name)
     own = torch.tensor([*shape, dtype.itemsize], device=device)
     all_R3 = own.new_empty(ranks.size * 3)
-    _all_gather(all_R3, own, ranks.group)
+    all_gather_into(all_R3, own, ranks.group)
     found = all_R3.view(-1, 3).tolist()
     if any(row != found[0] for row in found):
         shapes = ", ".join(f"({n}, {d}) of {8 * size} bits" for n, d, size in found)

@@ -76,7 +76,7 @@ def run(
             "ratio": timings["reference"].ms / timing.ms,
             "floor_ms": floor,
             "vs_floor": timing.ms / floor,
-            "error": _error(results[impl], results["reference"]),
+            "error": worst_error(results[impl], results["reference"]),
         }
         for impl, timing in timings.items()
     ]
@@ -118,7 +118,7 @@ def _update(params: list[Tensor], grads: list[Tensor], impl: str) -> Callable[[]
     return lambda: lars_update(params, grads, buffers, lr=0.1, weight_decay=1e-6, momentum=0.9, eta=0.001, impl=impl)
 
 
-def _error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+def worst_error(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     largest = max(float(y.abs().max()) for y in truth)
     apart = [(x - y).abs().max() for x, y in zip(found, truth, strict=True)]
     return float(torch.stack(apart).max()) / largest  # torch's maximum: Python's own passes over a NaN

@@ -169,7 +169,7 @@ def _subjects(
     subjects, refused = {}, {}
     for variant, case in chosen.items():
         try:
-            subject = _build(config, case, device, batch)
+            subject = build_case(config, case, device, batch)
             subject()
         except UserError as error:
             refused[variant] = str(error)
@@ -206,7 +206,7 @@ def _config(config: TrainConfig, case: Case) -> TrainConfig:
     return replace(config, run=run, step=config_class(case.step)())
 
 
-def _build(config: TrainConfig, case: Case, device: str, batch: int) -> _Subject:
+def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> _Subject:
     step = build_step(_config(config, case), device=device, precision=case.precision, own_norms=case.own_norms)
     as_module(step.method).to(memory_format=case.memory_format)  # type: ignore[call-overload]
     side = config.data.image_size

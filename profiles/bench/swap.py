@@ -62,8 +62,8 @@ def run(
     """
     began = time.perf_counter()
     with opened(config) as built:
-        loops = _loops(config, built)
-        turns = {name: _Turn(loop, built.device, _filling(config, name)) for name, loop in loops.items()}
+        loops = loops_of(config, built)
+        turns = {name: Turn(loop, built.device, filling(config, name)) for name, loop in loops.items()}
         cursor, round_s = START, 0.0
         for turn in turns.values():  # compiles, and tells how long a step takes
             seconds, cursor = turn.take(cursor)
@@ -88,10 +88,10 @@ def run(
                 seconds, cursor = turn.take(cursor)
                 rates[name].append(config.run.batch_size / seconds)
             round_s = time.perf_counter() - began_round
-    return [_row(name, values, rates[FULL]) for name, values in rates.items()]
+    return [row_of(name, values, rates[FULL]) for name, values in rates.items()]
 
 
-def _row(name: str, values: Sequence[float], full: Sequence[float]) -> dict[str, Any]:
+def row_of(name: str, values: Sequence[float], full: Sequence[float]) -> dict[str, Any]:
     rate = summarize(values)
     # Round by round: a machine whose clock drifts slows both sides of a ratio alike.
     ratio = summarize([own / other for own, other in zip(values, full, strict=True)])
@@ -106,7 +106,7 @@ def _row(name: str, values: Sequence[float], full: Sequence[float]) -> dict[str,
 
 
 @dataclass
-class _Turn:
+class Turn:
     """Times some steps of a loop."""
 
     loop: Callable[[Cursor], Loop]
@@ -134,16 +134,16 @@ class _Turn:
         return seconds, Cursor(last.epoch, last.batch + 1)
 
 
-def _filling(config: TrainConfig, name: str) -> int:
+def filling(config: TrainConfig, name: str) -> int:
     """Steps until the batches that were decoded ahead while nothing took them are gone, or back."""
     made_at_once = config.data.pipeline == "synthetic" or name in (WITHOUT["data"], MODEL)
     return 2 if made_at_once else config.data.prefetch + 2
 
 
-def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]:
+def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]:
     processes = run.processes.world_size
     alone = run if processes == 1 else _copied(config, run, _alone())
-    model = alone.step.replaced(loss=mean_square, updater=_without_update(alone))
+    model = alone.step.replaced(loss=mean_square, updater=without_update(alone))
     views = first_batch(run).views
 
     def same_views(*_: Any, **__: Any) -> tuple[Tensor, ...]:
@@ -159,7 +159,7 @@ def _loops(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]
         WITHOUT["augment"]: replace(run, feed=run.feed.replaced(kernel=same_views)),
         WITHOUT["loss"]: replace(loss_free, step=loss_free.step.replaced(loss=mean_square, world_size=processes)),
         WITHOUT["optimizer"]: replace(
-            still, step=still.step.replaced(updater=_without_update(still), world_size=processes)
+            still, step=still.step.replaced(updater=without_update(still), world_size=processes)
         ),
     }
     if processes > 1:
@@ -204,7 +204,7 @@ def _alone() -> dist.ProcessGroup:
     return own
 
 
-def _without_update(run: Run) -> NoUpdate:
+def without_update(run: Run) -> NoUpdate:
     return NoUpdate(as_module(run.method), run.step.updater.optimizer, device=run.device, precision=run.precision)
 
 

@@ -71,13 +71,13 @@ def run(data: str | Path | None = None, events: int = 1_300_000, repeats: int = 
         path = Path(data) if data else write_trace(Path(folder) / "rank0.json", events)
         if not path.is_file():
             raise UserError(f"no trace at {path}: give --data a .json or .json.gz file.")
-        count = _count(path)
+        count = count_events(path)
         runs: dict[str, list[Run]] = {reader: [] for reader in READERS}
         for _ in range(repeats):
             for reader, (module, program) in READERS.items():
                 failed = any(one.error for one in runs[reader])
                 if find_spec(module) and not failed:
-                    runs[reader].append(_once(program, path))
+                    runs[reader].append(parse_once(program, path))
         size = path.stat().st_size / 1e6
     ours = statistics.median(one.seconds for one in runs["fastvicreg"])
     return [_row(reader, taken, ours) | {"events": count, "mb": size} for reader, taken in runs.items()]
@@ -117,13 +117,13 @@ def _loop(events: int) -> Iterator[dict[str, Any]]:
         at, step, events = at + 500 * 40.0, step + 1, events - per_step
 
 
-def _count(path: Path) -> int:
+def count_events(path: Path) -> int:
     from fastvicreg.profiles.trace.decode import Stream
 
     return sum(len(chunk) for chunk in Stream(path).chunks())
 
 
-def _once(program: str, path: Path) -> Run:
+def parse_once(program: str, path: Path) -> Run:
     began = time.perf_counter()
     command = [sys.executable, "-c", f"{program}\n{_LAST_WORDS}", str(path)]
     try:

@@ -202,9 +202,9 @@ def test_a_driver_for_an_older_cuda_takes_what_the_compiler_makes(
     source: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
     needed = compiler.compiler_version()[0]
-    monkeypatch.setattr(prebuilt, "_driver_version", lambda: needed + 1)
+    monkeypatch.setattr(prebuilt, "driver_version", lambda: needed + 1)
     assert machine_code(source, "sm_90", defines=FACTOR).origin == "prebuilt"
-    monkeypatch.setattr(prebuilt, "_driver_version", lambda: needed - 1)
+    monkeypatch.setattr(prebuilt, "driver_version", lambda: needed - 1)
     assert machine_code(source, "sm_90", defines=FACTOR).origin == "compiled"
     assert missing() == ""
     request.getfixturevalue("no_compiler")

@@ -47,13 +47,13 @@ def test_what_the_kernel_cannot_walk_is_named():
 )
 def test_only_tensors_alike_in_memory_are_walked_together(grad: Tensor, alike: bool):
     weight = torch.ones(4, 6)
-    assert lars_cuda._walk_alike((weight, grad, weight)) == alike
-    assert lars_cuda._walk_alike((grad, grad, grad)) == (not grad.is_sparse and grad.stride() in ((6, 1), (1, 4)))
+    assert lars_cuda.walk_alike((weight, grad, weight)) == alike
+    assert lars_cuda.walk_alike((grad, grad, grad)) == (not grad.is_sparse and grad.stride() in ((6, 1), (1, 4)))
 
 
 def test_an_axis_of_one_element_may_have_any_stride():
     weight = torch.ones(4, 6, 1, 1)
-    assert lars_cuda._walk_alike((weight, weight.to(memory_format=torch.channels_last), weight))
+    assert lars_cuda.walk_alike((weight, weight.to(memory_format=torch.channels_last), weight))
 
 
 def test_cuda_by_name_never_falls_back():

@@ -103,7 +103,7 @@ def member(rank: int, size: int, folder: Path) -> None:
         za, zb = ((z_MF[own] @ weight_FD).requires_grad_() for z_MF in (a_MF, b_MF))
         with (
             mock.patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce,
-            mock.patch.object(ranks, "_all_gather", wraps=ranks._all_gather) as gather,
+            mock.patch.object(ranks, "all_gather_into", wraps=ranks.all_gather_into) as gather,
         ):
             total = vicreg_loss(za, zb, group=group).total
             forward = gather.call_count, reduce.call_count

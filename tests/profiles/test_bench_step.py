@@ -37,7 +37,7 @@ def test_every_way_to_run_a_step_is_measured_on_cuda() -> None:
 @pytest.mark.parametrize("variant", ["official", "eager, joint views", "eager, bf16"])
 def test_a_row_computes_what_it_names(variant: str) -> None:
     case = bench_step.cases("cpu")[variant]
-    subject = bench_step._build(tiny(Path("unused")), case, "cpu", 4)
+    subject = bench_step.build_case(tiny(Path("unused")), case, "cpu", 4)
     for view in subject.batch.views:
         assert view.is_contiguous(memory_format=case.memory_format)
         assert view.dtype == (torch.bfloat16 if case.precision == "bf16" else torch.float32)

@@ -76,7 +76,7 @@ def test_a_view_that_is_not_written_fails_the_check(monkeypatch: pytest.MonkeyPa
 
 def test_a_parameter_that_is_lost_shows_in_the_benchmark_of_lars() -> None:
     truth = [torch.ones(3), torch.ones(3)]
-    assert lars_bench._error([torch.ones(3), torch.full((3,), torch.nan)], truth) != 0
+    assert lars_bench.worst_error([torch.ones(3), torch.full((3,), torch.nan)], truth) != 0
 
 
 def test_what_is_not_written_is_not_right() -> None:

@@ -83,7 +83,7 @@ def test_each_row_leaves_out_its_part_and_nothing_else(make_folder) -> None:
     }
     config = tiny(make_folder(val=0))
     with opened(config) as run:
-        loops = swap._loops(config, run)
+        loops = swap.loops_of(config, run)
         assert {name: stages_of(loop(Cursor(0, 0))) for name, loop in loops.items()} == expected
 
 
@@ -96,7 +96,7 @@ def test_synthetic_data_decodes_nothing_and_no_augmentation_computes_nothing(
         first = first_batch(run)
         count(monkeypatch, "fastvicreg.pipelines.engines.host.decode_sample", decoded)
         count(monkeypatch, "fastvicreg.kernels.augment.parallel.augment", augmented)
-        loops = swap._loops(config, run)
+        loops = swap.loops_of(config, run)
         for calls, name in ((decoded, swap.WITHOUT["data"]), (augmented, swap.WITHOUT["augment"])):
             for counted, calls_there in ((swap.FULL, True), (name, False)):
                 calls.clear()
@@ -129,7 +129,7 @@ def count(monkeypatch: pytest.MonkeyPatch, target: str, calls: list[int]) -> Non
 def test_without_update_the_weights_stay(make_folder) -> None:
     config = tiny(make_folder(val=0))
     with opened(config) as run:
-        batch, still = first_batch(run), run.step.replaced(updater=swap._without_update(run))
+        batch, still = first_batch(run), run.step.replaced(updater=swap.without_update(run))
         before = [p.detach().clone() for p in run.module.parameters()]
         still(batch, {"lr": 1.0})
         assert all(torch.equal(a, b) for a, b in zip(before, run.module.parameters(), strict=True))
@@ -159,7 +159,7 @@ def test_turns_go_on_through_the_epochs() -> None:
             yield seen[-1]
             batch += 1
 
-    turn = swap._Turn(loop, "cpu", filling=2, window=3)
+    turn = swap.Turn(loop, "cpu", filling=2, window=3)
     seconds, cursor = turn.take(Cursor(0, 0))
     assert seconds > 0
     assert turn.take(cursor)[1] == Cursor(0, 10)
@@ -208,14 +208,14 @@ def test_the_verdict_names_the_dearest_part_and_says_when_it_cannot_tell(
 def test_synthetic_data_is_not_left_out_twice(make_folder) -> None:
     config = tiny(make_folder(val=0), pipeline="synthetic")
     with opened(config) as run:
-        assert swap.WITHOUT["data"] not in swap._loops(config, run)
+        assert swap.WITHOUT["data"] not in swap.loops_of(config, run)
 
 
 def test_only_what_is_decoded_ahead_is_waited_out_before_a_turn() -> None:
     decoded, synthetic = (TrainConfig(data=DataConfig(pipeline=name, prefetch=7)) for name in ("native", "synthetic"))
-    assert swap._filling(decoded, swap.FULL) == swap._filling(decoded, swap.LOADER) == 9
-    assert swap._filling(decoded, swap.WITHOUT["data"]) == swap._filling(decoded, swap.MODEL) == 2
-    assert swap._filling(synthetic, swap.FULL) == 2
+    assert swap.filling(decoded, swap.FULL) == swap.filling(decoded, swap.LOADER) == 9
+    assert swap.filling(decoded, swap.WITHOUT["data"]) == swap.filling(decoded, swap.MODEL) == 2
+    assert swap.filling(synthetic, swap.FULL) == 2
 
 
 @pytest.mark.parametrize(
@@ -270,6 +270,6 @@ def test_a_budget_ends_the_rounds_and_progress_tells_what_is_left(make_folder) -
     ],
 )
 def test_a_row_says_where_it_shows_nothing(rates: list[float], note: str | None) -> None:
-    row = swap._row(swap.WITHOUT["loss"], rates, [10.0] * len(rates))
+    row = swap.row_of(swap.WITHOUT["loss"], rates, [10.0] * len(rates))
     assert row.get("note") == note
-    assert "note" not in swap._row(swap.MODEL, rates, [10.0] * len(rates))
+    assert "note" not in swap.row_of(swap.MODEL, rates, [10.0] * len(rates))

@@ -31,7 +31,7 @@ def test_every_reader_has_a_row(tmp_path: Path) -> None:
 
 def test_the_trace_it_writes_is_one(tmp_path: Path) -> None:
     path = bench.write_trace(tmp_path / "made.json", 9003)
-    assert abs(bench._count(path) - 9003) < 20
+    assert abs(bench.count_events(path) - 9003) < 20
     found = summarize(read_trace(path))
     assert len(found.steps.names) == 3
     assert found.device is not None
@@ -41,7 +41,7 @@ def test_the_trace_it_writes_is_one(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_fails_says_why(tmp_path: Path) -> None:
-    run = bench._once("raise ValueError('no such luck')", device_trace().write(tmp_path / "trace.json"))
+    run = bench.parse_once("raise ValueError('no such luck')", device_trace().write(tmp_path / "trace.json"))
     assert run.error == "ValueError: no such luck"
 
 

@@ -20,6 +20,7 @@ from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.presets import preset
 from fastvicreg.show.display import Display
 from fastvicreg.show.watch import COLLAPSED, PATIENCE, CollapseWatch
+from fastvicreg.train.assemble import assemble
 from fastvicreg.train.trainer import Trainer
 
 
@@ -69,9 +70,11 @@ def test_a_run_without_the_variance_term_shows_the_warning_before_it_ends(make_f
 def test_a_diverged_run_is_not_advised_the_precision_that_it_has(
     precision: str, advised: bool, make_folder, tmp_path: Path
 ) -> None:
-    trainer = Trainer(tiny(make_folder(val=0), precision=precision), tmp_path / "run", resume=False, display=Display())
+    config = tiny(make_folder(val=0), precision=precision)
+    run = assemble(config)
+    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(), run=run)
     with torch.no_grad():
-        trainer._run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
+        run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
     with pytest.raises(UserError, match=r"a lower --base-lr than 8") as refused:
         trainer.train()
     assert ("--precision off" in str(refused.value)) == advised

@@ -18,6 +18,7 @@ from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import read
 from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.assemble import assemble
 from fastvicreg.train.trainer import Trainer
 
 
@@ -93,8 +94,8 @@ def test_a_checkpoint_of_another_architecture_names_the_tensor(
 def test_a_loss_that_is_not_finite_stops_before_the_update(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, _ = uninterrupted
     config = tiny(data)
-    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
-    run = trainer._run
+    run = assemble(config)
+    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True), run=run)
     with torch.no_grad():
         run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
     before = {name: value.clone() for name, value in run.module.named_parameters()}
@@ -106,8 +107,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(uninterrupted: tuple[
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, make_folder) -> None:
-    trainer = Trainer(tiny(make_folder()), tmp_path / "run", resume=False, display=Display(quiet=True))
-    run = trainer._run
+    config = tiny(make_folder())
+    run = assemble(config)
+    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True), run=run)
     weight = run.encoder.get_parameter("conv1.weight")
     weight.register_hook(lambda gradient: gradient * float("nan"))
     before = weight.detach().clone()
@@ -119,9 +121,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path, m
 def test_fp16_that_never_finds_a_scale_stops(tmp_path: Path, make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastvicreg.train.trainer.SCALER_PATIENCE", 3)
     config = tiny(make_folder(), precision="fp16", log_every=1, checkpoint_every=100)
-    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True))
+    run = assemble(config)
+    trainer = Trainer(config, tmp_path / "run", resume=False, display=Display(quiet=True), run=run)
     with torch.no_grad():
-        trainer._run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
+        run.encoder.get_parameter("conv1.weight")[0, 0, 0, 0] = float("nan")
     with pytest.raises(UserError, match="no longer finite after step 3"):
         trainer.train()
 

@@ -19,6 +19,7 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import read
 from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.assemble import Run, assemble
 from fastvicreg.train.trainer import Trainer, device_failure
 
 ASSERTED = "CUDA error: device-side assert triggered"
@@ -39,20 +40,23 @@ class Failing:
         return Terms(torch.empty((), device="meta"), {})
 
 
-def tiny(folder: Path, data: Path, **run: Any) -> Trainer:
-    config = TrainConfig(
+def tiny(data: Path, **run: Any) -> TrainConfig:
+    return TrainConfig(
         data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2),
         encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
         method=VICRegConfig(expander=(16, 16)),
         run=RunConfig(epochs=3, batch_size=8, device="cpu", **run),
     )
-    return Trainer(config, folder, resume=False, display=Display(quiet=True))
+
+
+def trainer_of(config: TrainConfig, folder: Path, run: Run) -> Trainer:
+    return Trainer(config, folder, resume=False, display=Display(quiet=True), run=run)
 
 
 def failing(folder: Path, data: Path, error: Exception) -> Trainer:
-    trainer = tiny(folder, data)
-    trainer._run = replace(trainer._run, step=Failing(trainer._run.step, error))  # type: ignore[arg-type]
-    return trainer
+    config = tiny(data)
+    run = assemble(config)
+    return trainer_of(config, folder, replace(run, step=Failing(run.step, error)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("words", [ASSERTED, "augment was not launched: CUDA_ERROR_ASSERT", "cuDNN error: 5000"])
@@ -70,8 +74,8 @@ def test_a_failed_assertion_is_told_in_one_line_whichever_call_met_it(
 def test_a_step_that_is_not_finite_is_skipped_on_the_device_and_ends_the_run(
     make_folder: Any, tmp_path: Path, where: str
 ) -> None:
-    trainer = tiny(tmp_path / "run", make_folder(val=0), log_every=2, checkpoint_every=1)
-    run = trainer._run
+    config = tiny(make_folder(val=0), log_every=2, checkpoint_every=1)
+    run = assemble(config)
     run.step.updater.optimizer = Skipping(run.module.parameters())
     weight, calls = run.encoder.get_parameter("conv1.weight"), iter(range(9))
     if where == "gradient":
@@ -82,9 +86,9 @@ def test_a_step_that_is_not_finite_is_skipped_on_the_device_and_ends_the_run(
             terms = run.method.loss(embeddings, targets)
             return terms._replace(total=terms.total * (torch.nan if next(calls) else 1.0))
 
-        trainer._run = replace(run, step=run.step.replaced(loss=spoilt))
+        run = replace(run, step=run.step.replaced(loss=spoilt))
     with pytest.raises(UserError, match="no longer finite after step 1 "):
-        trainer.train()
+        trainer_of(config, tmp_path / "run", run).train()
     assert weight.isfinite().all()
     assert [row["total"] is not None for row in read(tmp_path / "run")] == [True, False]
     (saved,) = checkpoints.listed(tmp_path / "run" / "checkpoints")
