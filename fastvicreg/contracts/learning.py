@@ -99,6 +99,12 @@ class Method(Protocol):
         """For evaluation and export, the principal one first, by attribute name, which begins its tensors' names."""
         ...
 
+    @property
+    def head(self) -> nn.Module:
+        """From the principal encoder's features (B, F) to the embeddings (B, D) that the loss spreads: the expander or
+        projector, never a predictor."""
+        ...
+
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """What the method varies over the run, beside the learning rate "lr"; logged and shown by these names."""
         ...

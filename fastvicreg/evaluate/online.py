@@ -9,12 +9,12 @@ from torch import nn
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
+from fastvicreg.evaluate.diagnostics import rank_me
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
-from fastvicreg.show.metrics import rank_me
 from fastvicreg.train.distributed import Processes, gather, gather_rows, together
 
 if TYPE_CHECKING:

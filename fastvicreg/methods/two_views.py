@@ -58,6 +58,10 @@ class TwoViews(nn.Module):
         return {"encoder": self.get_submodule("encoder")}
 
     @property
+    def head(self) -> nn.Module:
+        return self.projector
+
+    @property
     def spread(self) -> Spread:
         """Of the projections: unit vectors that point everywhere have a standard deviation of 1/sqrt(D)."""
         return Spread("projection_std", self.config.projector[-1] ** -0.5, self.likely_cause())

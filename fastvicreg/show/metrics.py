@@ -204,17 +204,3 @@ def read(folder: str | Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
-
-
-def rank_me(features_NF: Tensor) -> float:
-    """RankMe (Garrido et al. 2023, eq. 1): exp of the entropy of the normalised singular values.
-
-    Between 1 (collapse to a line) and min(N, F). Blind to scale: read it beside the standard deviation.
-    """
-    features_NF = features_NF.double()
-    # Of the smaller Gram matrix: an SVD of N x F would take minutes at the size of an ImageNet split.
-    narrow = features_NF.shape[1] <= features_NF.shape[0]
-    gram = features_NF.T @ features_NF if narrow else features_NF @ features_NF.T
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    share = singular / singular.sum().clamp_min(1e-12) + 1e-7
-    return float(torch.exp(-(share * share.log()).sum()))

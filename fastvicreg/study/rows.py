@@ -19,9 +19,6 @@ Scale = Literal["cpu", "paper"]
 COLUMNS = {"none": "none", "var": "+Var", "varcov": "+Var+Cov"}
 """Names of the columns to their headings."""
 
-HEADS = {"byol": "projector", "simsiam": "projector", "vicreg": "expander"}
-"""Methods to the module whose outputs the terms regularise: the embeddings."""
-
 SPREAD = {"byol": "std_normalized", "simsiam": "std_normalized", "vicreg": "std"}
 """Methods to the figure that tells their collapse: the standard deviation, 1 where healthy, that their loss sees.
 

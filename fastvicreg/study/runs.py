@@ -17,6 +17,7 @@ from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Horizon, Method
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.errors import DivergedError, UserError
+from fastvicreg.evaluate.diagnostics import rank_me
 from fastvicreg.evaluate.knn import accuracy
 from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES, shared_features
@@ -24,7 +25,6 @@ from fastvicreg.evaluate.protocols.knn import KNN
 from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.methods.embeddings import unit_std
 from fastvicreg.show.display import Display
-from fastvicreg.show.metrics import rank_me
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import as_module, assemble, build_method, resolve_device
 from fastvicreg.train.distributed import device_of, launched
@@ -104,15 +104,16 @@ def finished(config: TrainConfig, folder: Path) -> Method:
 
 
 @torch.no_grad()
-def measure(method: Method, config: TrainConfig, data: Datasets, *, head: str) -> dict[str, float]:
+def measure(method: Method, config: TrainConfig, data: Datasets) -> dict[str, float]:
     """Figures of a frozen method on the validation split, the training split being the bank.
 
-    Of the embeddings, the outputs of the module ``head``: ``std``, mean over dimensions; ``std_normalized``, that of
+    Of the embeddings, the outputs of the method's head: ``std``, mean over dimensions; ``std_normalized``, that of
     unit vectors as a share of 1/sqrt(D), 1 where they spread and 0 on collapse; ``rankme_embedding``. Of the encoder's
     features: ``rankme``, ``knn`` and ``linear`` in percent. Every process has all of them.
     """
     assert data.validation is not None
-    module, device = as_module(method).eval(), _device(config)
+    as_module(method).eval()
+    device = _device(config)
     (encoder,) = method.encoders.values()
     bank, queries = (
         shared_features(
@@ -125,7 +126,7 @@ def measure(method: Method, config: TrainConfig, data: Datasets, *, head: str) -
         )
         for source in (data.train, data.validation)
     )
-    z_MD = module.get_submodule(head)(queries.features_NF)
+    z_MD = method.head(queries.features_NF)
     figures = {
         "std": float(z_MD.std(0).mean()),
         "std_normalized": float(unit_std(z_MD)) * math.sqrt(z_MD.shape[1]),

@@ -13,7 +13,7 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 from fastvicreg.study.budget import epochs_and_stop, equal_steps, seconds_of
-from fastvicreg.study.rows import CELLS, HEADS, ROWS, Scale, cell_config, parted
+from fastvicreg.study.rows import CELLS, ROWS, Scale, cell_config, parted
 
 if TYPE_CHECKING:
     from fastvicreg.datasets import Datasets
@@ -153,7 +153,7 @@ class Table4:
             figures: dict[str, Any] = {"diverged": trained.diverged} if trained.diverged else {}
             if not trained.diverged:
                 method = runs.finished(config, Path(self.out) / name)
-                figures = runs.measure(method, config, data, head=HEADS[config.method.name])
+                figures = runs.measure(method, config, data)
             figures |= {"train_seconds": trained.seconds}
             together(partial(folder.finish, name, figures) if folder else lambda: None, processes)
             display.note(f"{number}/{len(asked)} {name}: {results.in_words(figures)}, {trained.seconds:.0f} s")
@@ -179,7 +179,7 @@ class Table4:
             methods = {ROWS[parted(cell)[0]].method: cell for cell in cells}
             timed = {name: runs.step_seconds(self.config(cell)) for name, cell in methods.items()}
         clock = time.perf_counter()
-        untrained = runs.measure(runs.fresh(config), config, data, head=HEADS[config.method.name])
+        untrained = runs.measure(runs.fresh(config), config, data)
         measuring = time.perf_counter() - clock
 
         def duration() -> dict[str, Any]:

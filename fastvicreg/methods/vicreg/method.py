@@ -65,6 +65,10 @@ class VICReg(nn.Module):
         return {"encoder": self.get_submodule("encoder")}
 
     @property
+    def head(self) -> nn.Module:
+        return self.expander
+
+    @property
     def spread(self) -> Spread:
         """The variance term pulls every dimension's standard deviation to 1 (paper: gamma)."""
         variance, invariance, cause = self.config.variance, self.config.invariance, ""

@@ -16,7 +16,7 @@ import torch
 from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.show.display import sparkline
-from fastvicreg.show.metrics import FILE, Recorder, rank_me, read
+from fastvicreg.show.metrics import FILE, Recorder, read
 
 
 def push(recorder: Recorder, step: int, value: float) -> None:
@@ -72,15 +72,6 @@ def test_a_sparkline_survives_what_is_not_finite() -> None:
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the folder of a run"):
         read(tmp_path)
-
-
-def test_rankme_counts_the_dimensions_in_use() -> None:
-    torch.manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(64, 64))[0]
-    for rank in (1, 5, 64):
-        coordinates = torch.linalg.qr(torch.randn(200, rank))[0]
-        assert rank_me(coordinates @ basis[:rank]) == pytest.approx(rank, rel=0.01)
-    assert rank_me(100 * basis) == pytest.approx(rank_me(basis))
 
 
 class _FullDisk(io.StringIO):
