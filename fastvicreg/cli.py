@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "check a dataset: structure, checksums, and with --decode every image",
     "train": "train an encoder by VICReg or another method, on a folder of images or on the embedded ones",
     "eval": "kNN and linear accuracy of a trained run",
+    "inspect": "what a run's features are like without labels: rank, spectrum, dead dimensions, neighbours; CKA of two",
     "export": "a run's encoder as a file that others load",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
     "study": "many runs that answer one question: table4, the variance and covariance terms in other methods",

@@ -12,23 +12,8 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.show import plots
 from fastvicreg.show.metrics import read
+from fastvicreg.show.page import page, provenance
 from fastvicreg.train.assemble import resolve_device
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
-main { max-width: 1000px; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
-h1 { font-size: 1.9rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; }
-p { max-width: 46rem; } .lead { color: #4b5768; margin-top: 0; }
-section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 1rem 0;
-  padding: .2rem 1.3rem 1.3rem; }
-svg { max-width: 100%; height: auto; }
-img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
-table { border-collapse: collapse; width: 100%; } th, td { padding: .4rem .7rem; text-align: right; }
-th { border-bottom: 2px solid #1c2430; } td { border-bottom: 1px solid #e1e5ea; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; } tr.own td { font-weight: 700; background: #eef5ff; }
-pre { background: #f1f3f6; padding: .8rem; overflow: auto; font-size: .8rem; } code { font-size: .9em; }
-"""
 
 
 def write_report(story: Story) -> Path:
@@ -73,15 +58,11 @@ The colour of the frame is the photograph it comes from.</p>
 <pre>fastvicreg train --data FOLDER --preset imagenet-100ep --out runs/mine
 fastvicreg eval knn runs/mine
 fastvicreg doctor</pre></section>
-<section><h2>How this was made</h2>{_provenance()}
+<section><h2>How this was made</h2>{provenance()}
 <details><summary>The run's config</summary><pre>{html.escape(to_json(config))}</pre></details></section>
 """
-    title = "<title>fastvicreg demo</title><meta name='viewport' content='width=device-width'>"
-    page = (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'>{title}<style>{STYLE}</style><main>{body}</main></html>"
-    )
     path = story.folder / "report.html"
-    path.write_text(page)
+    path.write_text(page("fastvicreg demo", body))
     return path
 
 
@@ -100,11 +81,3 @@ def _table(rows: list[dict[str, Any]]) -> str:
         own = ' class="own"' if row is rows[-1] else ""
         lines.append(f"<tr{own}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
-
-
-def _provenance() -> str:
-    from fastvicreg.provenance import commit, hardware, versions
-
-    machine, packages = hardware(), versions()
-    shown = ", ".join(f"{name} {version}" for name, version in packages.items())
-    return f"<p>{html.escape(machine['cpu'])}, {machine['cores']} cores. {html.escape(shown)}. Commit {commit()}.</p>"

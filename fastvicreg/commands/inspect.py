@@ -1,0 +1,83 @@
+"""``fastvicreg inspect RUN``: what a run's representation is like, without labels, in figures and on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fastvicreg.commandline import parse
+from fastvicreg.errors import UserError
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Diagnose a run's features and embeddings: rank, spectrum, dead dimensions, correlation, views, neighbours."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder."""
+    against: str | None = None
+    """Another run, shown beside it; CKA says how alike the two are."""
+    data: str | None = None
+    """Images to look at, labelled or not; default: the validation split of the run's data."""
+    checkpoint: str | None = None
+    """Number of steps (500), name (step-00000500) or folder of RUN's checkpoint; default: the newest whole one."""
+    images: int = 1000
+    """Images to look at, spread over the data."""
+    views: int = 10
+    """Augmented views of each, for LiDAR and alignment."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    workers: int = 0
+    """Decoding threads; 0: one a core."""
+    out: str | None = None
+    """The page, an .html file; default: inspect.html in RUN."""
+    json: str | None = None
+    """Write the figures to this file."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the figures and write the page; returns the exit code."""
+    options = parse(InspectOptions, arguments, "inspect")
+    out = Path(options.out or Path(options.run) / "inspect.html")
+    if out.is_dir() or out.suffix not in (".html", ".htm"):
+        raise UserError(f"--out {options.out}: give the name of an .html file.")
+
+    from fastvicreg.evaluate.inspection import compared, inspect_run, row
+    from fastvicreg.show.display import Display
+    from fastvicreg.show.inspect_page import table, write
+
+    display = Display()
+    found = [
+        inspect_run(
+            run,
+            data=options.data,
+            checkpoint=options.checkpoint if run == options.run else None,
+            images=options.images,
+            views=options.views,
+            device=options.device,
+            workers=options.workers,
+            note=display.note,
+        )
+        for run in (options.run, *([options.against] if options.against else []))
+    ]
+    if options.against:
+        found[0] = compared(found[0], found[1])
+    for each in found:
+        for note in each.notes:
+            display.note(f"{note}: what was inspected is older.")
+    display.console.print(table(found, width=display.console.width))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(write(found))
+    except OSError as error:
+        raise UserError(f"cannot write the page {out}: {error.strerror}; give another --out.") from error
+    display.note(f"page: {out}")
+    if options.json:
+        from fastvicreg.provenance import document, write_json
+
+        write_json(options.json, document("inspect", [row(each) for each in found], 1))
+    return 0

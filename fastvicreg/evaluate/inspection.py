@@ -1,0 +1,222 @@
+"""What a run's encoder and head make of images and of their augmented views, and the diagnostics of it.
+
+Shape suffixes: N images, Q views of each, F feature width, D embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastvicreg.config import TrainConfig, kernel_choices
+from fastvicreg.contracts import Cursor, Source
+from fastvicreg.datasets import open_data, training_plan
+from fastvicreg.errors import UserError
+from fastvicreg.evaluate import diagnostics
+from fastvicreg.evaluate.features import extract
+from fastvicreg.methods.embeddings import unit_std
+from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.feed import AugmentedFeed
+from fastvicreg.pipelines.sources.subset import SubsetSource, spread
+from fastvicreg.pretrained import load_trained
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.train.assemble import as_module, build_method, resolve_device
+
+BATCH = 64
+"""Images of a batch of augmented views."""
+LEAST = 8
+"""Images below which nothing is said."""
+DEAD = 0.01
+"""Share of the median dimension's standard deviation below which a dimension counts as dead."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """One representation of the images: the encoder's features, or the head's embeddings."""
+
+    name: str
+    images_ND: Tensor
+    """Of centre crops, fp32 on the CPU."""
+    views_NQD: Tensor
+    """Of augmented views of the first images."""
+    figures: Mapping[str, float | None]
+    spectrum: Tensor
+    """Eigenvalues of the covariance, largest first."""
+    power_law: diagnostics.PowerLaw | None
+    std_D: Tensor
+    """Standard deviation of each dimension."""
+    correlation_DD: Tensor
+    alignment_N: Tensor
+    """Of each image whose views were taken."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A run, the images it was asked about, and its spaces: "features", then "embeddings"."""
+
+    run: str
+    checkpoint: str
+    config: TrainConfig
+    source: Source
+    where: str
+    labels_N: Tensor
+    viewed: int
+    """Images whose views were taken."""
+    spaces: tuple[Space, ...]
+    notes: tuple[str, ...] = ()
+    cka: Mapping[str, float] = field(default_factory=dict)
+    """Of each space to that of the run that this one is compared with."""
+
+
+def inspect_run(
+    run: str,
+    *,
+    data: str | None = None,
+    checkpoint: str | None = None,
+    images: int = 1000,
+    views: int = 10,
+    device: str = "auto",
+    workers: int = 0,
+    note: Callable[[str], None] = lambda line: None,
+) -> Inspection:
+    """Diagnostics of ``run`` on ``images`` images and ``views`` augmented views of each, by its own recipe.
+
+    The images are those of the validation split, or spread over the training data where there is none. ``UserError``
+    for a run that is not there or not finite, and for images or views too few to say anything.
+    """
+    for flag, value, least in (("--images", images, LEAST), ("--views", views, 2), ("--workers", workers, 0)):
+        if value < least:
+            raise UserError(f"{flag} {value}: give {least} or more.")
+    trained = load_trained(run, checkpoint)
+    config, device = trained.config, resolve_device(device)
+    if data is not None:
+        config = replace(config, data=replace(config.data, data=data, val_data=None, val_labels=None))
+    found = open_data(config)
+    source = found.validation if found.validation is not None else found.train
+    where = found.validation_where if found.validation is not None else found.where
+    if len(source) < LEAST:
+        raise UserError(f"{where} holds {len(source)} images: a representation shows itself on {LEAST} at least.")
+    source = spread(source, images)
+    method = build_method(config, kernel_choices(config), device)
+    checkpoints.load_weights(
+        as_module(method), load_file(trained.checkpoint / "model.safetensors"), str(trained.checkpoint)
+    )
+    encoder, head = next(iter(method.encoders.values())).eval(), method.head.eval()
+    note(f"features of {len(source):,} images of {where}")
+    features = extract(encoder, source, image_size=config.data.image_size, device=device, workers=workers)
+    note(f"{views} views of each by the recipe {config.data.recipe}")
+    views_NQF = augmented_features(encoder, source, config, views=views, device=device, workers=workers)
+    with torch.no_grad():
+        embeddings_ND, embedded_NQD = head(features.features_NF), _each_row(head, views_NQF)
+    note("diagnostics")
+    return Inspection(
+        run,
+        str(trained.checkpoint),
+        config,
+        source,
+        where,
+        features.labels_N.cpu(),
+        len(views_NQF),
+        (
+            space("features", features.features_NF.cpu(), views_NQF.cpu()),
+            space("embeddings", embeddings_ND.cpu(), embedded_NQD.cpu()),
+        ),
+        tuple(filter(None, [trained.passed_over])),
+    )
+
+
+@torch.no_grad()
+def augmented_features(
+    encoder: nn.Module, source: Source, config: TrainConfig, *, views: int, device: str, workers: int
+) -> Tensor:
+    """(N, Q, F) features of each image's views as training would make them: full crops of as many epochs as it takes.
+
+    N is the number of images less what does not fill a batch; small crops of a multi-crop recipe are left out.
+    """
+    batch = min(BATCH, len(source))
+    own = SubsetSource(source, range(len(source) // batch * batch))
+    plan = training_plan(config, len(own))
+    # After the last epoch crops have its size, and no crop is one that was trained on.
+    first = config.run.epochs
+    sizes = plan.sizes(first)
+    large = [at for at, size in enumerate(sizes) if size == max(sizes)]
+    turns = -(-views // len(large))
+    engine = build_engine("native", own, plan, batch_size=batch, workers=workers, device=device)
+    feed = AugmentedFeed(engine, plan, device=device)
+    views_NQF: Tensor | None = None
+    try:
+        for turn in range(turns):
+            order_N = plan.order(first + turn)
+            for fed in feed.epoch(Cursor(first + turn, 0)):
+                at = fed.batch.cursor.batch * batch
+                found_BVF = torch.stack([encoder(fed.batch.views[view]).float() for view in large], 1)
+                if views_NQF is None:
+                    views_NQF = found_BVF.new_empty(len(own), turns * len(large), found_BVF.shape[2])
+                place = slice(turn * len(large), (turn + 1) * len(large))
+                views_NQF[order_N[at : at + batch].to(found_BVF.device), place] = found_BVF
+    finally:
+        engine.close()
+    assert views_NQF is not None
+    return views_NQF[:, :views]
+
+
+def space(name: str, images_ND: Tensor, views_NQD: Tensor) -> Space:
+    """The diagnostics of one representation."""
+    eigenvalues = diagnostics.spectrum(images_ND)
+    power_law = diagnostics.alpha_req(eigenvalues)
+    correlation_DD = diagnostics.correlation(images_ND)
+    alignment_N = diagnostics.alignment(views_NQD)
+    std_D = images_ND.std(0)
+    figures = {
+        "dimensions": float(images_ND.shape[1]),
+        "rankme": diagnostics.rank_me(images_ND),
+        "lidar": diagnostics.lidar(views_NQD),
+        "alpha_req": power_law.alpha if power_law else None,
+        "std": float(std_D.mean()),
+        "dead": float((std_D < DEAD * std_D.median()).sum()) if std_D.median() > 0 else float((std_D == 0).sum()),
+        "std_normalized": float(unit_std(images_ND)) * math.sqrt(images_ND.shape[1]),
+        "correlation": diagnostics.off_diagonal(correlation_DD),
+        "alignment": float(alignment_N.mean()),
+        "uniformity": diagnostics.uniformity(images_ND),
+    }
+    return Space(
+        name, images_ND, views_NQD, figures, eigenvalues, power_law, std_D, correlation_DD.float(), alignment_N
+    )
+
+
+def compared(own: Inspection, other: Inspection) -> Inspection:
+    """``own`` with the linear CKA of its spaces to those of ``other``, which saw the same images.
+
+    ``UserError`` where it did not.
+    """
+    if len(own.source) != len(other.source) or own.where != other.where:
+        raise UserError(
+            f"{own.run} looked at {len(own.source):,} images of {own.where}, {other.run} at {len(other.source):,} of "
+            f"{other.where}: give --data, so that both see the same."
+        )
+    pairs = zip(own.spaces, other.spaces, strict=True)
+    return replace(own, cka={a.name: diagnostics.linear_cka(a.images_ND, b.images_ND) for a, b in pairs})
+
+
+def _each_row(head: nn.Module, views_NQF: Tensor) -> Tensor:
+    """Embeddings of every view, a view of all images at a time."""
+    return torch.stack([head(views_NQF[:, view]) for view in range(views_NQF.shape[1])], 1)
+
+
+def row(found: Inspection) -> dict[str, Any]:
+    """The figures as one row of provenance JSON."""
+    own: dict[str, Any] = {
+        "run": found.run,
+        "checkpoint": found.checkpoint,
+        "images": len(found.source),
+        "viewed": found.viewed,
+        "views": found.spaces[0].views_NQD.shape[1],
+    }
+    own |= {each.name: dict(each.figures) for each in found.spaces}
+    return own | ({"cka": dict(found.cka)} if found.cka else {})
