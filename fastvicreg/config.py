@@ -188,6 +188,9 @@ class RunConfig:
     """Epochs between online kNN evaluations; 0: none."""
     knn_bank: int = resumable(50_000)
     """Training images in the kNN bank, spread evenly over the data."""
+    init: str | None = None
+    """Begin with the encoder of this run's folder or file of weights (an export, or a checkpoint of VICReg, VICRegL,
+    Barlow Twins, solo-learn, lightly, torchvision, timm ...); heads start fresh."""
     steps: int = resumable(0)
     """Stop after this many steps in all; 0: run all epochs."""
 

@@ -26,6 +26,7 @@ from fastvicreg.train.assemble import Run, assemble
 from fastvicreg.train.background import Background
 from fastvicreg.train.checkpoint import Progress
 from fastvicreg.train.distributed import Agreement, OtherProcessError, gather, together
+from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import claim, save_config
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
@@ -92,6 +93,9 @@ class Trainer:
         )
         if resume:
             self._restore()
+        if config.run.init and not self._progress.step:
+            for note in begin_with_weights(config, self._run.module, self._run.encoder):
+                self._display.note(note)
         if processes.main:
             save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
         self._recorder = Recorder(folder if processes.main else None, resumed_at=self._progress.step)
