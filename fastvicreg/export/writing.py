@@ -45,9 +45,7 @@ def draft_with_card(trained: TrainedEncoder, path: Path, load: str) -> Iterator[
     """``draft`` of a file that has no place for a card: it is written beside, as ``path``.md."""
     beside = path.with_name(path.name + ".md")
     if beside.exists():
-        raise UserError(
-            f"{beside} exists already, where the model card belongs: give another FILE, or remove it first."
-        )
+        raise UserError(f"{beside} exists already, where the card belongs: give another FILE, or remove it first.")
     with draft(beside) as text, draft(path) as aside:
         yield aside
         text.write_text(markdown(card_of(trained), title=path.name, load=load))
