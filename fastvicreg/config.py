@@ -65,8 +65,8 @@ class DataConfig:
     stays at --image-size."""
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
-    (MoCo v2's and SimSiam's), simclr (strong colour jitter), multicrop (two large and six small views, as SwAV; for
-    methods that take eight)."""
+    (MoCo v2's and SimSiam's), simclr (strong colour jitter), solo-asymmetric, solo-weak, solo-wmse (solo-learn's for
+    CIFAR), multicrop (two large and six small views, as SwAV; for methods that take eight)."""
     small_size: int = 0
     """Side of multicrop's small views in pixels; 0: 96."""
     label: str = ""
