@@ -16,6 +16,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.show.trackers import names_of
 from fastvicreg.train.steps import StepConfig
 from fastvicreg.train.steps.eager.config import EagerConfig
 
@@ -178,6 +179,8 @@ class RunConfig:
     """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
+    log: tuple[str, ...] = resumable(())
+    """Programs that get the metrics beside TensorBoard: wandb, mlflow."""
     log_every: int = resumable(10)
     """Steps between reads of the metrics from the device; every step is still recorded."""
     checkpoint_every: int = resumable(500)
@@ -196,6 +199,7 @@ class RunConfig:
 
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
+        names_of(self.log)
         at_least(
             {
                 "--epochs": (self.epochs, 1),

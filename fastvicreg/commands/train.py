@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastvicreg import config_file, encoders, methods
-from fastvicreg.commandline import flag_value, parse, with_parts
+from fastvicreg.commandline import flag_value, gathered, parse, with_parts
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def options_of(arguments: list[str]) -> TrainOptions:
     """Fill the defaults from preset or saved config, then parse."""
+    arguments = gathered(arguments, "--log")
     name, saved, out = (flag_value(arguments, flag) for flag in ("--preset", "--config", "--out"))
     if name and saved:
         raise UserError(f"--preset {name} and --config {saved} both set every field: give one of them.")
