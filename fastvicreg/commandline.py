@@ -68,6 +68,25 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def gathered(arguments: Sequence[str], flag: str) -> list[str]:
+    """``--flag A ... --flag B`` as ``--flag A B``: a parser of several values keeps the last flag's alone."""
+    rest: list[str] = []
+    values: list[str] = []
+    words = iter(arguments)
+    taking = False
+    for word in words:
+        name, has_value, value = word.partition("=")
+        if name == flag:
+            taking = True
+            values += [value] if has_value else []
+        elif taking and not word.startswith("-"):
+            values.append(word)
+        else:
+            taking = False
+            rest.append(word)
+    return [*rest, flag, *values] if values else list(arguments)
+
+
 def share(flag: str, given: str) -> float:
     """A percentage such as 5% as a share of 1; ``UserError`` for anything else."""
     try:

@@ -16,6 +16,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.show.trackers import names_of
 from fastvicreg.train.steps import StepConfig
 from fastvicreg.train.steps.eager.config import EagerConfig
 
@@ -65,8 +66,8 @@ class DataConfig:
     stays at --image-size."""
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
-    (MoCo v2's and SimSiam's), simclr (strong colour jitter), multicrop (two large and six small views, as SwAV; for
-    methods that take eight)."""
+    (MoCo v2's and SimSiam's), simclr (strong colour jitter), solo-asymmetric, solo-weak, solo-wmse (solo-learn's for
+    CIFAR), multicrop (two large and six small views, as SwAV; for methods that take eight)."""
     small_size: int = 0
     """Side of multicrop's small views in pixels; 0: 96."""
     label: str = ""
@@ -178,6 +179,8 @@ class RunConfig:
     """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
+    log: tuple[str, ...] = resumable(())
+    """Programs that get the metrics beside TensorBoard: wandb, mlflow."""
     log_every: int = resumable(10)
     """Steps between reads of the metrics from the device; every step is still recorded."""
     checkpoint_every: int = resumable(500)
@@ -188,11 +191,15 @@ class RunConfig:
     """Epochs between online kNN evaluations; 0: none."""
     knn_bank: int = resumable(50_000)
     """Training images in the kNN bank, spread evenly over the data."""
+    init: str | None = None
+    """Begin with the encoder of this run's folder or file of weights (an export, or a checkpoint of VICReg, VICRegL,
+    Barlow Twins, solo-learn, lightly, torchvision, timm ...); heads start fresh."""
     steps: int = resumable(0)
     """Stop after this many steps in all; 0: run all epochs."""
 
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
+        names_of(self.log)
         at_least(
             {
                 "--epochs": (self.epochs, 1),

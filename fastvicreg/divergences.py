@@ -37,8 +37,16 @@ def _value(config: TrainConfig, setting: str) -> object:
     return getattr(getattr(config, section), name, None)
 
 
+NO_RESIDUAL = Divergence("a block starts as its shortcut (zero_init_residual); the published code does not do that")
+FP16 = Divergence("autocast is bf16 on CUDA; the released code's is fp16 (--precision fp16)", "run.precision")
+FP32 = Divergence("autocast is bf16 on CUDA; the released code computes in fp32 (--precision off)", "run.precision")
+
+WARM_START = Divergence("solo-learn starts its warm-up at 3e-5; this one at 0")
+
 SOLO_LEARN = (
-    Divergence("solo-learn starts its warm-up at 3e-5 and ends its cosine at 0; this one goes 0, peak, 0.001 x peak"),
+    NO_RESIDUAL,
+    Divergence("solo-learn ends its cosine at 0; this one at 0.001 x peak"),
+    Divergence("solo-learn normalises with CIFAR-10's mean and standard deviation; this one with ImageNet's"),
     Divergence("solo-learn trains an online linear classifier beside it; this one evaluates kNN"),
     Divergence("precision is fp16 as there; without CUDA give --precision off", "run.precision"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from fastvicreg.divergences import SOLO_LEARN, Divergence, Preset
+from fastvicreg.divergences import FP16, FP32, NO_RESIDUAL, SOLO_LEARN, WARM_START, Divergence, Preset
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
@@ -18,7 +18,6 @@ from fastvicreg.methods.wmse.config import WMSEConfig
 
 ENDS_ABOVE_0 = Divergence("learning rate ends at 0.001 x peak; the published cosine ends at 0")
 BY_STEP = Divergence("learning rate changes at every step; the published code changes it once an epoch")
-NO_RESIDUAL = Divergence("a block starts as its shortcut (zero_init_residual); the published code does not do that")
 
 
 def imagenet(
@@ -43,14 +42,20 @@ def simsiam_imagenet() -> Preset:
     table_4 = Divergence(
         "no warm-up, batch 512, as the original; VICReg's Table 4 has 10 epochs of it and batch 2048", "run.batch_size"
     )
-    return Preset("SimSiam, ResNet-50, 100 epochs (published: linear 68.1)", config, (table_4, BY_STEP, ENDS_ABOVE_0))
+    return Preset(
+        "SimSiam, ResNet-50, 100 epochs (published: linear 68.1)", config, (table_4, BY_STEP, ENDS_ABOVE_0, FP32)
+    )
 
 
 def barlow_twins_imagenet() -> Preset:
     """facebookresearch/barlowtwins's main.py."""
     config = imagenet(BarlowTwinsConfig(), OptimConfig(base_lr=0.2), epochs=1000, batch_size=2048)
     told = (
-        Divergence("on W processes the gradient is one process's; the released code has 1/W of it, which LARS hides"),
+        Divergence(
+            "on W processes the gradient is one process's; the released code has 1/W of it, which LARS hides for "
+            "weights and not for biases and norms"
+        ),
+        FP16,
     )
     return Preset("Barlow Twins, ResNet-50, 1000 epochs (published: linear 73.5)", config, told)
 
@@ -75,6 +80,7 @@ def moco_imagenet() -> Preset:
         NO_RESIDUAL,
         BY_STEP,
         ENDS_ABOVE_0,
+        FP32,
     )
     return Preset("MoCo v2, ResNet-50, 200 epochs (published: linear 67.5)", config, told)
 
@@ -87,23 +93,22 @@ def swav_imagenet() -> Preset:
         Divergence("two views of one size; the best published results have six small crops more"),
         Divergence("warm-up starts at 0; the published one at .3"),
         NO_RESIDUAL,
+        FP16,
     )
     return Preset("SwAV, ResNet-50, 400 epochs, two views (published: linear 70.1)", config, told)
 
 
-def solo(name: str, reports: float, method: MethodConfig, optim: OptimConfig, *told: Divergence) -> Preset:
-    """solo-learn's scripts/pretrain/cifar on CIFAR-10."""
+def solo(name: str, reports: float, method: MethodConfig, optim: OptimConfig, *told: Divergence, recipe: str) -> Preset:
+    """solo-learn's scripts/pretrain/cifar on CIFAR-10, with its own recipe and stem."""
     config = TrainConfig(
-        data=DataConfig(image_size=32, recipe="small"),
-        encoder=ResNetConfig(arch="resnet18", stem="3x3"),
+        data=DataConfig(image_size=32, recipe=recipe),
+        encoder=ResNetConfig(arch="resnet18", stem="3x3p2"),
         method=method,
         optim=optim,
         run=RunConfig(epochs=1000, batch_size=256, precision="fp16", eval_every=10),
     )
-    stem = Divergence("solo-learn's first convolution pads by 2, this one by 1", "encoder.stem")
-    views = Divergence("views are VICReg's small recipe, symmetric and without blur", "data.recipe")
-    summary = f"solo-learn's {name} on CIFAR-10: ResNet-18, 1000 epochs (it reports {reports})"
-    return Preset(summary, config, (*told, views, stem, NO_RESIDUAL, *SOLO_LEARN))
+    summary = f"solo-learn's {name} on CIFAR-10: ResNet-18, 1000 epochs (it reports {reports:.2f})"
+    return Preset(summary, config, (*told, *SOLO_LEARN))
 
 
 def clipped(base_lr: float, weight_decay: float) -> OptimConfig:
@@ -114,50 +119,48 @@ def clipped(base_lr: float, weight_decay: float) -> OptimConfig:
 def solo_byol() -> Preset:
     """byol.yaml."""
     head = Divergence("solo-learn's last linear layers of both heads have a bias; these have none")
-    return solo("BYOL", 92.58, BYOLConfig(), clipped(1.0, 1e-5), head)
+    return solo("BYOL", 92.58, BYOLConfig(), clipped(1.0, 1e-5), head, WARM_START, recipe="solo-asymmetric")
 
 
 def solo_simsiam() -> Preset:
     """simsiam.yaml."""
     optim = OptimConfig(optimizer="sgd", base_lr=0.5, weight_decay=1e-5, decay_1d=True)
-    return solo("SimSiam", 90.51, SimSiamConfig(projector=(2048, 2048)), optim)
+    return solo("SimSiam", 90.51, SimSiamConfig(), optim, WARM_START, recipe="solo-weak")
 
 
 def solo_barlow_twins() -> Preset:
     """barlow.yaml."""
-    method = BarlowTwinsConfig(projector=(2048, 2048), loss_scale=0.1, lr_scale_1d=1.0)
-    head = Divergence("solo-learn's projector has a bias in its last layer; this one has none")
-    return solo("Barlow Twins", 92.10, method, clipped(0.3, 1e-4), head)
+    method = BarlowTwinsConfig(projector=(2048, 2048, 2048), loss_scale=0.1, lr_scale_1d=1.0)
+    head = Divergence("solo-learn's projector has a bias in every layer; this one has none")
+    return solo("Barlow Twins", 92.10, method, clipped(0.3, 1e-4), head, WARM_START, recipe="solo-asymmetric")
 
 
 def solo_simclr() -> Preset:
     """simclr.yaml."""
     method = SimCLRConfig(projector=(2048, 256), temperature=0.2, batch_norm=False)
-    jitter = Divergence(
-        "solo-learn's colour jitter is .8 .8 .8 .2; that of --recipe small is .4 .4 .2 .1", "data.recipe"
-    )
-    return solo("SimCLR", 90.74, method, clipped(0.4, 1e-4), jitter)
+    return solo("SimCLR", 90.74, method, clipped(0.4, 1e-4), WARM_START, recipe="simclr")
 
 
 def solo_moco() -> Preset:
     """mocov2plus.yaml."""
     method = MoCoConfig(projector=(2048, 256), queue=32768, momentum=0.99, momentum_end=0.999, symmetric=True)
     optim = OptimConfig(optimizer="sgd", base_lr=0.3, weight_decay=1e-4, decay_1d=True)
-    return solo("MoCo V2+", 92.94, method, optim)
+    return solo("MoCo V2+", 92.94, method, optim, WARM_START, recipe="solo-weak")
 
 
 def solo_wmse() -> Preset:
     """wmse.yaml."""
     detached = Divergence("gradients flow into both views, as its authors' code; solo-learn detaches the second")
     optim = OptimConfig(optimizer="adam", base_lr=2e-3, weight_decay=1e-6, decay_1d=True)
-    return solo("W-MSE", 88.67, WMSEConfig(), optim, detached)
+    return solo("W-MSE", 88.67, WMSEConfig(), optim, detached, recipe="solo-wmse")
 
 
 def solo_swav() -> Preset:
     """swav.yaml."""
     queue = Divergence("no queue of earlier projections; solo-learn adds one of 3840 from epoch 50")
-    frozen = Divergence("prototypes are frozen for 195 updates, an epoch of CIFAR-10", "method.freeze_prototypes")
-    return solo("SwAV", 89.17, SwAVConfig(freeze_prototypes=195), clipped(0.6, 1e-6), queue, frozen)
+    frozen = Divergence("prototypes are frozen for 390 updates: 2 epochs of CIFAR-10 alone", "method.freeze_prototypes")
+    method = SwAVConfig(freeze_prototypes=390)
+    return solo("SwAV", 89.17, method, clipped(0.6, 1e-6), queue, frozen, WARM_START, recipe="simclr")
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {

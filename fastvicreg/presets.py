@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastvicreg import method_presets
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from fastvicreg.divergences import SOLO_LEARN, Divergence, Preset
+from fastvicreg.divergences import FP16, SOLO_LEARN, WARM_START, Divergence, Preset
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
@@ -21,6 +21,8 @@ OFFICIAL_CODE = (
         "data.recipe",
     ),
     Divergence("learning rate ends at 0.001 x peak, as the official code (paper: 0.002 absolute)"),
+    Divergence("invariance is the mean over samples and dimensions, as the official code (paper eq. 5: over samples)"),
+    FP16,
 )
 
 
@@ -67,7 +69,7 @@ def solo_cifar10() -> Preset:
     """solo-learn's scripts/pretrain/cifar/vicreg.yaml, which reports 92.07 (online linear) on CIFAR-10."""
     config = TrainConfig(
         data=DataConfig(image_size=32, recipe="small"),
-        encoder=ResNetConfig(arch="resnet18", stem="3x3"),
+        encoder=ResNetConfig(arch="resnet18", stem="3x3p2"),
         method=VICRegConfig(expander=(2048, 2048, 2048), loss_form="paper"),
         optim=OptimConfig(base_lr=0.3, weight_decay=1e-4, eta=0.02, warmup_epochs=10, lars_form="clipped"),
         run=RunConfig(epochs=1000, batch_size=256, precision="fp16", eval_every=10),
@@ -77,6 +79,7 @@ def solo_cifar10() -> Preset:
         config,
         (
             Divergence("solo-learn's expander has a bias in its last layer; this one has none, as the official code"),
+            WARM_START,
             *SOLO_LEARN,
         ),
     )

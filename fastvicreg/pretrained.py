@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastvicreg import config_file
-from fastvicreg.config import TrainConfig
+from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.contracts import photometric_identity
-from fastvicreg.encoders import build_encoder
+from fastvicreg.encoders import EncoderConfig, build_encoder
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import evaluation_resize
-from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD, augment
+from fastvicreg.kernels.augment import augment
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.pipelines.plan import EvalPlan, eval_plan
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.run_folder import require_run
+from fastvicreg.weights import files
+from fastvicreg.weights.imported import import_weights
 
 METADATA = "fastvicreg"
 """Key of an exported file's metadata that holds JSON: encoder, image size and origin."""
@@ -61,94 +63,109 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """A run's encoder in evaluation mode, its settings, and the checkpoint that it comes from."""
+    """An encoder in evaluation mode, its settings, and where it comes from: a run's checkpoint, or a file."""
 
     encoder: nn.Module
     config: TrainConfig
+    """The run's; of a file only encoder and image size are known, the rest is at its defaults."""
     checkpoint: Path
     passed_over: str = ""
     """What was wrong with a newer checkpoint."""
+    notes: tuple[str, ...] = ()
+    """Of another program's file: what was recognised, left out and assumed, a line each."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """What a file says of its origin; empty for a run, whose folder does."""
+    run: Path | None = None
+    """The run's folder; None for a file."""
 
 
-def load_encoder(path: str | Path, *, checkpoint: str | None = None) -> nn.Module:
-    """The encoder of a run's folder, or of a file that ``fastvicreg export`` wrote: ready to use, in evaluation mode.
+def load_encoder(
+    path: str | Path, *, checkpoint: str | None = None, arch: str | None = None, stem: str | None = None
+) -> nn.Module:
+    """An encoder ready to use, in evaluation mode: of a run's folder, of an exported file, or of anyone's weights.
 
     It maps images (B, 3, H, W) to features (B, F); ``encoder.features`` is F and ``encoder.preprocess`` turns a PIL
-    image into one of the B. ``checkpoint`` chooses one of a run's, by number of steps, name or path.
+    image into one of the B. ``checkpoint`` chooses one of a run's, by number of steps, name or path. Files may be
+    ``fastvicreg export``'s, safetensors, or ``torch.save``'s in one of ``weights.layouts.LAYOUTS`` (VICReg, VICRegL,
+    Barlow Twins, solo-learn, lightly, torchvision, timm ...), of which no code is run; their architecture is read from
+    the shapes, ``arch`` is compared with it, and ``stem`` says what a 3x3 stem was where the layout does not.
 
-    Raises ``UserError`` where there is no such run, checkpoint or file, or where it is damaged.
+    Raises ``UserError`` where there is no such run, checkpoint or file, where it is damaged, holds no encoder that is
+    known here, or would run code.
     """
-    if Path(path).is_file():
-        if checkpoint is not None:
-            raise UserError(f"--checkpoint {checkpoint} chooses one of a run's, and {path} is a file: leave it out.")
-        encoder, image_size = _from_file(Path(path))
-    else:
-        found = load_trained(path, checkpoint)
-        if found.passed_over:
-            warnings.warn(f"{found.passed_over}: {found.checkpoint.name} was loaded.", stacklevel=2)
-        encoder, image_size = found.encoder, found.config.data.image_size
+    found = load_trained(path, checkpoint, arch=arch, stem=stem)
+    if found.passed_over:
+        warnings.warn(f"{found.passed_over}: {found.checkpoint.name} was loaded.", stacklevel=2)
+    image_size = found.config.data.image_size
+    encoder = found.encoder
     encoder.preprocess = Preprocessing(evaluation_resize(image_size), image_size)  # type: ignore[assignment]
     return encoder.eval()
 
 
-def load_trained(run: str | Path, checkpoint: str | None = None) -> TrainedEncoder:
-    """The encoder of a run's newest whole checkpoint, or of the one that ``checkpoint`` names.
+def load_trained(
+    path: str | Path, checkpoint: str | None = None, *, arch: str | None = None, stem: str | None = None
+) -> TrainedEncoder:
+    """The encoder of a run's newest whole checkpoint, or of the one that ``checkpoint`` names, or of a file.
 
-    ``UserError`` where ``run`` is no run, has no such checkpoint, or has one whose values are not finite.
+    ``UserError`` where ``path`` is neither, has no such checkpoint, or has one whose values are not finite; otherwise
+    as ``load_encoder``.
     """
-    require_run(Path(run))
-    config = config_file.load(Path(run))
+    path = _exported_folder(Path(path))
+    if path.is_file() and not (path.parent / "state.json").exists():  # a run's own is given by the run
+        if checkpoint is not None:
+            raise UserError(f"--checkpoint {checkpoint} chooses one of a run's, and {path} is a file: leave it out.")
+        return _of_file(path, arch, stem)
+    require_run(path)
+    config = config_file.load(path)
+    _require_asked(config.encoder, path, arch, stem)
     encoder = build_encoder(config.encoder)
     assert isinstance(encoder, nn.Module)
-    found, passed_over = checkpoints.listed(Path(run) / "checkpoints"), ""
-    for path in reversed(found if checkpoint is None else [_named(Path(run), checkpoint, found)]):
+    found, passed_over = checkpoints.listed(path / "checkpoints"), ""
+    for each in reversed(found if checkpoint is None else [_named(path, checkpoint, found)]):
         try:
-            tensors = load_file(path / "model.safetensors")
+            tensors = load_file(each / "model.safetensors")
         except (OSError, SafetensorError) as error:
             if checkpoint is not None:
-                raise UserError(f"the checkpoint {path} is damaged ({error}): leave out --checkpoint.") from error
-            passed_over = passed_over or f"the newer checkpoint {path} is damaged ({error})"
+                raise UserError(f"the checkpoint {each} is damaged ({error}): leave out --checkpoint.") from error
+            passed_over = passed_over or f"the newer checkpoint {each} is damaged ({error})"
             continue
         own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
         if spoilt := checkpoints.not_finite(own):
-            raise UserError(f"{path}: {spoilt} of the encoder is not finite; give an earlier --checkpoint.")
-        checkpoints.load_weights(encoder, own, str(path))
-        return TrainedEncoder(encoder.eval(), config, path, passed_over)
-    raise UserError(f"{run} has no whole checkpoint: train it, or --resume it, first.")
+            raise UserError(f"{each}: {spoilt} of the encoder is not finite; give an earlier --checkpoint.")
+        checkpoints.load_weights(encoder, own, str(each))
+        return TrainedEncoder(encoder.eval(), config, each, passed_over, run=path)
+    raise UserError(f"{path} has no whole checkpoint: train it, or --resume it, first.")
 
 
-def metadata(trained: TrainedEncoder) -> dict[str, str]:
-    """Everything beside the weights that ``load_encoder`` needs, and where they come from."""
-    config = trained.config
-    described = {
-        "version": 1,
-        "encoder": dataclasses.asdict(config.encoder),  # type: ignore[call-overload]
-        "image_size": config.data.image_size,
-        "resize": evaluation_resize(config.data.image_size),
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
-        "method": config.method.name,
-        "epochs": config.run.epochs,
-        "checkpoint": trained.checkpoint.name,
-    }
-    return {"format": "pt", METADATA: json.dumps(described)}
+def _exported_folder(path: Path) -> Path:
+    """The weights in a folder that ``export --to hf`` wrote; any other path as it is."""
+    weights = path / "model.safetensors"
+    return weights if weights.is_file() and not (path / "state.json").exists() else path
 
 
-def _from_file(path: Path) -> tuple[nn.Module, int]:
-    try:
-        with safe_open(path, "pt") as file:
-            held: dict[str, str] = file.metadata() or {}
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is no safetensors file, or a damaged one ({error}).") from error
-    if METADATA not in held:
-        raise UserError(f"{path} was not written by fastvicreg export: it does not say which encoder it holds.")
-    described: dict[str, Any] = json.loads(held[METADATA])
-    content = {"version": config_file.VERSION, "encoder": described["encoder"]}
-    encoder = build_encoder(config_file.from_mapping(content, str(path)).encoder)
+def _of_file(path: Path, arch: str | None, stem: str | None) -> TrainedEncoder:
+    content = files.read(path)
+    if METADATA not in content.metadata:
+        found = import_weights(content, arch=arch, stem=stem)
+        config = TrainConfig(encoder=found.config, data=DataConfig(image_size=found.image_size))
+        return TrainedEncoder(found.encoder, config, path, notes=found.notes, card={"source": found.layout})
+    described: dict[str, Any] = json.loads(content.metadata[METADATA])
+    saved = {"version": config_file.VERSION, "encoder": described["encoder"]}
+    config = config_file.from_mapping(saved, str(path))
+    _require_asked(config.encoder, path, arch, stem)
+    encoder = build_encoder(config.encoder)
     assert isinstance(encoder, nn.Module)
-    checkpoints.load_weights(encoder, tensors, str(path))
-    return encoder, int(described["image_size"])
+    checkpoints.load_weights(encoder, content.groups[""], str(path))
+    config = replace(config, data=replace(config.data, image_size=int(described["image_size"])))
+    return TrainedEncoder(encoder.eval(), config, path, card=described)
+
+
+def _require_asked(config: EncoderConfig, path: Path, arch: str | None, stem: str | None) -> None:
+    """``UserError`` where ``path`` says that it is another encoder than was asked for."""
+    for flag, asked in (("arch", arch), ("stem", stem)):
+        own = getattr(config, flag, "none")
+        if asked is not None and asked != own:
+            raise UserError(f"--{flag} {asked}: {path} is of --{flag} {own}; leave it out.")
 
 
 def _named(run: Path, asked: str, found: list[Path]) -> Path:

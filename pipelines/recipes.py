@@ -97,9 +97,27 @@ def moco() -> Recipe:
 
 
 def simclr() -> Recipe:
-    """SimCLR's and SwAV's at full strength: colour jitter twice as strong as VICReg's and more, no solarization."""
+    """SimCLR's, SwAV's and solo-learn's (symmetric.yaml): jitter twice VICReg's or more, no solarize."""
     view = ViewRecipe(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, solarize_p=0.0)
     return Recipe("simclr", (view, view))
+
+
+def solo_asymmetric() -> Recipe:
+    """solo-learn's scripts/pretrain/cifar/augmentations/asymmetric.yaml: no blur, solarize 0 and .2."""
+    view = ViewRecipe(blur_p=0.0, solarize_p=0.0)
+    return Recipe("solo-asymmetric", (view, replace(view, solarize_p=0.2)))
+
+
+def solo_weak() -> Recipe:
+    """solo-learn's symmetric_weak.yaml: MoCo's with crops down to .08 of the image."""
+    view = ViewRecipe(saturation=0.4, solarize_p=0.0)
+    return Recipe("solo-weak", (view, view))
+
+
+def solo_wmse() -> Recipe:
+    """solo-learn's scripts/pretrain/cifar/wmse.yaml: strong jitter, no blur, crops of at least .2 of the image."""
+    view = replace(simclr().views[0], crop_scale=(0.2, 1.0), blur_p=0.0)
+    return Recipe("solo-wmse", (view, view))
 
 
 def supervised() -> Recipe:
@@ -114,6 +132,9 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "moco": moco,
     "simclr": simclr,
     "multicrop": multicrop,
+    "solo-asymmetric": solo_asymmetric,
+    "solo-weak": solo_weak,
+    "solo-wmse": solo_wmse,
     "supervised": supervised,
 }
 

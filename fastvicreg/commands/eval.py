@@ -20,13 +20,17 @@ class EvalOptions:
 
     protocol: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(PROTOCOLS)}.")]
     run: Annotated[str, tyro.conf.Positional]
-    """The run's folder."""
+    """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
     data: str | None = None
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
     val_data: str | None = None
     """Labelled images to classify, where they do not lie in --data as val/ or test/."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
+    arch: str | None = None
+    """Architecture that a file of weights must have; default: the one that its shapes tell."""
+    stem: str | None = None
+    """What a 3x3 stem in a file of weights was, where its layout does not tell: 3x3, 3x3s2 or 3x3p2."""
     device: str = "auto"
     """auto, cpu or cuda."""
     workers: int = 0
@@ -55,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         f"{name}: {result['accuracy']:.2f} % of {result['queries']:,} images, from a bank of "
         f"{result['bank']:,} in {result['classes']} classes ({result['checkpoint']})"
     )
+    for note in result["notes"]:
+        print(note)
     if result["passed_over"]:
         print(f"{result['passed_over']}: what was evaluated is older.")
     if result["faults"]:

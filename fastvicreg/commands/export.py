@@ -1,4 +1,4 @@
-"""``fastvicreg export RUN FILE``: a run's encoder as a file that others load."""
+"""``fastvicreg export RUN FILE``: a run's encoder, or anyone's weights, as a file that others load."""
 
 from __future__ import annotations
 
@@ -17,16 +17,27 @@ from fastvicreg.registry import resolve, unknown
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write a run's encoder, without its expander or predictor, and read it back."""
+    """Write an encoder, without its expander or predictor, with a model card; read it back and compare."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    """The run's folder, or a file of weights: an export, or a checkpoint of VICReg, VICRegL, Barlow Twins, solo-learn,
+    lightly, torchvision, timm and others, of which no code is run."""
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """File to write; must not exist."""
-    to: str = "safetensors"
-    """safetensors: weights under torchvision's names; fastvicreg.load_encoder reads it too."""
+    """File to write (hf: folder); must not exist."""
+    to: Annotated[
+        str,
+        tyro.conf.arg(
+            help="safetensors: weights under torchvision's (timm's) names, fastvicreg.load_encoder reads it; "
+            "torchvision: .pth; timm: .safetensors; hf: a folder for the Hugging Face Hub; onnx; torchscript; "
+            "detectron2: .pkl."
+        ),
+    ] = "safetensors"
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
+    arch: str | None = None
+    """Architecture that a file of weights must have; default: the one that its shapes tell."""
+    stem: str | None = None
+    """What a 3x3 stem in a file of weights was, where its layout does not tell: 3x3, 3x3s2 or 3x3p2."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,10 +51,13 @@ def main(arguments: Sequence[str]) -> int:
 
     from fastvicreg.pretrained import load_trained
 
-    trained = load_trained(options.run, options.checkpoint)
-    resolve("target", options.to, TARGETS)(trained, path)
+    trained = load_trained(options.run, options.checkpoint, arch=options.arch, stem=options.stem)
+    for note in trained.notes:
+        print(note)
+    written = resolve("target", options.to, TARGETS)(trained, path)
     if trained.passed_over:
         print(f"{trained.passed_over}: what was exported is older.")
-    print(f"{path}: {trained.config.encoder.arch} of {trained.checkpoint}, {path.stat().st_size / 1e6:,.1f} MB")
-    print(f'next: encoder = fastvicreg.load_encoder("{path}"); features = encoder(encoder.preprocess(image)[None])')
+    size = sum(each.stat().st_size for each in ([path] if path.is_file() else path.iterdir()))
+    print(f"{path}: {trained.config.encoder.arch} of {trained.checkpoint}, {size / 1e6:,.1f} MB; {written.proof}")
+    print(f"next: {written.load}")
     return 0

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastvicreg import config_file, encoders, methods
-from fastvicreg.commandline import flag_value, parse, with_parts
+from fastvicreg.commandline import flag_value, gathered, parse, with_parts
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
@@ -69,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from fastvicreg.show.display import Display
     from fastvicreg.train.distributed import launched, leave
+    from fastvicreg.train.run_folder import save_preset
     from fastvicreg.train.trainer import Trainer
 
     processes = launched()
@@ -77,15 +78,19 @@ def main(arguments: Sequence[str]) -> int:
         display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
     for note in methods.notes_of(options.settings.method):
         display.note(note)
+    told: list[str] = []
     if options.preset in PRESETS and not options.config:
         made = preset(options.preset)
         told = made.told(options.settings)
         if made.config.method.name != (name := options.settings.method.name):
-            told = (f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule",)
+            told = [f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule"]
         for divergence in told:
             display.note(f"{options.preset}: {divergence}")
     try:
-        outcome = Trainer(options.settings, out, resume=options.resume, display=display).train()
+        trainer = Trainer(options.settings, out, resume=options.resume, display=display)
+        if processes.main and options.preset in PRESETS and not options.config:
+            save_preset(out, options.preset, told)
+        outcome = trainer.train()
     except UserError as error:
         raise error if processes.main else UserError(f"process {processes.rank}: {error}") from error
     finally:
@@ -102,6 +107,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def options_of(arguments: list[str]) -> TrainOptions:
     """Fill the defaults from preset or saved config, then parse."""
+    arguments = gathered(arguments, "--log")
     name, saved, out = (flag_value(arguments, flag) for flag in ("--preset", "--config", "--out"))
     if name and saved:
         raise UserError(f"--preset {name} and --config {saved} both set every field: give one of them.")
@@ -122,7 +128,9 @@ def options_of(arguments: list[str]) -> TrainOptions:
     # Absolute, so that the saved run can be resumed and evaluated from anywhere.
     given = (("data", data.data), ("val_data", data.val_data), ("val_labels", data.val_labels))
     paths = {key: value and os.path.abspath(value) for key, value in given}
-    return replace(options, settings=replace(options.settings, data=replace(data, **paths)))
+    run = options.settings.run
+    run = replace(run, init=run.init and os.path.abspath(run.init))
+    return replace(options, settings=replace(options.settings, data=replace(data, **paths), run=run))
 
 
 def _with_parts(settings: TrainConfig, arguments: list[str]) -> TrainConfig:

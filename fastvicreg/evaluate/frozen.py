@@ -23,6 +23,8 @@ class Evaluation:
     data: str | None = None
     val_data: str | None = None
     checkpoint: str | None = None
+    arch: str | None = None
+    stem: str | None = None
     device: str = "auto"
     workers: int = 0
 
@@ -34,7 +36,9 @@ def evaluate_run(asked: Evaluation, protocol: FrozenProtocol) -> dict[str, Any]:
     """
     if asked.workers < 0:
         raise UserError(f"--workers {asked.workers}: give 0 for one a core, or more.")
-    trained = load_trained(asked.run, asked.checkpoint)
+    trained = load_trained(asked.run, asked.checkpoint, arch=asked.arch, stem=asked.stem)
+    if trained.run is None and asked.data is None:
+        raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
     config, device = trained.config, resolve_device(asked.device)
     encoder = trained.encoder.to(device)
     if asked.data is not None:
@@ -62,4 +66,5 @@ def evaluate_run(asked: Evaluation, protocol: FrozenProtocol) -> dict[str, Any]:
         "faults": bank.faults + queries.faults,
         "checkpoint": str(trained.checkpoint),
         "passed_over": trained.passed_over,
+        "notes": trained.notes,
     }

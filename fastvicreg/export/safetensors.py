@@ -1,33 +1,26 @@
-"""Weights under torchvision's parameter names in a safetensors file, whose metadata says what they are."""
+"""Weights under torchvision's or timm's parameter names in a safetensors file, whose header is the model card."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from fastvicreg.errors import UserError
-from fastvicreg.pretrained import TrainedEncoder, load_encoder, metadata
+from fastvicreg.export import Written
+from fastvicreg.export.card import texts_of
+from fastvicreg.export.writing import draft, features, probe, require_close, tensors_of
+from fastvicreg.pretrained import TrainedEncoder, load_encoder
 
 
-def write(trained: TrainedEncoder, path: Path) -> None:
-    """Write ``path`` whole or not at all, once it was read back and every value was the same.
+def write(trained: TrainedEncoder, path: Path) -> Written:
+    """Any encoder. ResNets have torchvision's names without ``fc``, vision transformers timm's without ``head``.
 
-    The names are those of torchvision's ResNets without ``fc``, so that ``model.load_state_dict(tensors,
-    strict=False)`` takes them there. ``UserError`` where the file cannot be written.
+    So ``model.load_state_dict(tensors, strict=False)`` takes them there. ``UserError`` where it cannot be written.
     """
-    draft = path.with_name(f".{path.name}.tmp")
-    tensors = {name: value.contiguous().cpu() for name, value in trained.encoder.state_dict().items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft, metadata(trained))
-        read = load_encoder(draft).state_dict()
-        wrong = [name for name, value in tensors.items() if not torch.equal(read[name], value)]
-        assert not wrong, f"written, but read back otherwise: {wrong}"
-        draft.rename(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}.") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    x_BCHW = probe(trained)
+    with draft(path) as aside:
+        save_file(tensors_of(trained), aside, texts_of(trained))
+        found_BF, expected_BF = features(load_encoder(aside), x_BCHW), features(trained.encoder, x_BCHW)
+        worst = require_close("fastvicreg.load_encoder", path, found_BF, expected_BF)
+    load = f'encoder = fastvicreg.load_encoder("{path}"); features = encoder(encoder.preprocess(image)[None])'
+    return Written(f"read back by fastvicreg.load_encoder, largest difference {worst:.0e}", load)

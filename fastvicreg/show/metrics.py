@@ -1,21 +1,24 @@
-"""What a run records: every step's terms and rates, every evaluation; as JSON lines and for TensorBoard."""
+"""What a run records: every step's terms and rates, every evaluation; as JSON lines and for trackers."""
 
 from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import torch
 from torch import Tensor
 
+from fastvicreg import config_file
+from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.errors import UserError
+from fastvicreg.show.trackers import LOCAL, Opened, Point, Tracker, names_of, tracker_class
+from fastvicreg.show.trackers.guarded import Guarded
 
 FILE = "metrics.jsonl"
 
@@ -40,23 +43,37 @@ class Recorder:
     data_wait (share of the step's wall time lost to waiting for crops; on CUDA only while the device was idle too).
     """
 
-    def __init__(self, folder: Path | None, *, resumed_at: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        resumed_at: int = 0,
+        trackers: tuple[str, ...] = (),
+        settings: Mapping[str, Any] | None = None,
+        note: Callable[[str], None] = print,
+    ) -> None:
         """Continue after step ``resumed_at``: later rows of an earlier run are dropped, as they will be made again.
 
         Without a folder, in all processes but one, rows are read from the device and returned but not written.
+        ``trackers`` get them too, beside TensorBoard, with the run's ``settings``; ``note`` shows once what they
+        complain of. ``UserError`` where one's program is not installed.
         """
         self._pending: list[_Pending] = []
         self._clock = time.perf_counter()
-        self._file, self._board = None, None
-        self._folder = folder
+        self._file: TextIO | None = None
+        self._board: Tracker | None = None
+        self._others: list[Guarded] = []
+        self._folder, self._note = folder, note
         if folder is None:
             return
+        kinds = {name: tracker_class(name) for name in trackers}
+        opened = Opened(folder, resumed_at, settings or {})
         with self._disk():
             self._open(folder, resumed_at)
+            self._board = tracker_class(LOCAL)(opened)
+        self._others = [Guarded(name, kind, opened) for name, kind in kinds.items()]
 
     def _open(self, folder: Path, resumed_at: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         resumes = resumed_at and (folder / FILE).exists()
         kept = [row for row in read(folder) if row["step"] <= resumed_at] if resumes else []
         # Renamed into place, so that a kill at this moment leaves the earlier log whole.
@@ -65,8 +82,6 @@ class Recorder:
         for row in kept:
             self._write(row)
         draft.rename(folder / FILE)
-        threading.excepthook = _quiet_writer
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
 
     def start_clock(self, *, owed: float = 0.0) -> None:
         """The next step begins now: of what came between steps, only the seconds ``owed`` are charged to it."""
@@ -116,7 +131,8 @@ class Recorder:
             rows.append(step.head | dict(zip(step.names, values, strict=True)) | step.rates | share)
         with self._disk():
             for row in rows:
-                self._write(row, "train")
+                self._write(row)
+            self._track("train", rows)
         return rows
 
     def forget(self) -> None:
@@ -127,18 +143,24 @@ class Recorder:
         """Write one evaluation's row and return it."""
         row = {"epoch": epoch, "step": step, **values}
         with self._disk():
-            self._write(row, "eval")
+            self._write(row)
+            self._track("eval", [row])
             if self._board is not None:
                 self._board.flush()
         return row
 
     def close(self) -> None:
-        """Flush both files."""
-        self.flush()
-        if self._file is not None and self._board is not None:
-            with self._disk():
-                self._file.close()
-                self._board.close()
+        """Flush the log and all trackers."""
+        try:
+            self.flush()
+            if self._file is not None and self._board is not None:
+                with self._disk():
+                    self._file.close()
+                    self._board.close()
+        finally:
+            for tracker in self._others:
+                tracker.close()
+            self._listen()
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
@@ -155,17 +177,37 @@ class Recorder:
                 f"on from the newest checkpoint."
             ) from error
 
-    def _write(self, row: Mapping[str, Any], group: str = "") -> None:
-        """Add a row to the log, and to TensorBoard under ``group`` unless it is there already."""
+    def _track(self, group: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Give rows to TensorBoard and the other trackers, and show what the latter complain of."""
+        points = [
+            Point(group, row["step"], {k: v for k, v in row.items() if k not in ("epoch", "step")}) for row in rows
+        ]
+        if self._board is not None:
+            self._board.log(points)
+        for tracker in self._others:
+            tracker.log(points)
+        self._listen()
+
+    def _listen(self) -> None:
+        for tracker in self._others:
+            for line in tracker.complaints():
+                self._note(line)
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the log."""
         if self._file is None:
             return
         # JSON has no NaN: a reader in another language must be able to parse every line.
         plain = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()}
         self._file.write(json.dumps(plain) + "\n")
-        if group and self._board is not None:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self._board.add_scalar(f"{group}/{name}", value, row["step"])
+
+
+def recorder_of(
+    config: TrainConfig, folder: Path | None, resumed_at: int, note: Callable[[str], None] = print
+) -> Recorder:
+    """A run's recorder, with the trackers that its settings name."""
+    settings = json.loads(config_file.to_json(config))
+    return Recorder(folder, resumed_at=resumed_at, trackers=names_of(config.run.log), settings=settings, note=note)
 
 
 def to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
@@ -176,12 +218,6 @@ def to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
     copied = torch.cuda.Event()
     copied.record()
     return host, copied
-
-
-def _quiet_writer(failure: threading.ExceptHookArgs) -> None:
-    """Leave a disk's refusal in TensorBoard's thread to the caller's next write, which gets the same error."""
-    if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
-        threading.__excepthook__(failure)
 
 
 def data_wait_share(rows: Iterable[Mapping[str, Any]]) -> float:

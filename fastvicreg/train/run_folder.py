@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -15,6 +17,7 @@ from fastvicreg.config import RESUMABLE, TrainConfig
 from fastvicreg.errors import UserError
 
 LOCK = ".lock"
+PRESET = "preset.json"
 
 
 def require_run(path: Path) -> None:
@@ -97,10 +100,28 @@ def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
 
 def save_config(folder: Path, config: TrainConfig) -> None:
     """Write ``config.json`` whole or not at all; ``UserError`` where it cannot be written."""
-    draft = folder / ".config.json.tmp"
+    _write(folder, "config.json", config_file.to_json(config))
+
+
+def save_preset(folder: Path, name: str, divergences: Sequence[str]) -> None:
+    """Write the preset that the run was made by, and where the run departs from its source; as ``save_config``."""
+    _write(folder, PRESET, json.dumps({"preset": name, "divergences": list(divergences)}, indent=1))
+
+
+def load_preset(folder: Path) -> tuple[str, list[str]]:
+    """What ``save_preset`` wrote; "" and nothing where a run has none, as those without a preset."""
     try:
-        draft.write_text(config_file.to_json(config) + "\n")
-        draft.rename(folder / "config.json")
+        content = json.loads((folder / PRESET).read_text())
+        return str(content["preset"]), [str(text) for text in content["divergences"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", []
+
+
+def _write(folder: Path, name: str, text: str) -> None:
+    draft = folder / f".{name}.tmp"
+    try:
+        draft.write_text(text + "\n")
+        draft.rename(folder / name)
     except OSError as error:
         raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
 

@@ -19,13 +19,14 @@ from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.show.display import Display
-from fastvicreg.show.metrics import Recorder
+from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.watch import CollapseWatch, DataWaitWatch
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import Run, assemble
 from fastvicreg.train.background import Background
 from fastvicreg.train.checkpoint import Progress
 from fastvicreg.train.distributed import Agreement, OtherProcessError, gather, together
+from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import claim, save_config
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
@@ -94,9 +95,14 @@ class Trainer:
         )
         if resume:
             self._restore()
+        if config.run.init and not self._progress.step:
+            for note in begin_with_weights(config, self._run.module, self._run.encoder):
+                self._display.note(note)
         if processes.main:
             save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
-        self._recorder = Recorder(folder if processes.main else None, resumed_at=self._progress.step)
+        self._recorder = recorder_of(
+            config, folder if processes.main else None, self._progress.step, self._display.note
+        )
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._no_evaluation = ""  # why the last one could not be made: said once
         self._outcome = Outcome(folder, self._progress.step)

@@ -77,7 +77,8 @@ def test_the_file_has_torchvision_s_names_and_says_what_it_is(uninterrupted: tup
     [
         ("{run} {taken}", "exists already: give another FILE"),
         ("{run} {new} --to safetensor", "unknown target 'safetensor'; did you mean 'safetensors'?"),
-        ("{taken} {new}", "is a file, not a run"),
+        ("{taken} {new}", "is no safetensors file, or a damaged one"),
+        ("{run}/checkpoints/step-00000009/model.safetensors {new}", "is a part of a run: give the run's folder"),
         ("{run} {new} --checkpoint 4000", "--checkpoint 4000: "),
         ("{run}", "give fastvicreg export RUN FILE"),
         ("{run} /proc/none/x.safetensors", "cannot write /proc/none/x.safetensors"),
@@ -98,7 +99,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 def test_files_that_are_no_export_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.ones(2)}, other)
-    with pytest.raises(UserError, match="was not written by fastvicreg export"):
+    with pytest.raises(UserError, match="holds no encoder that is known here, only weight:"):
         fastvicreg.load_encoder(other)
     other.write_bytes(b"no safetensors")
     with pytest.raises(UserError, match="no safetensors file, or a damaged one"):

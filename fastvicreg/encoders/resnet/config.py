@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fastvicreg.errors import UserError
 
@@ -13,7 +13,24 @@ if TYPE_CHECKING:
 NARROWEST = 16
 """Below it, oneDNN's backward pass of a strided 1x1 channels-last convolution writes out of bounds (oneDNN #6035)."""
 
-Stem = Literal["7x7", "3x3", "3x3s2"]
+Stem = Literal["7x7", "3x3", "3x3s2", "3x3p2"]
+
+
+class StemForm(NamedTuple):
+    """The first convolution."""
+
+    kernel: int
+    stride: int
+    padding: int
+
+
+STEMS: dict[str, StemForm] = {
+    "7x7": StemForm(7, 2, 3),
+    "3x3": StemForm(3, 1, 1),
+    "3x3s2": StemForm(3, 2, 1),
+    "3x3p2": StemForm(3, 1, 2),
+}
+"""The large one is followed by max-pooling."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,8 @@ class ResNetConfig:
     width: int = 64
     """Channels of the first stage (resnet50x2 doubles it), at least 16."""
     stem: Stem = "7x7"
-    """7x7 stride 2 and max-pool (ImageNet); 3x3 stride 1 or 2 without pooling (small images)."""
+    """7x7 stride 2 and max-pool (ImageNet); 3x3 of stride 1, or 2 (3x3s2), or padding 2 as solo-learn (3x3p2), without
+    pooling (small images)."""
 
     def check(self) -> None:
         """``UserError`` for a value that no network can have."""

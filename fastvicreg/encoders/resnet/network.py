@@ -7,11 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
-from fastvicreg.encoders.resnet.config import Stem
+from fastvicreg.encoders.resnet.config import STEMS, Stem
 from fastvicreg.kernels.norm import activated
-
-STEMS: dict[str, tuple[int, int]] = {"7x7": (7, 2), "3x3": (3, 1), "3x3s2": (3, 2)}
-"""Kernel and stride of the first convolution; the large one is followed by max-pooling."""
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -77,8 +74,8 @@ class ResNet(nn.Module):
         self, block: Callable[[int, int, int], nn.Module], depths: tuple[int, ...], width: int, stem: Stem
     ) -> None:
         super().__init__()
-        kernel, stride = STEMS[stem]
-        self.conv1 = conv(3, width, kernel, stride)
+        kernel, stride, padding = STEMS[stem]
+        self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
         channels, expansion = width, block.expansion  # type: ignore[attr-defined]

@@ -105,7 +105,7 @@ class VisionTransformer(nn.Module):
                 f"give sizes that are multiples of it."
             )
         patches_BTD = self.patch_embed(x_BCHW).flatten(2).transpose(1, 2)
-        class_B1D = self.cls_token.expand(len(x_BCHW), -1, -1)
+        class_B1D = self.cls_token.expand(x_BCHW.shape[0], -1, -1)
         x_BTD = torch.cat((class_B1D, patches_BTD), 1) + self._positions(height // self.patch, width // self.patch)
         return self.norm(self.blocks(x_BTD))[:, 0]
 

@@ -1,0 +1,59 @@
+"""A safetensors file that ``timm.create_model(..., checkpoint_path=FILE)`` loads strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from fastvicreg.encoders import EncoderConfig
+from fastvicreg.encoders.vit.config import ViTConfig
+from fastvicreg.errors import UserError
+from fastvicreg.export import Written
+from fastvicreg.export.card import texts_of
+from fastvicreg.export.torchvision import name_of as resnet_name
+from fastvicreg.export.writing import draft, features, peer, probe, require_close, tensors_of
+from fastvicreg.pretrained import TrainedEncoder, load_encoder
+
+PATCHES = {"vit_tiny": (16,), "vit_small": (8, 16, 32), "vit_base": (8, 16, 32)}
+"""Sides of patches for which timm registers a network of 224 px."""
+
+
+def name_of(config: EncoderConfig) -> tuple[str, dict[str, Any]]:
+    """Timm's name, and the arguments beside it; ``UserError`` where timm has no such network."""
+    if not isinstance(config, ViTConfig):
+        return resnet_name(config, "timm"), {}
+    if config.depth != 12 or config.patch not in PATCHES[config.arch]:
+        known = "; ".join(f"{arch} of patch {', '.join(map(str, sides))}" for arch, sides in PATCHES.items())
+        raise UserError(
+            f"--to timm has no {config.arch} of patch {config.patch} and depth {config.depth}: it takes {known}, "
+            f"depth 12. --to safetensors takes any encoder."
+        )
+    size = config.patch * config.grid
+    return f"{config.arch}_patch{config.patch}_224", {} if size == 224 else {"img_size": size}
+
+
+def write(trained: TrainedEncoder, path: Path) -> Written:
+    """Write timm's names, with the card in the header; compared in our network, and in timm's where it imports.
+
+    ``UserError`` for an architecture that timm has not, a name that timm would not read as safetensors, and where the
+    file cannot be written.
+    """
+    name, options = name_of(trained.config.encoder)
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path}: timm tells a file by its ending; give FILE.safetensors.")
+    x_BCHW = probe(trained)
+    expected_BF = features(trained.encoder, x_BCHW)
+    timm, reason = peer("timm")
+    with draft(path) as aside:
+        save_file(tensors_of(trained), aside, texts_of(trained))
+        worst = require_close("fastvicreg", path, features(load_encoder(aside), x_BCHW), expected_BF)
+        proof = f"read back by fastvicreg.load_encoder, largest difference {worst:.0e}; timm does not import here"
+        proof += f" ({reason})"
+        if timm is not None:
+            model = timm.create_model(name, num_classes=0, checkpoint_path=str(aside), **options)
+            worst = require_close("timm", path, features(model, x_BCHW), expected_BF)
+            proof = f"loaded by timm {timm.__version__}, largest difference {worst:.0e}"
+    given = "".join(f", {key}={value}" for key, value in options.items())
+    return Written(proof, f'model = timm.create_model("{name}", num_classes=0, checkpoint_path="{path}"{given})')

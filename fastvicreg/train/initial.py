@@ -1,0 +1,30 @@
+"""A run that begins with an encoder's weights from elsewhere: another run, an export, or another program's file."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fastvicreg.config import TrainConfig
+from fastvicreg.methods.momentum import MomentumCopy
+from fastvicreg.pretrained import load_trained
+from fastvicreg.train import checkpoint as checkpoints
+from fastvicreg.weights.imported import require_same
+
+
+def begin_with_weights(config: TrainConfig, method: nn.Module, encoder: nn.Module) -> tuple[str, ...]:
+    """Copy ``config.run.init``'s encoder into ``encoder``, ``method``'s own, and into the momentum copies of it.
+
+    Heads keep their fresh weights, so that any method can go on from any other's encoder. Returns lines on what was
+    taken. ``UserError`` where the file is refused or holds another architecture than the run's.
+    """
+    assert config.run.init is not None
+    found = load_trained(config.run.init)
+    require_same(found.config.encoder, config.encoder, config.run.init)
+    tensors = found.encoder.state_dict()
+    shapes = {name: value.shape for name, value in tensors.items()}
+    copies = [module.network for module in method.modules() if isinstance(module, MomentumCopy)]
+    for network in (encoder, *copies):
+        if network is encoder or {name: value.shape for name, value in network.state_dict().items()} == shapes:
+            checkpoints.load_weights(network, tensors, config.run.init)
+    taken = f"encoder from {found.checkpoint}; heads are fresh."
+    return (*found.notes, *([f"{found.passed_over}: an older one was taken."] if found.passed_over else []), taken)

@@ -1,0 +1,130 @@
+"""Presets against their sources, number by number, and the divergences that each must name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.presets import PRESETS, preset
+
+SOLO = {
+    "solo-cifar10": {"expander": (2048, 2048, 2048), "loss_form": "paper", "invariance": 25, "variance": 25},
+    "solo-cifar10-byol": {"projector": (4096, 256), "predictor_hidden": (4096,), "momentum": 0.99},
+    "solo-cifar10-simsiam": {
+        "projector": (2048, 2048, 2048),
+        "predictor_hidden": (512,),
+        "predictor_constant_lr": True,
+    },
+    "solo-cifar10-barlow-twins": {"projector": (2048, 2048, 2048), "loss_scale": 0.1, "redundancy": 0.0051},
+    "solo-cifar10-simclr": {"projector": (2048, 256), "temperature": 0.2, "batch_norm": False},
+    "solo-cifar10-moco": {"projector": (2048, 256), "queue": 32768, "momentum_end": 0.999, "temperature": 0.2},
+    "solo-cifar10-wmse": {"projector": (1024, 64), "w_size": 128, "w_iter": 1},
+    "solo-cifar10-swav": {"projector": (2048, 128), "prototypes": 3000, "temperature": 0.1, "freeze_prototypes": 390},
+}
+"""vturrisi/solo-learn, scripts/pretrain/cifar/*.yaml, and the layers in solo/methods/*.py."""
+
+# crop's least share, saturation, jitter of brightness and contrast, hue, blur, solarize of both views
+VIEWS = {
+    "solo-cifar10": (0.2, 0.2, 0.4, 0.1, 0.0, (0.1, 0.1)),
+    "solo-cifar10-byol": (0.08, 0.2, 0.4, 0.1, 0.0, (0.0, 0.2)),
+    "solo-cifar10-simsiam": (0.08, 0.4, 0.4, 0.1, 0.5, (0.0, 0.0)),
+    "solo-cifar10-barlow-twins": (0.08, 0.2, 0.4, 0.1, 0.0, (0.0, 0.2)),
+    "solo-cifar10-simclr": (0.08, 0.8, 0.8, 0.2, 0.5, (0.0, 0.0)),
+    "solo-cifar10-moco": (0.08, 0.4, 0.4, 0.1, 0.5, (0.0, 0.0)),
+    "solo-cifar10-wmse": (0.2, 0.8, 0.8, 0.2, 0.0, (0.0, 0.0)),
+    "solo-cifar10-swav": (0.08, 0.8, 0.8, 0.2, 0.5, (0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SOLO))
+def test_solo_learn_s_presets_have_its_method_encoder_and_run(name: str) -> None:
+    config = preset(name).config
+    assert {key: getattr(config.method, key) for key in SOLO[name]} == SOLO[name]
+    assert config.encoder == ResNetConfig("resnet18", stem="3x3p2")
+    assert (config.run.epochs, config.run.batch_size, config.run.precision) == (1000, 256, "fp16")
+    assert (config.data.image_size, config.optim.warmup_epochs) == (32, 10)
+    if config.optim.optimizer == "lars":
+        assert (config.optim.lars_form, config.optim.eta) == ("clipped", 0.02)
+    else:
+        assert config.optim.decay_1d  # exclude_bias_n_norm_wd is false there
+
+
+@pytest.mark.parametrize("name", sorted(VIEWS))
+def test_solo_learn_s_presets_have_its_views(name: str) -> None:
+    least, saturation, strength, hue, blur, solarize = VIEWS[name]
+    views = named_recipe(preset(name).config.data.recipe).views
+    for view in views:
+        assert (view.crop_scale, view.flip_p, view.jitter_p, view.grayscale_p) == ((least, 1.0), 0.5, 0.8, 0.2)
+        assert (view.saturation, view.brightness, view.contrast, view.hue) == (saturation, strength, strength, hue)
+        assert (view.blur_p, view.blur_sigma) == (blur, (0.1, 2.0))
+    assert tuple(view.solarize_p for view in views) == solarize
+
+
+@pytest.mark.parametrize("name", sorted(SOLO))
+def test_solo_learn_s_presets_name_what_is_otherwise(name: str) -> None:
+    told = " ".join(preset(name).told(preset(name).config))
+    for words in (
+        "zero_init_residual",
+        "cosine at 0",
+        "CIFAR-10's mean",
+        "online linear classifier",
+        "--precision off",
+    ):
+        assert words in told
+    assert ("warm-up at 3e-5" in told) == (name != "solo-cifar10-wmse")  # its yaml starts at 0
+    assert "pads by 2" not in told  # the stem is its own
+    assert ("have a bias" in told or "has a bias" in told) == (name.endswith(("cifar10", "byol", "barlow-twins")))
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "epochs", "recipe"),
+    [
+        ("imagenet-1000ep", {"expander": (8192,) * 3, "loss_form": "official"}, 1000, "official"),
+        ("imagenet-100ep", {"expander": (8192,) * 3, "loss_form": "official"}, 100, "official"),
+        (
+            "byol-imagenet-100ep",
+            {"projector": (4096, 256), "predictor_hidden": (4096,), "momentum": 0.99},
+            100,
+            "official",
+        ),
+        ("simsiam-imagenet-100ep", {"projector": (2048,) * 3, "predictor_hidden": (512,)}, 100, "moco"),
+        ("barlow-twins-imagenet-1000ep", {"projector": (8192,) * 3, "lr_scale_1d": 0.024}, 1000, "official"),
+        ("simclr-imagenet-100ep", {"projector": (2048, 2048, 128), "temperature": 0.1}, 100, "simclr"),
+        ("moco-imagenet-200ep", {"projector": (2048, 128), "queue": 65536, "momentum": 0.999}, 200, "moco"),
+        ("swav-imagenet-400ep", {"projector": (2048, 128), "freeze_prototypes": 313}, 400, "simclr"),
+    ],
+)
+def test_imagenet_s_presets_have_the_published_method_and_views(
+    name: str, method: dict[str, Any], epochs: int, recipe: str
+) -> None:
+    config = preset(name).config
+    assert {key: getattr(config.method, key) for key in method} == method
+    assert (config.run.epochs, config.data.recipe, config.data.image_size) == (epochs, recipe, 224)
+    assert config.encoder == ResNetConfig("resnet50")
+
+
+def test_imagenet_s_presets_name_what_is_otherwise() -> None:
+    words = {
+        "imagenet-1000ep": ("hinge halved", "blur p 1.0/0.1", "0.002 absolute", "eq. 5", "--precision fp16"),
+        "barlow-twins-imagenet-1000ep": ("1/W", "--precision fp16"),
+        "simsiam-imagenet-100ep": ("batch 2048", "once an epoch", "ends at 0", "--precision off"),
+        "moco-imagenet-200ep": ("shuffled", "zero_init_residual", "once an epoch", "ends at 0", "--precision off"),
+        "swav-imagenet-400ep": ("six small crops", "published one at .3", "zero_init_residual", "--precision fp16"),
+        "byol-imagenet-100ep": ("begins as a copy", "ends at 0"),
+        "simclr-imagenet-100ep": ("ends at 0", "three layers"),
+    }
+    for name, parts in words.items():
+        told = " ".join(preset(name).told(preset(name).config))
+        assert all(part in told for part in parts), name
+
+
+def test_every_preset_s_setting_of_a_divergence_is_one_that_there_is() -> None:
+    for name in PRESETS:
+        made = preset(name)
+        for divergence in made.divergences:
+            if divergence.setting:
+                section, _, field = divergence.setting.partition(".")
+                assert hasattr(getattr(made.config, section), field), (name, divergence)
