@@ -22,7 +22,7 @@ COMMANDS = {
     "export": "a run's encoder as a file that others load",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
     "study": "many runs that answer one question: table4, the variance and covariance terms in other methods",
-    "bench": "measure plan, convert, loader, loss, lars, augment, resample or step; swap tells what holds a run back",
+    "bench": "measure plan, convert, loader, loss, lars, augment, knn, step and more; swap tells what holds a run back",
     "profile": "a trace of a run, or of one of its parts alone, where TensorBoard finds it",
     "trace": "what a profiler trace says held a run back, and what changed between two",
     "doctor": "what works here, what does not, and how to get it",

@@ -30,7 +30,6 @@ Shuffle = Literal["full", "blocks"]
 class TrainPlan:
     """A training run's choices; made by ``train_plan``."""
 
-    drop_last: bool = True
     support: Support = "crop"
 
     def __init__(
@@ -43,6 +42,7 @@ class TrainPlan:
         shuffle: Shuffle,
         block: int,
         group: int,
+        drop_last: bool,
     ) -> None:
         self.samples = samples
         self.seed = seed
@@ -53,6 +53,7 @@ class TrainPlan:
         self.shuffle: Shuffle = shuffle
         self.block = block
         self.group = group
+        self.drop_last = drop_last
         self._view_V = view_records(recipe.views)
 
     def order(self, epoch: int) -> Tensor:
@@ -164,6 +165,7 @@ def train_plan(
     shuffle: Shuffle = "full",
     block: int = 256,
     group: int = 64,
+    drop_last: bool = True,
 ) -> TrainPlan:
     """The plan of a training run.
 
@@ -179,6 +181,7 @@ def train_plan(
             A batch then holds samples of ``group`` places in the source: fit for sources stored in random order.
         block: samples in a block.
         group: blocks shuffled together.
+        drop_last: leave out an epoch's last batch where it would be smaller than the others.
 
     Raises:
         UserError: an argument outside its range.
@@ -193,7 +196,7 @@ def train_plan(
         raise UserError(f"seed = {seed}: choose one from 0 to 2^63 - 1.")
     if shuffle not in ("full", "blocks"):
         raise UserError(f"shuffle = {shuffle!r}: choose full or blocks.")
-    return TrainPlan(samples, seed, recipe, image_sizes, epochs, shuffle, block, group)
+    return TrainPlan(samples, seed, recipe, image_sizes, epochs, shuffle, block, group, drop_last)
 
 
 def eval_plan(samples: int, *, resize: int = 256, crop: int = 224) -> EvalPlan:

@@ -1,11 +1,13 @@
-"""``fastvicreg eval PROTOCOL RUN --data PATH``: what a run's frozen features are worth."""
+"""``fastvicreg eval PROTOCOL RUN --data PATH``: what a run's encoder, or anybody's features, are worth."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,18 +15,29 @@ from fastvicreg.commandline import parse, with_parts
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 
+if TYPE_CHECKING:
+    from fastvicreg.evaluate.frozen import Evaluated
+
+FOLDER = "eval"
+"""Of reports, in a run's folder."""
+SHOWN = 20
+"""Classes that are shown on the screen; of more, the hardest."""
+
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """Classify a run's frozen features; eval PROTOCOL --help shows a protocol's own settings."""
+    """Evaluate a run's encoder, or features from a file; eval PROTOCOL --help shows a protocol's own settings."""
 
     protocol: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(PROTOCOLS)}.")]
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str | None, tyro.conf.Positional] = None
     """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
     data: str | None = None
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
     val_data: str | None = None
-    """Labelled images to classify, where they do not lie in --data as val/ or test/."""
+    """Labelled images to classify, where they do not lie in --data as val/ or test/; of some of the classes: ImageNet-R
+    and -A."""
+    features: str | None = None
+    """In place of a run: a .npz or .safetensors of train_features, train_labels, val_features and val_labels."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
     arch: str | None = None
@@ -35,13 +48,17 @@ class EvalOptions:
     """auto, cpu or cuda."""
     workers: int = 0
     """Decoding threads; 0: one a core."""
+    cache: bool = True
+    """Keep features of frozen encoders on disk, and take them from there."""
+    report: str | None = None
+    """Folder that receives the figures as JSON and as a page; default: eval/ in the run's folder."""
     json: str | None = None
     """Write the figures to this file."""
     settings: Any = field(default=None)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print one accuracy; returns the exit code."""
+    """Print the figures and write them; returns the exit code."""
     words = [argument for argument in arguments if not argument.startswith("-")]
     named = next((word for word in words if word in PROTOCOLS), words[0] if words else None)
     asked = {"-h", "--help"} & set(arguments)
@@ -53,20 +70,70 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
 
     kept = {part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)}
-    result = {"protocol": name, **dataclasses.asdict(options.settings)}
-    result |= evaluate_run(Evaluation(**kept), options.settings)
-    print(
-        f"{name}: {result['accuracy']:.2f} % of {result['queries']:,} images, from a bank of "
-        f"{result['bank']:,} in {result['classes']} classes ({result['checkpoint']})"
-    )
-    for note in result["notes"]:
-        print(note)
-    if result["passed_over"]:
-        print(f"{result['passed_over']}: what was evaluated is older.")
-    if result["faults"]:
-        print(f"{result['faults']} images could not be read; a neighbour stands for each.")
-    if options.json:
-        from fastvicreg.provenance import document, write_json
-
-        write_json(options.json, document(f"eval {name}", [result], 1))
+    evaluated = evaluate_run(Evaluation(**kept), name, options.settings, lambda line: print(line, flush=True))
+    _show(name, evaluated)
+    _write(name, options, evaluated)
     return 0
+
+
+def _show(name: str, evaluated: Evaluated) -> None:
+    """The headline, the settings' figures and the classes, as tables."""
+    from fastvicreg.evaluate.report import cell, settings_shown
+    from fastvicreg.evaluate.tables import show_table
+
+    facts, rows = evaluated.facts, evaluated.rows
+    where = facts.get("checkpoint") or facts.get("features")
+    sizes = f"{facts['queries']:,} images, from a bank of {facts['bank']:,} in {facts['classes']} classes ({where})"
+    if evaluated.by_class:
+        print(f"{name}: {rows[evaluated.chosen]['accuracy']:.2f} % of {sizes}")
+    else:
+        print(f"{name}: {sizes}")
+    columns = settings_shown(rows)
+    show_table("in %, with 95 % confidence intervals", columns, [[cell(row, c) for c in columns] for row in rows])
+    for line in (*evaluated.published, *evaluated.notes):
+        print(line)
+    if facts.get("faults"):
+        print(f"{facts['faults']} images could not be read; a neighbour stands for each.")
+    if evaluated.by_class:
+        hardest = sorted(evaluated.by_class, key=lambda row: row["accuracy"])
+        title = (
+            "classes, hardest first" if len(hardest) <= SHOWN else f"the {SHOWN} hardest of {len(hardest):,} classes"
+        )
+        columns = ["class", "images", "accuracy", "taken_for", "taken_for_share"]
+        show_table(title, columns, [[cell(row, c) for c in columns] for row in hardest[:SHOWN]])
+
+
+def _write(name: str, options: Any, evaluated: Evaluated) -> None:
+    """JSON where it was asked for, and the reports."""
+    from fastvicreg.provenance import document, write_json
+
+    settings = {"protocol": name, **dataclasses.asdict(options.settings)}
+    rows = [settings | evaluated.facts | row for row in evaluated.rows]
+    content = document(f"eval {name}", rows, 1)
+    if options.json:
+        write_json(options.json, content)
+    run = Path(options.run) if options.run is not None and Path(options.run).is_dir() else None
+    if options.report is not None:
+        folder = Path(options.report)
+    elif run is not None:
+        folder = run / FOLDER
+    else:
+        return
+    from fastvicreg.evaluate.report import write_html
+
+    stem = folder / getattr(options.settings, "label", name)
+    if options.val_data:
+        stem = stem.with_name(f"{stem.name}-{Path(options.val_data).name}")
+    counts = None if evaluated.count_CC is None else evaluated.count_CC.tolist()
+    classes = {"classes": evaluated.by_class, "class_names": evaluated.classes, "confusion": counts}
+    try:
+        write_json(
+            f"{stem}.json", content | (classes if evaluated.by_class else {}) | {"published": evaluated.published}
+        )
+        write_html(Path(f"{stem}.html"), f"fastvicreg eval {name}", evaluated, settings)
+    except UserError as error:
+        if options.report:
+            raise
+        print(f"no report: {error}", file=sys.stderr)  # the run's folder may be another's
+        return
+    print(f"report: {stem}.html, {stem}.json")

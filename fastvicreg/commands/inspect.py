@@ -18,13 +18,17 @@ class InspectOptions:
     """Diagnose a run's features and embeddings: rank, spectrum, dead dimensions, correlation, views, neighbours."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder."""
+    """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
     against: str | None = None
-    """Another run, shown beside it; CKA says how alike the two are."""
+    """Another run or file, shown beside it; CKA says how alike the two are."""
     data: str | None = None
     """Images to look at, labelled or not; default: the validation split of the run's data."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of RUN's checkpoint; default: the newest whole one."""
+    arch: str | None = None
+    """Architecture that a file of weights must have; default: the one that its shapes tell."""
+    stem: str | None = None
+    """What a 3x3 stem in a file of weights was, where its layout does not tell: 3x3, 3x3s2 or 3x3p2."""
     images: int = 1000
     """Images to look at, spread over the data."""
     views: int = 10
@@ -34,7 +38,7 @@ class InspectOptions:
     workers: int = 0
     """Decoding threads; 0: one a core."""
     out: str | None = None
-    """The page, an .html file; default: inspect.html in RUN."""
+    """The page, an .html file; default: inspect.html in RUN, or beside a file."""
     json: str | None = None
     """Write the figures to this file."""
 
@@ -42,7 +46,8 @@ class InspectOptions:
 def main(arguments: Sequence[str]) -> int:
     """Print the figures and write the page; returns the exit code."""
     options = parse(InspectOptions, arguments, "inspect")
-    out = Path(options.out or Path(options.run) / "inspect.html")
+    run = Path(options.run)
+    out = Path(options.out or (run.with_suffix(".inspect.html") if run.is_file() else run / "inspect.html"))
     if out.is_dir() or out.suffix not in (".html", ".htm"):
         raise UserError(f"--out {options.out}: give the name of an .html file.")
 
@@ -53,22 +58,24 @@ def main(arguments: Sequence[str]) -> int:
     display = Display()
     found = [
         inspect_run(
-            run,
+            path,
             data=options.data,
-            checkpoint=options.checkpoint if run == options.run else None,
+            checkpoint=options.checkpoint if path == options.run else None,
+            arch=options.arch,
+            stem=options.stem,
             images=options.images,
             views=options.views,
             device=options.device,
             workers=options.workers,
             note=display.note,
         )
-        for run in (options.run, *([options.against] if options.against else []))
+        for path in (options.run, *([options.against] if options.against else []))
     ]
     if options.against:
         found[0] = compared(found[0], found[1])
     for each in found:
         for note in each.notes:
-            display.note(f"{note}: what was inspected is older.")
+            display.note(note)
     display.console.print(table(found, width=display.console.width))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,70 +1,183 @@
-"""A finished run's encoder, evaluated on labelled images by one of the protocols."""
+"""A finished run's encoder, or features that another program computed, evaluated by one of the protocols."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from fastvicreg.config import TrainConfig
+from fastvicreg.contracts import Source
 from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
-from fastvicreg.evaluate.features import extract
-from fastvicreg.evaluate.knn import accuracy
-from fastvicreg.evaluate.labels import obstacle
-from fastvicreg.evaluate.protocols import FrozenProtocol
+from fastvicreg.evaluate import scores
+from fastvicreg.evaluate.features_file import read_features
+from fastvicreg.evaluate.labels import by_name, obstacle
+from fastvicreg.evaluate.protocols import ClassifyingProtocol, MeasuringProtocol
+from fastvicreg.evaluate.published import published
+from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
+from fastvicreg.pipelines.sources.labelled import LabelledSource
 from fastvicreg.pretrained import load_trained
 from fastvicreg.train.assemble import resolve_device
+
+Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Which run, on which images, computed where; the command's options have the same names."""
 
-    run: str
+    run: str | None = None
     data: str | None = None
     val_data: str | None = None
+    features: str | None = None
     checkpoint: str | None = None
     arch: str | None = None
     stem: str | None = None
     device: str = "auto"
     workers: int = 0
+    cache: bool = True
 
 
-def evaluate_run(asked: Evaluation, protocol: FrozenProtocol) -> dict[str, Any]:
-    """Accuracy in percent by ``protocol`` on the validation split, with the training split as the bank.
+@dataclass(frozen=True)
+class Evaluated:
+    """Figures of one protocol."""
 
-    ``UserError`` where labels give no accuracy that means something, or a setting cannot be served.
+    rows: list[dict[str, Any]]
+    """One a setting, in percent."""
+    facts: dict[str, Any]
+    """What was evaluated: run, checkpoint, sizes."""
+    by_class: list[dict[str, Any]] = field(default_factory=list)
+    """Of the row at ``chosen``, which is empty where there are no accuracies."""
+    count_CC: Tensor | None = None
+    chosen: int = 0
+    classes: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None) -> Evaluated:
+    """The figures of ``protocol`` on the validation split, with the training split as the bank; ``told`` shows lines.
+
+    ``UserError`` where labels give no figure that means something, or a setting cannot be served.
     """
     if asked.workers < 0:
         raise UserError(f"--workers {asked.workers}: give 0 for one a core, or more.")
+    if (asked.run is None) == (asked.features is None):
+        raise UserError(f"give either a run, as fastvicreg eval {name} RUN, or --features FILE.")
+    config: TrainConfig | None = None
+    if asked.features is not None:
+        subject, facts, notes = _features_subject(asked)
+    else:
+        subject, facts, notes, config = _run_subject(asked, told)
+    protocol.check(subject)
+    facts |= {"bank": len(subject.bank), "queries": len(subject.queries), "classes": len(subject.classes)}
+    beside: tuple[str, ...] = ()
+    if config is not None:
+        found = published(config, name, dataclasses.asdict(protocol), len(subject.classes))
+        beside = tuple(figure.told() for figure in found)
+    if isinstance(protocol, MeasuringProtocol):
+        rows = protocol.measure(subject, told)
+        facts["faults"] = subject.faults
+        return Evaluated(rows, facts, published=beside, notes=notes)
+    assert isinstance(protocol, ClassifyingProtocol)
+    ranked = _ranked(subject, protocol.fit(subject, told))
+    facts["faults"] = subject.faults
+    return _scored(subject, ranked, facts, beside, notes)
+
+
+def _ranked(subject: Subject, classifiers: list[Classifier]) -> list[Ranked]:
+    found: list[Ranked] = []
+    for classifier in classifiers:
+        if classifier.encoder is None:
+            features = subject.query_features()
+        else:
+            images = subject.images("")
+            features = images.extracted(classifier.encoder, images.queries)
+        found += classifier.rank(features.features_NF, subject.allowed_A)
+    return found
+
+
+def _scored(
+    subject: Subject, ranked: list[Ranked], facts: dict[str, Any], beside: tuple[str, ...], notes: tuple[str, ...]
+) -> Evaluated:
+    answers_M = torch.tensor([subject.queries.label(index) for index in range(len(subject.queries))])
+    classes = len(subject.classes)
+    choice = classes if subject.allowed_A is None else len(subject.allowed_A)
+    tops = [one.top_MK.cpu() for one in ranked]
+    rows = [
+        {**one.setting, **scores.accuracies(top_MK, answers_M, choice)}
+        for one, top_MK in zip(ranked, tops, strict=True)
+    ]
+    best = max(range(len(rows)), key=lambda place: rows[place]["accuracy"])
+    chosen = next((place for place, one in enumerate(ranked) if one.chosen), best)
+    count_CC = scores.confusion(tops[chosen][:, 0], answers_M, classes)
+    by_class = scores.by_class(count_CC, subject.classes)
+    return Evaluated(rows, facts, by_class, count_CC, chosen, subject.classes, beside, notes)
+
+
+def _features_subject(asked: Evaluation) -> tuple[FeatureSubject, dict[str, Any], tuple[str, ...]]:
+    assert asked.features is not None
+    for flag, value in (("--data", asked.data), ("--val-data", asked.val_data), ("--checkpoint", asked.checkpoint)):
+        if value is not None:
+            raise UserError(f"{flag} {value} goes with a run: --features has its own labels; leave it out.")
+    bank, queries = read_features(asked.features)
+    where = f"--features {asked.features}"
+    if reason := obstacle(bank, queries, bank_where=f"{where}: train", queries_where=f"{where}: val"):
+        raise UserError(f"no accuracy: {reason}")
+    subject = FeatureSubject(bank, queries, device=resolve_device(asked.device))
+    return subject, {"features": asked.features}, ()
+
+
+def _run_subject(asked: Evaluation, told: Told) -> tuple[ImageSubject, dict[str, Any], tuple[str, ...], TrainConfig]:
+    assert asked.run is not None
     trained = load_trained(asked.run, asked.checkpoint, arch=asked.arch, stem=asked.stem)
     if trained.run is None and asked.data is None:
         raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
     config, device = trained.config, resolve_device(asked.device)
-    encoder = trained.encoder.to(device)
     if asked.data is not None:
         config = replace(config, data=replace(config.data, data=asked.data, val_data=None, val_labels=None))
     if asked.val_data is not None:
         config = replace(config, data=replace(config.data, val_data=asked.val_data))
     data = open_data(config)
-    if reason := obstacle(data.train, data.validation, bank_where=data.where, queries_where=data.validation_where):
+    queries, allowed_A = data.validation, None
+    if queries is not None and (numbers := by_name(data.train.classes, queries.classes)):
+        queries, allowed_A = _matched(queries, numbers, data.train.classes)
+    if reason := obstacle(data.train, queries, bank_where=data.where, queries_where=data.validation_where):
         raise UserError(f"no accuracy: {reason}")
-    assert data.validation is not None
-    protocol.check(data.train)
-    bank, queries = (
-        extract(encoder, source, image_size=config.data.image_size, device=device, workers=asked.workers)
-        for source in (data.train, data.validation)
+    assert queries is not None
+    notes = (*trained.notes, *([f"{trained.passed_over}: what was evaluated is older."] * bool(trained.passed_over)))
+    if allowed_A is not None:
+        notes += (
+            f"{data.validation_where} has {len(allowed_A):,} of the {len(data.train.classes):,} classes: only these "
+            "come into question",
+        )
+    subject = ImageSubject(
+        trained.encoder.to(device),
+        data.train,
+        queries,
+        data.where,
+        data.validation_where,
+        config.data.image_size,
+        allowed_A,
+        device,
+        asked.workers,
+        config.run.seed,
+        asked.cache,
+        told,
     )
-    bank_NF, labels_N = bank.features_NF, bank.labels_N
-    if (chosen := protocol.choose(labels_N, seed=config.run.seed)) is not None:
-        bank_NF, labels_N = bank_NF[chosen], labels_N[chosen]
-    predicted_M = protocol.predict(bank_NF, labels_N, queries.features_NF)
-    return {
-        "accuracy": accuracy(predicted_M, queries.labels_N),
-        "bank": len(bank_NF),
-        "queries": len(queries.labels_N),
-        "classes": len(data.train.classes),
-        "faults": bank.faults + queries.faults,
-        "checkpoint": str(trained.checkpoint),
-        "passed_over": trained.passed_over,
-        "notes": trained.notes,
-    }
+    facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
+    return subject, facts, notes, config
+
+
+def _matched(queries: Source, numbers: list[int], classes: tuple[str, ...]) -> tuple[Source, Tensor | None]:
+    """``queries`` under the bank's numbers of its classes, and these where they are not all."""
+    allowed_A = torch.tensor(sorted(numbers)) if len(numbers) < len(classes) else None
+    if numbers == list(range(len(numbers))):
+        return queries, allowed_A
+    labels = [queries.label(index) for index in range(len(queries))]
+    return LabelledSource(queries, [numbers[label] if label >= 0 else -1 for label in labels], classes), allowed_A

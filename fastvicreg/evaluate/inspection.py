@@ -69,6 +69,7 @@ class Inspection:
     viewed: int
     """Images whose views were taken."""
     spaces: tuple[Space, ...]
+    """The embeddings only where the method is known: a file of weights has an encoder alone."""
     notes: tuple[str, ...] = ()
     cka: Mapping[str, float] = field(default_factory=dict)
     """Of each space to that of the run that this one is compared with."""
@@ -79,21 +80,26 @@ def inspect_run(
     *,
     data: str | None = None,
     checkpoint: str | None = None,
+    arch: str | None = None,
+    stem: str | None = None,
     images: int = 1000,
     views: int = 10,
     device: str = "auto",
     workers: int = 0,
     note: Callable[[str], None] = lambda line: None,
 ) -> Inspection:
-    """Diagnostics of ``run`` on ``images`` images and ``views`` augmented views of each, by its own recipe.
+    """Diagnostics of ``run``, a folder or a file of weights, on images and ``views`` augmented views of each.
 
-    The images are those of the validation split, or spread over the training data where there is none. ``UserError``
-    for a run that is not there or not finite, and for images or views too few to say anything.
+    The images, at most ``images``, are those of the validation split, or spread over the training data where there is
+    none; the views follow the run's recipe. ``UserError`` for a run that is not there or not finite (``load_trained``),
+    and for images or views too few to say anything.
     """
     for flag, value, least in (("--images", images, LEAST), ("--views", views, 2), ("--workers", workers, 0)):
         if value < least:
             raise UserError(f"{flag} {value}: give {least} or more.")
-    trained = load_trained(run, checkpoint)
+    trained = load_trained(run, checkpoint, arch=arch, stem=stem)
+    if trained.run is None and data is None:
+        raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
     config, device = trained.config, resolve_device(device)
     if data is not None:
         config = replace(config, data=replace(config.data, data=data, val_data=None, val_labels=None))
@@ -103,17 +109,21 @@ def inspect_run(
     if len(source) < LEAST:
         raise UserError(f"{where} holds {len(source)} images: a representation shows itself on {LEAST} at least.")
     source = spread(source, images)
-    method = build_method(config, kernel_choices(config), device)
-    checkpoints.load_weights(
-        as_module(method), load_file(trained.checkpoint / "model.safetensors"), str(trained.checkpoint)
-    )
-    encoder, head = next(iter(method.encoders.values())).eval(), method.head.eval()
+    encoder, head = trained.encoder.to(device), None
+    if trained.run is not None:
+        method = build_method(config, kernel_choices(config), device)
+        checkpoints.load_weights(
+            as_module(method), load_file(trained.checkpoint / "model.safetensors"), str(trained.checkpoint)
+        )
+        encoder, head = next(iter(method.encoders.values())).eval(), method.head.eval()
     note(f"features of {len(source):,} images of {where}")
     features = extract(encoder, source, image_size=config.data.image_size, device=device, workers=workers)
     note(f"{views} views of each by the recipe {config.data.recipe}")
     views_NQF = augmented_features(encoder, source, config, views=views, device=device, workers=workers)
-    with torch.no_grad():
-        embeddings_ND, embedded_NQD = head(features.features_NF), _each_row(head, views_NQF)
+    taken = [("features", features.features_NF, views_NQF)]
+    if head is not None:
+        with torch.no_grad():
+            taken.append(("embeddings", head(features.features_NF), _each_row(head, views_NQF)))
     note("diagnostics")
     return Inspection(
         run,
@@ -123,11 +133,8 @@ def inspect_run(
         where,
         features.labels_N.cpu(),
         len(views_NQF),
-        (
-            space("features", features.features_NF.cpu(), views_NQF.cpu()),
-            space("embeddings", embeddings_ND.cpu(), embedded_NQD.cpu()),
-        ),
-        tuple(filter(None, [trained.passed_over])),
+        tuple(space(name, images_ND.cpu(), views_NQD.cpu()) for name, images_ND, views_NQD in taken),
+        (*trained.notes, *([f"{trained.passed_over}: what was inspected is older."] * bool(trained.passed_over))),
     )
 
 
@@ -200,7 +207,7 @@ def compared(own: Inspection, other: Inspection) -> Inspection:
             f"{own.run} looked at {len(own.source):,} images of {own.where}, {other.run} at {len(other.source):,} of "
             f"{other.where}: give --data, so that both see the same."
         )
-    pairs = zip(own.spaces, other.spaces, strict=True)
+    pairs = zip(own.spaces, other.spaces, strict=False)  # a file has features alone
     return replace(own, cka={a.name: diagnostics.linear_cka(a.images_ND, b.images_ND) for a, b in pairs})
 
 

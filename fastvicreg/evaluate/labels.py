@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fastvicreg.contracts import Source
+from typing import Protocol
 
 NAMED = 3
 """Classes that a line names before it counts the rest."""
 LAYOUT = "give --data with train/ and val/ class folders, or labelled images as --val-data"
 
 
-def obstacle(bank: Source, queries: Source | None, *, bank_where: str, queries_where: str) -> str | None:
+class Labelled(Protocol):
+    """What has labels: a ``Source``, or features that somebody else computed."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+    def label(self, index: int) -> int:
+        """Class number, -1 where there is none."""
+        ...
+
+
+def obstacle(bank: Labelled, queries: Labelled | None, *, bank_where: str, queries_where: str) -> str | None:
     """Why ``queries`` cannot be classified by the labels of ``bank``; None where they can.
 
     An accuracy needs a label on every image, at least two classes on both sides, the same class behind the same
@@ -57,7 +65,18 @@ def mismatch(bank: tuple[str, ...], queries: tuple[str, ...], bank_where: str, q
     )
 
 
-def too_few(source: Source, per_class: int) -> str | None:
+def by_name(classes: tuple[str, ...], queries: tuple[str, ...]) -> list[int] | None:
+    """The numbers in ``classes`` of the classes of ``queries``, by name; None where one of them is not there.
+
+    So images of some of the classes are classified by the labels of all: ImageNet-R and -A hold 200 of the 1,000.
+    """
+    number = {name: place for place, name in enumerate(classes)}
+    if not queries or len(number) != len(classes) or not set(queries) <= set(number):
+        return None
+    return [number[name] for name in queries]
+
+
+def too_few(source: Labelled, per_class: int) -> str | None:
     """Why ``source`` does not have ``per_class`` labels of every class."""
     label, least = min(_counts(source).items(), key=lambda item: (item[1], item[0]))
     if least >= per_class:
@@ -65,7 +84,7 @@ def too_few(source: Source, per_class: int) -> str | None:
     return f"class {_name(source.classes, label)!r} has {least} training images: give {least} or less, or 0 for all."
 
 
-def _counts(source: Source) -> Counter[int]:
+def _counts(source: Labelled) -> Counter[int]:
     return Counter(source.label(index) for index in range(len(source)))
 
 

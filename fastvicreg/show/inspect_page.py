@@ -53,9 +53,16 @@ def columns_of(found: Sequence[Inspection]) -> list[tuple[str, Space]]:
     """Every space of every run with its heading, features before embeddings."""
     if len(found) == 1:
         return [(space.name, space) for space in found[0].spaces]
-    titles = _titles(found)
-    spaces = zip(*(each.spaces for each in found), strict=True)
-    return [(f"{space.name}, {title}", space) for same in spaces for title, space in zip(titles, same, strict=True)]
+    return [(f"{name}, {title}", space) for name, same in _by_name(found) for title, space in same]
+
+
+def _by_name(found: Sequence[Inspection]) -> list[tuple[str, list[tuple[str, Space]]]]:
+    """Each kind of space with the runs that have it, by title."""
+    spaces: dict[str, list[tuple[str, Space]]] = {}
+    for title, each in zip(_titles(found), found, strict=True):
+        for space in each.spaces:
+            spaces.setdefault(space.name, []).append((title, space))
+    return list(spaces.items())
 
 
 def _titles(found: Sequence[Inspection]) -> list[str]:
@@ -87,15 +94,17 @@ def table(found: Sequence[Inspection], *, width: int = 80) -> Table:
 
 def write(found: Sequence[Inspection]) -> str:
     """The page's text."""
-    own, titles = found[0], _titles(found)
-    features, embeddings = (list(zip(titles, (each.spaces[at] for each in found), strict=True)) for at in (0, 1))
+    own, spaces = found[0], _by_name(found)
+    spectra = "".join(f"<h3>{name}</h3>{plots.spectra(same)}" for name, same in spaces)
+    deviations = "".join(f"<h3>{name}</h3>{plots.deviations(same)}" for name, same in spaces)
     against = f" against <code>{html.escape(found[1].run)}</code>" if len(found) > 1 else ""
     projected, how = plots.projection(own)
     config = own.config
+    method = f"{config.method.name}, " if "embeddings" in dict(spaces) else ""  # of a file only the encoder is known
     body = f"""
 <h1>{html.escape(own.run)}</h1>
-<p class="lead">{html.escape(config.method.name)}, {html.escape(config.encoder.arch)}, checkpoint
-<code>{html.escape(own.checkpoint)}</code>{against}. {len(own.source):,} images of {html.escape(own.where)}.</p>
+<p class="lead">{html.escape(method + config.encoder.arch)}, <code>{html.escape(own.checkpoint)}</code>{against}.
+{len(own.source):,} images of {html.escape(own.where)}.</p>
 <section><h2>Figures</h2>
 <p>Features are the encoder's outputs, embeddings those of the method's expander or projector, on which its loss acts.
 LiDAR and alignment see {own.spaces[0].views_NQD.shape[1]} augmented views of {own.viewed:,} images, the others centre
@@ -103,16 +112,16 @@ crops.</p>{_table(found)}</section>
 <section><h2>Spectrum</h2>
 <p>Eigenvalues of the covariance. A flat line uses all dimensions; one that falls off a cliff has collapsed onto a few.
 The dashed line is the fitted power law.</p>
-<h3>features</h3>{plots.spectra(features)}<h3>embeddings</h3>{plots.spectra(embeddings)}</section>
+{spectra}</section>
 <section><h2>Dimensions</h2>
 <p>Standard deviation of each dimension: dead ones stand apart at the left.</p>
-<h3>features</h3>{plots.deviations(features)}<h3>embeddings</h3>{plots.deviations(embeddings)}
+{deviations}
 <p>Correlation of dimensions, at most {plots.CORRELATED}: off the diagonal dark is decorrelated. Dimensions are ordered
 so that those which go together lie side by side.</p>
 {plots.correlations(columns_of(found))}</section>
 <section><h2>Views of an image</h2>
 <p>How far two augmented views of an image lie apart (filled), against two different images (outline). Where the two
-overlap, the encoder does not know an image again.</p>{plots.alignments(features)}
+overlap, the encoder does not know an image again.</p>{plots.alignments(spaces[0][1])}
 <p>Images whose views lie farthest apart, and in the second row closest together.</p>{plots.least_alike(own)}</section>
 <section><h2>Nearest neighbours</h2>
 <p>Each row: an image, then the nearest others by the cosine of their features{_frames(own)}.</p>

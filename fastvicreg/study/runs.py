@@ -18,11 +18,10 @@ from fastvicreg.contracts import Cursor, Horizon, Method
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.diagnostics import rank_me
-from fastvicreg.evaluate.knn import accuracy
+from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.labels import obstacle
+from fastvicreg.evaluate.linear import linear_predict
 from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES, shared_features
-from fastvicreg.evaluate.protocols.knn import KNN
-from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.methods.embeddings import unit_std
 from fastvicreg.show.display import Display
 from fastvicreg.train import checkpoint as checkpoints
@@ -133,9 +132,9 @@ def measure(method: Method, config: TrainConfig, data: Datasets) -> dict[str, fl
         "rankme_embedding": rank_me(z_MD[:RANK_SAMPLES]),
         "rankme": rank_me(queries.features_NF[:RANK_SAMPLES]),
     }
-    for name, protocol in (("knn", KNN(k=min(NEIGHBOURS, len(bank.labels_N)))), ("linear", Linear())):
-        predicted_M = protocol.predict(bank.features_NF, bank.labels_N, queries.features_NF)
-        figures[name] = accuracy(predicted_M, queries.labels_N)
+    given = bank.features_NF, bank.labels_N, queries.features_NF
+    figures["knn"] = accuracy(knn_predict(*given, k=min(NEIGHBOURS, len(bank.labels_N))), queries.labels_N)
+    figures["linear"] = accuracy(linear_predict(*given), queries.labels_N)
     return figures
 
 

@@ -64,6 +64,18 @@ def test_the_plan_bench_has_a_row_a_part(tmp_path: Path) -> None:
     assert [row["samples"] for row in rows] == [1_281_167] * 4 + [4096] * 2
 
 
+def test_knn_in_one_pass_predicts_what_the_loop_does(tmp_path: Path) -> None:
+    out = tmp_path / "knn.json"
+    small = ["--bank", "600", "--queries", "300", "--features", "32", "--classes", "10", "--repeats", "2"]
+    assert main(["bench", "knn", *small, "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["impl"], row["distance"]) for row in rows] == [
+        (impl, distance) for distance in ("cosine", "euclidean") for _ in range(2) for impl in ("loop", "one-pass")
+    ]
+    assert {row["k"] for row in rows} == {"20", "10 20 100 200"}
+    assert all(row["equal"] == 1 and row["s"] > 0 for row in rows)
+
+
 def test_interleaved_repeats_take_turns() -> None:
     calls: list[str] = []
     timings = measure.interleaved({name: lambda name=name: calls.append(name) for name in "AB"}, repeats=3, min_ms=0)

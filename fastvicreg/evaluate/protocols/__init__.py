@@ -1,36 +1,49 @@
-"""Protocols of evaluation, by name: what is made of frozen features and labels. Importing this imports no torch."""
+"""Protocols of evaluation, by name: what is made of an encoder and labels. Importing this imports no torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fastvicreg.registry import resolve_class
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
-    from fastvicreg.contracts import Source
+    from fastvicreg.evaluate.subject import Classifier, Subject
 
 PROTOCOLS = {
     "knn": "fastvicreg.evaluate.protocols.knn:KNN",
     "linear": "fastvicreg.evaluate.protocols.linear:Linear",
+    "semi": "fastvicreg.evaluate.protocols.semi:Semi",
+    "finetune": "fastvicreg.evaluate.protocols.finetune:Finetune",
+    "retrieval": "fastvicreg.evaluate.protocols.retrieval:Retrieval",
 }
-"""Names to the class of their settings."""
+"""Names to the class of their settings: a frozen dataclass whose file imports no torch; its docstring is the help."""
 
 
-class FrozenProtocol(Protocol):
-    """A frozen dataclass of a protocol's settings, whose file imports no torch; its docstring is the command's help."""
+@runtime_checkable
+class ClassifyingProtocol(Protocol):
+    """One that says which class a query is of."""
 
-    def check(self, bank: Source) -> None:
-        """``UserError`` for the first setting that ``bank`` cannot serve, before anything is computed."""
+    def check(self, subject: Subject) -> None:
+        """``UserError`` for the first setting that cannot be served, before anything is computed."""
         ...
 
-    def choose(self, labels_N: Tensor, *, seed: int) -> Tensor | None:
-        """Indices of the bank's samples that are used; None: all."""
+    def fit(self, subject: Subject, told: Callable[[str], None]) -> list[Classifier]:
+        """Learn from the bank; ``told`` shows a line."""
         ...
 
-    def predict(self, bank_ND: Tensor, labels_N: Tensor, query_MD: Tensor) -> Tensor:
-        """predictions_M, int64."""
+
+@runtime_checkable
+class MeasuringProtocol(Protocol):
+    """One whose figures are no accuracies."""
+
+    def check(self, subject: Subject) -> None:
+        """As ``ClassifyingProtocol.check``."""
+        ...
+
+    def measure(self, subject: Subject, told: Callable[[str], None]) -> list[dict[str, Any]]:
+        """Rows of figures, in percent."""
         ...
 
 

@@ -76,6 +76,24 @@ def test_a_run_against_itself_is_the_same(
     assert json.loads(figures.read_text())["rows"][0]["cka"] == pytest.approx({"features": 1, "embeddings": 1})
 
 
+def test_a_file_of_weights_has_features_alone(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = uninterrupted
+    weights, figures = tmp_path / "weights.safetensors", tmp_path / "figures.json"
+    assert main(["export", str(run), str(weights)]) == 0
+    assert main(["inspect", str(weights)]) == 2
+    assert "give --data FOLDER" in capsys.readouterr().err
+    assert main(["inspect", str(weights), "--data", str(data), "--against", str(run), "--json", str(figures)]) == 0
+    own, other = json.loads(figures.read_text())["rows"]
+    assert "embeddings" not in own
+    # The file does not say by which recipe its views were made, but the images are the same.
+    kept = ("rankme", "std", "correlation", "uniformity")
+    assert [own["features"][name] for name in kept] == pytest.approx([other["features"][name] for name in kept])
+    assert own["cka"] == pytest.approx({"features": 1})
+    assert (tmp_path / "weights.inspect.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,0 +1,196 @@
+"""An evaluation as one self-contained HTML page: figures with intervals, class by class, and what is taken for what."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from fastvicreg.errors import UserError
+from fastvicreg.evaluate.frozen import Evaluated
+from fastvicreg.provenance import cpu_name, versions
+
+OWN, GREY = "#1f6feb", "#8a94a3"
+NAMED = 60
+"""Classes that a picture names; of more it shows the matrix alone."""
+PAIRS = 20
+"""Mistakes that are listed, most frequent first."""
+
+STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
+main { max-width: 1000px; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
+h1 { font-size: 1.9rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 1.4rem 0 .4rem; }
+.lead { color: #4b5768; margin-top: 0; overflow-wrap: anywhere; }
+section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 1rem 0; padding: .2rem 1.3rem 1.3rem;
+  overflow-x: auto; }
+svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; } th, td { padding: .3rem .7rem; text-align: right; }
+th { border-bottom: 2px solid #1c2430; } td { border-bottom: 1px solid #e1e5ea; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; } tr.own td { font-weight: 700; background: #eef5ff; }
+"""
+
+
+def write_html(path: Path, title: str, evaluated: Evaluated, settings: Mapping[str, Any]) -> None:
+    """Write the page; ``UserError`` where its place cannot be written."""
+    facts = ", ".join(f"{name} {value}" for name, value in evaluated.facts.items())
+    lines = [*evaluated.published, *evaluated.notes]
+    body = f"<h1>{_text(title)}</h1><p class='lead'>{_text(facts)}</p>"
+    body += "".join(f"<p>{_text(line)}</p>" for line in lines)
+    body += f"<section><h2>Figures in %</h2>{_rows(evaluated)}</section>"
+    if evaluated.count_CC is not None:
+        body += _class_sections(evaluated)
+    given = ", ".join(f"{name} {value}" for name, value in settings.items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    made = f"<p>{_text(given)}</p><p>{_text(cpu_name())}. {_text(packages)}.</p>"
+    body += f"<section><h2>How this was made</h2>{made}</section>"
+    head = f"<title>{_text(title)}</title><meta name='viewport' content='width=device-width'><style>{STYLE}</style>"
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<main>{body}</main></html>"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, "utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the report {path}: {error.strerror}.") from error
+
+
+def settings_shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of a table of ``rows``, without the bounds of intervals."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if not name.endswith(("_low", "_high"))]
+
+
+def cell(row: Mapping[str, Any], name: str) -> str:
+    """A figure with its interval, such as "73.20 (72.81-73.59)"."""
+    value = row.get(name, "")
+    if not isinstance(value, float):
+        return str(value)
+    if f"{name}_low" in row:
+        return f"{value:.2f} ({row[f'{name}_low']:.2f}-{row[f'{name}_high']:.2f})"
+    return f"{value:g}" if name in ("lr", "temperature") else f"{value:.2f}"
+
+
+def _class_sections(evaluated: Evaluated) -> str:
+    assert evaluated.count_CC is not None
+    count_CC = evaluated.count_CC.numpy()
+    asked = count_CC.sum(1).nonzero()[0]
+    seen = np.union1d(asked, count_CC.sum(0).nonzero()[0])
+    names = [_name(evaluated.classes, number) for number in seen]
+    share = count_CC[np.ix_(seen, seen)] / count_CC[seen].sum(1, keepdims=True).clip(1) * 100
+    explained = "<p>A row is a class, a column what its images were taken for, in % of the row.</p>"
+    taken = f"{explained}{_confusion(share, names)}{_mistakes(count_CC, evaluated.classes)}"
+    parts = [f"<section><h2>What is taken for what</h2>{taken}</section>"]
+    if len(evaluated.by_class) <= NAMED:
+        parts.append(f"<section><h2>Class by class</h2>{_bars(evaluated.by_class)}</section>")
+    ordered = sorted(evaluated.by_class, key=lambda row: row["accuracy"])
+    parts.append(f"<section><h2>All classes, hardest first</h2>{_table(ordered)}</section>")
+    return "".join(parts)
+
+
+def _rows(evaluated: Evaluated) -> str:
+    return _table(evaluated.rows, evaluated.chosen if evaluated.by_class else -1)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], own: int = -1) -> str:
+    columns = settings_shown(rows)
+    head = "".join(f"<th>{_text(name.replace('_', ' '))}</th>" for name in columns)
+    lines = []
+    for place, row in enumerate(rows):
+        cells = "".join(f"<td>{_text(cell(row, name))}</td>" for name in columns)
+        lines.append(f"<tr{' class=own' if place == own else ''}>{cells}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _mistakes(count_CC: np.ndarray, classes: Sequence[str]) -> str:
+    """The most frequent mistakes as a table."""
+    wrong = count_CC.copy()
+    np.fill_diagonal(wrong, 0)
+    places = wrong.ravel().argsort()[::-1][:PAIRS]
+    rows = [
+        {
+            "class": _name(classes, place // len(wrong)),
+            "taken for": _name(classes, place % len(wrong)),
+            "images": int(n),
+        }
+        for place, n in zip(places, wrong.ravel()[places], strict=True)
+        if n
+    ]
+    return f"<h2>The most frequent mistakes</h2>{_table(rows)}" if rows else ""
+
+
+def _confusion(share: np.ndarray, names: Sequence[str]) -> str:
+    side = min(12.0, 4 + 0.3 * len(names))
+    figure, ax = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    shown = ax.imshow(share, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
+    figure.colorbar(shown, ax=ax, label="% of the row", shrink=0.7)
+    if len(names) <= NAMED:
+        _named_ticks(ax, names)
+        ax.set_xticks(range(len(names)), [_printable(name) for name in names], rotation=90, fontsize=8)
+        _no_formulas(ax.get_xticklabels())
+    if len(names) <= 20:
+        for (row, column), value in np.ndenumerate(share):
+            if value >= 0.5:
+                colour = "white" if value > 55 else "#1c2430"
+                ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    ax.set(xlabel="taken for", ylabel="class")
+    return _svg(figure)
+
+
+def _bars(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy of each class with its interval, best at the top."""
+    ordered = sorted(rows, key=lambda row: row["accuracy"])
+    figure, ax = plt.subplots(figsize=(8, 1 + 0.25 * len(ordered)), layout="constrained")
+    value, low, high = (
+        np.array([row[key] for row in ordered]) for key in ("accuracy", "accuracy_low", "accuracy_high")
+    )
+    ax.barh(range(len(ordered)), value, color=OWN, height=0.7)
+    errors = np.stack([value - low, high - value]).clip(0)
+    ax.errorbar(value, range(len(ordered)), xerr=errors, fmt="none", ecolor=GREY, capsize=2)
+    _named_ticks(ax, [row["class"] for row in ordered])
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="accuracy in %, with its 95 % interval", xlim=(0, 100))
+    return _svg(figure)
+
+
+def _named_ticks(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_yticks(range(len(names)), [_printable(name) for name in names], fontsize=8)
+    _no_formulas(ax.get_yticklabels())
+
+
+def _no_formulas(labels: Sequence[Text]) -> None:
+    for label in labels:
+        label.set_parse_math(False)  # a $ in a class's name
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _name(classes: Sequence[str], number: int) -> str:
+    return classes[number] if number < len(classes) else str(number)
+
+
+def _printable(text: str) -> str:
+    """``text`` without what no XML holds: control characters, and bytes that are no text."""
+    readable = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else " " for c in readable)
+
+
+def _text(value: object) -> str:
+    return html.escape(_printable(str(value)))

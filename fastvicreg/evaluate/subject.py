@@ -1,0 +1,159 @@
+"""What a protocol evaluates: labelled images through an encoder, or features that another program computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from fastvicreg.contracts import Source
+from fastvicreg.errors import UserError
+from fastvicreg.evaluate.cache import features_key, load_features, save_features
+from fastvicreg.evaluate.features import Features, extract
+from fastvicreg.evaluate.features_file import LabelledFeatures
+from fastvicreg.evaluate.labels import Labelled
+
+
+class Ranked(NamedTuple):
+    """The classes of every query by one setting of a protocol."""
+
+    setting: dict[str, object]
+    """What sets it apart from the protocol's other settings: {"k": 20}."""
+    top_MK: Tensor
+    """int64, up to 5 classes, best first."""
+    chosen: bool = False
+    """Whether it is the one that is reported class by class; else the most accurate is."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What a protocol learnt."""
+
+    rank: Callable[[Tensor, Tensor | None], list[Ranked]]
+    """(features of queries (M, D), classes that come into question or None: all) to one ranking a setting."""
+    encoder: nn.Module | None = None
+    """The encoder whose features it takes, where the protocol trained one."""
+
+
+class Subject(Protocol):
+    """An encoder's features of two labelled splits."""
+
+    seed: int
+    allowed_A: Tensor | None
+    """The classes that come into question, where the queries have some of the bank's alone."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def bank(self) -> Labelled: ...
+    @property
+    def queries(self) -> Labelled: ...
+    @property
+    def faults(self) -> int:
+        """Images that a neighbour stood for."""
+        ...
+
+    def features(self) -> tuple[Features, Features]:
+        """Of bank and queries, on the device."""
+        ...
+
+    def query_features(self) -> Features:
+        """Of the queries alone."""
+        ...
+
+    def images(self, protocol: str) -> ImageSubject:
+        """The images and the encoder; ``UserError`` that names ``protocol`` where there are features alone."""
+        ...
+
+
+@dataclass
+class FeatureSubject:
+    """Features from a file."""
+
+    bank: LabelledFeatures
+    queries: LabelledFeatures
+    allowed_A: Tensor | None = None
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.bank.classes
+
+    @property
+    def faults(self) -> int:
+        return 0
+
+    def features(self) -> tuple[Features, Features]:
+        one, two = (
+            Features(x.features.features_NF.to(self.device), x.features.labels_N.to(self.device))
+            for x in (self.bank, self.queries)
+        )
+        return one, two
+
+    def query_features(self) -> Features:
+        return self.features()[1]
+
+    def images(self, protocol: str) -> ImageSubject:
+        raise UserError(
+            f"{protocol} trains on images, and --features holds features alone: give a run, or another way."
+        )
+
+
+@dataclass
+class ImageSubject:
+    """Images through a frozen encoder; features are computed once, and kept on disk where ``cached``."""
+
+    encoder: nn.Module
+    bank: Source
+    queries: Source
+    bank_where: str
+    queries_where: str
+    image_size: int
+    allowed_A: Tensor | None = None
+    device: str = "cpu"
+    workers: int = 0
+    seed: int = 0
+    cached: bool = True
+    told: Callable[[str], None] = lambda _: None
+    _features: dict[str, Features] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.bank.classes
+
+    @property
+    def faults(self) -> int:
+        return sum(found.faults for found in self._features.values())
+
+    def features(self) -> tuple[Features, Features]:
+        return self._of(self.bank, self.bank_where), self.query_features()
+
+    def query_features(self) -> Features:
+        return self._of(self.queries, self.queries_where)
+
+    def _of(self, source: Source, where: str) -> Features:
+        if where not in self._features:
+            self._features[where] = self._load(source, where)
+        return self._features[where]
+
+    def extracted(self, encoder: nn.Module, source: Source) -> Features:
+        """By another encoder, which is not kept."""
+        return extract(encoder, source, image_size=self.image_size, device=self.device, workers=self.workers)
+
+    def images(self, protocol: str) -> ImageSubject:
+        return self
+
+    def _load(self, source: Source, where: str) -> Features:
+        if not self.cached:
+            return self.extracted(self.encoder, source)
+        key = features_key(self.encoder, source, where, image_size=self.image_size, device=self.device)
+        found = load_features(key, self.device)
+        if found is not None and len(found.labels_N) == len(source):
+            self.told(f"features of {where}: {len(source):,} taken from the cache (--no-cache computes them again)")
+            return found
+        found = self.extracted(self.encoder, source)
+        save_features(key, found)
+        return found

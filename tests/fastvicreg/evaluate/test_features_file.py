@@ -1,0 +1,121 @@
+"""Anybody's features from a file, by any protocol that trains on none; a fault of the file is one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+Answer = Callable[..., tuple[int, str]]
+
+
+def saved(path: Path, arrays: Mapping[str, Any]) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    else:
+        names = arrays.get("classes")
+        metadata = {} if names is None else {"classes": json.dumps([str(name) for name in names])}
+        save_file({key: np.ascontiguousarray(x) for key, x in arrays.items() if key != "classes"}, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+@pytest.mark.parametrize("protocol", [("knn",), ("linear", "--frozen-features"), ("retrieval",)])
+def test_features_are_evaluated_without_a_run(
+    ending: str, protocol: tuple[str, ...], arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer
+) -> None:
+    arrays["classes"] = np.array(["ant", "<bee>", "cat$x$"])
+    file = saved(tmp_path / f"features.{ending}", arrays)
+    out = tmp_path / "figures.json"
+    code, text = answer(*protocol, "--features", file, "--json", out, "--report", tmp_path / "report")
+    assert code == 0, text
+    row = json.loads(out.read_text())["rows"][0]
+    assert (row["bank"], row["queries"], row["classes"]) == (30, 12, 3)
+    assert row.get("accuracy", row.get("recall@1")) == 100  # the classes lie far apart
+    page = next(iter((tmp_path / "report").glob("*.html"))).read_text()
+    if protocol != ("retrieval",):
+        assert "cat$x$" in page
+        assert "<bee>" not in page
+        assert "&lt;bee&gt;" in page
+
+
+def test_no_report_is_written_where_none_was_asked_for(
+    arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer
+) -> None:
+    file = saved(tmp_path / "features.npz", arrays)
+    assert "report:" not in answer("knn", "--features", file)[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["features.npz"]
+
+
+def damaged(arrays: dict[str, np.ndarray], **changed: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**arrays, **changed}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: {"train_labels": None}, "has no 'train_labels'"),
+        (lambda a: {"val_features": None}, "has no 'val_features'"),
+        (lambda a: {"val_features": a["val_features"][:, :5]}, "train_features are 8 wide and val_features 5"),
+        (lambda a: {"train_labels": a["train_labels"][:-1]}, "train_features has 30 rows and train_labels 29"),
+        (lambda a: {"train_features": np.where(a["train_features"] > 5, np.nan, a["train_features"])}, "not finite"),
+        (lambda a: {"train_features": a["train_features"][0]}, "of shape (8,)"),
+        (lambda a: {"train_features": a["train_features"].astype(int)}, "give floats"),
+        (lambda a: {"val_labels": a["val_labels"] / 2}, "one whole number a sample"),
+        (lambda a: {"val_labels": a["val_labels"] - 1}, "4 of the 12 images"),
+        (lambda a: {"train_labels": 0 * a["train_labels"], "val_labels": 0 * a["val_labels"]}, "of one class"),
+        (lambda a: {"train_labels": a["train_labels"] % 2}, "has no image of '2'"),
+        (lambda a: {"classes": np.array(["a", "b"])}, "has 2 names, and the labels go up to 2"),
+        (lambda a: {"train_features": np.array([[object()]])}, "cannot be read"),
+    ],
+)
+def test_a_file_that_gives_no_figure_is_one_line(
+    change: Callable[[Any], Any], says: str, arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer
+) -> None:
+    path = tmp_path / "features.npz"
+    np.savez(path, **damaged(arrays, **change(arrays)))
+    code, line = answer("knn", "--features", path)
+    assert (code, line.count("\n")) == (2, 0), line
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("knn", "--features", "FILE", "--k", "31"), "--k 31: give between 1 and the bank's 30"),
+        (("knn", "--features", "FILE", "--k", "10", "0"), "--k 0: give between 1"),
+        (("knn", "--features", "FILE", "--temperature", "0"), "--temperature 0"),
+        (("knn", "RUN", "--features", "FILE"), "give either a run"),
+        (("knn",), "give either a run"),
+        (("knn", "--features", "FILE", "--data", "x"), "--data x goes with a run"),
+        (("knn", "--features", "missing.npz"), "missing.npz does not exist"),
+        (("knn", "--features", "features.txt"), "give a .npz or a .safetensors file"),
+        (("linear", "--features", "FILE"), "--features holds features alone"),
+        (("semi", "--features", "FILE"), "semi trains on images"),
+        (("finetune", "--features", "FILE"), "finetune trains on images"),
+        (("linear", "--features", "FILE", "--labels-per-class", "11"), "class '0' has 10 training images"),
+        (("linear", "--features", "FILE", "--frozen-features", "--lr", ".1"), "give --solver sgd"),
+        (("linear", "--features", "FILE", "--frozen-features", "--solver", "sgd", "--lr", "-1"), "--lr -1"),
+        (("retrieval", "--features", "FILE", "--recall", "31"), "--recall 31"),
+    ],
+)
+def test_what_a_file_cannot_serve_is_one_line(
+    arguments: tuple[str, ...], says: str, arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer
+) -> None:
+    file = saved(tmp_path / "features.npz", arrays)
+    code, line = answer(*(str(file) if argument == "FILE" else argument for argument in arguments))
+    assert (code, line.count("\n")) == (2, 0), line
+    assert says in line
+
+
+def test_of_the_default_neighbours_those_beyond_the_bank_are_left_out(
+    arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer
+) -> None:
+    code, text = answer("knn", "--features", saved(tmp_path / "features.npz", arrays))
+    assert code == 0
+    assert "k 100, 200: left out, the bank has 30 images" in text
