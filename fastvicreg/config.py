@@ -191,6 +191,11 @@ class RunConfig:
     """Epochs between online kNN evaluations; 0: none."""
     knn_bank: int = resumable(50_000)
     """Training images in the kNN bank, spread evenly over the data."""
+    probe: Literal["none", "linear"] = "none"
+    """linear: a classifier learns from the labels behind a stop-gradient while the run trains, without a forward pass
+    of its own; its accuracy is logged, and nothing else changes."""
+    probe_lr: float = 0.1
+    """The probe's learning rate for a total batch of 256, along the run's schedule."""
     init: str | None = None
     """Begin with the encoder of this run's folder or file of weights (an export, or a checkpoint of VICReg, VICRegL,
     Barlow Twins, solo-learn, lightly, torchvision, timm ...); heads start fresh."""
@@ -200,6 +205,8 @@ class RunConfig:
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         names_of(self.log)
+        if not 0 < self.probe_lr < float("inf"):
+            raise UserError(f"--probe-lr {self.probe_lr} cannot train: give a finite value above 0.")
         at_least(
             {
                 "--epochs": (self.epochs, 1),

@@ -27,6 +27,7 @@ from fastvicreg.pipelines.sources.subset import SubsetSource, spread
 from fastvicreg.pretrained import load_trained
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import as_module, build_method, resolve_device
+from fastvicreg.train.online_probe import without_probe
 
 BATCH = 64
 """Images of a batch of augmented views."""
@@ -112,9 +113,8 @@ def inspect_run(
     encoder, head = trained.encoder.to(device), None
     if trained.run is not None:
         method = build_method(config, kernel_choices(config), device)
-        checkpoints.load_weights(
-            as_module(method), load_file(trained.checkpoint / "model.safetensors"), str(trained.checkpoint)
-        )
+        tensors = without_probe(load_file(trained.checkpoint / "model.safetensors"))
+        checkpoints.load_weights(as_module(method), tensors, str(trained.checkpoint))
         encoder, head = next(iter(method.encoders.values())).eval(), method.head.eval()
     note(f"features of {len(source):,} images of {where}")
     features = extract(encoder, source, image_size=config.data.image_size, device=device, workers=workers)

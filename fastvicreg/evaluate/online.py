@@ -19,6 +19,7 @@ from fastvicreg.train.distributed import Processes, gather, gather_rows, togethe
 
 if TYPE_CHECKING:
     from fastvicreg.train.assemble import Run
+    from fastvicreg.train.online_probe import OnlineProbe
 
 NEIGHBOURS = 20
 RANK_SAMPLES = 4096
@@ -63,10 +64,11 @@ class OnlineEvaluation:
             run.processes,
         )
 
-    def __call__(self, encoder: nn.Module) -> dict[str, float]:
+    def __call__(self, encoder: nn.Module, probe: OnlineProbe | None = None) -> dict[str, float]:
         """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).
 
-        ``replaced`` counts the samples that a neighbour stood for, where there were any.
+        With labels and ``probe`` its accuracy on the queries too. ``replaced`` counts the samples that a neighbour
+        stood for, where there were any.
 
         ``UserError`` where more samples are faulty than the run's budget allows.
         """
@@ -78,6 +80,8 @@ class OnlineEvaluation:
             k = min(NEIGHBOURS, len(bank.features_NF))
             predicted_M = knn_predict(bank.features_NF, bank.labels_N, queries.features_NF, k=k)
             values["knn"] = accuracy(predicted_M, queries.labels_N)
+            if probe is not None:
+                values["probe"] = accuracy(probe.predict(queries.features_NF), queries.labels_N)
         values["rankme"] = rank_me(queries.features_NF[:RANK_SAMPLES])
         return values | ({"replaced": float(replaced)} if replaced else {})
 

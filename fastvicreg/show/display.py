@@ -107,6 +107,7 @@ class Display:
             self._live.update(self._render())
         else:
             shown = f"kNN {row['knn']:.1f} %  " if "knn" in row else ""
+            shown += f"probe {row['probe']:.1f} %  " if "probe" in row else ""
             self.note(f"epoch {row['epoch']}  {shown}RankMe {row['rankme']:.1f}")
 
     def faults(self, epoch: int, counts: Mapping[str, int], named: Sequence[str]) -> None:
@@ -153,5 +154,7 @@ class Display:
             value = self._evaluation
             if "knn" in value:
                 shown.add_row("kNN", f"{value['knn']:8.1f} %", f"epoch {value['epoch']}")
+            if "probe" in value:
+                shown.add_row("probe", f"{value['probe']:8.1f} %", f"epoch {value['epoch']}")
             shown.add_row("RankMe", f"{value['rankme']:8.1f}", f"epoch {value['epoch']}")
         return Group(self._progress, shown)

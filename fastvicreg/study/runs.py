@@ -27,6 +27,7 @@ from fastvicreg.show.display import Display
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import as_module, assemble, build_method, resolve_device
 from fastvicreg.train.distributed import device_of, launched
+from fastvicreg.train.online_probe import without_probe
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.trainer import Trainer
 
@@ -98,7 +99,7 @@ def finished(config: TrainConfig, folder: Path) -> Method:
     """The method that ``train`` left in ``folder``."""
     method = fresh(config)
     newest = checkpoints.listed(folder / "checkpoints")[-1]
-    checkpoints.load_weights(as_module(method), load_file(newest / "model.safetensors"), str(newest))
+    checkpoints.load_weights(as_module(method), without_probe(load_file(newest / "model.safetensors")), str(newest))
     return method
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
-from fastvicreg.contracts import BuildContext, Encoder, Engine, Method, ParamGroup, Plan
+from fastvicreg.contracts import BuildContext, Column, Encoder, Engine, Method, ParamGroup, Plan
 from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
@@ -22,10 +22,13 @@ from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
 from fastvicreg.train.memory import shortage
+from fastvicreg.train.online_probe import COLUMN, NAME, OnlineProbe
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
 ALONE = Processes()
+HEARD = ("eager", "compiled")
+"""Steps whose encoder passes are those of the batch, once, in Python."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Run:
     device: str
     precision: str
     processes: Processes
+    probe: OnlineProbe | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -51,6 +55,11 @@ class Run:
     def encoder(self) -> nn.Module:
         """The principal encoder: what is evaluated."""
         return next(iter(self.method.encoders.values()))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What display and log show of a step."""
+        return self.method.columns + ((COLUMN,) if self.probe else ())
 
 
 def resolve_device(asked: str) -> str:
@@ -205,4 +214,23 @@ def assemble(config: TrainConfig) -> Run:
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     feed = AugmentedFeed(engine, plan, device=device, dtype=dtype, impl=kernels["augment"])
-    return Run(data, plan, engine, feed, step.method, step, device, precision, processes)
+    probe = build_probe(config, step.method, data, processes)
+    return Run(data, plan, engine, feed, step.method, step, device, precision, processes, probe)
+
+
+def build_probe(config: TrainConfig, method: Method, data: Datasets, processes: Processes) -> OnlineProbe | None:
+    """The classifier that listens to ``method``'s encoder, as a part of it that checkpoints hold; None without one.
+
+    ``UserError`` where there are no classes, or a step whose passes are not the encoder's own.
+    """
+    if config.run.probe == "none":
+        return None
+    if len(data.train.classes) < 2:
+        raise UserError(f"--probe {config.run.probe}: {data.where} has no classes to learn; leave it out.")
+    if config.step.name not in HEARD:
+        raise UserError(f"--probe {config.run.probe} hears the passes of --step {' and '.join(HEARD)} alone.")
+    encoder = next(iter(method.encoders.values()))
+    probe = OnlineProbe(cast(Encoder, encoder).features, len(data.train.classes), processes=processes.world_size)
+    probe.to(next(encoder.parameters()).device).listen(encoder)
+    as_module(method).add_module(NAME, probe)
+    return probe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import signal
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import Run, assemble
 from fastvicreg.train.background import Background
 from fastvicreg.train.checkpoint import Progress
+from fastvicreg.train.device_failure import PEER_GONE, device_failure
 from fastvicreg.train.distributed import Agreement, OtherProcessError, gather, together
 from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import claim, save_config
@@ -32,7 +32,6 @@ from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
 from fastvicreg.train.updater import NON_FINITE
 
-PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe", re.IGNORECASE)
 LATE = 2
 """Steps of a device that the log stays behind: reading the newest would wait until it is idle."""
 SCALER_PATIENCE = 50
@@ -82,6 +81,7 @@ class Trainer:
         self._schedules, shortened = schedules_of(self._run.method, config.optim, horizon)
         if shortened:
             self._display.note(shortened)
+        self._probe_scale = config.run.probe_lr / config.optim.base_lr  # of the run's, which follows its schedule
         self._samples = len(self._run.data.train)
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
         self._writing, self._saving = Background(), 0.0
@@ -114,7 +114,7 @@ class Trainer:
             self._display.note(note)
         self._display.start(
             self._describe(),
-            columns=self._run.method.columns,
+            columns=self._run.columns,
             schedules=tuple(self._schedules),
             total=last,
             done=self._progress.step,
@@ -175,6 +175,8 @@ class Trainer:
             for fed in feed:
                 scalars = {name: schedule(step) for name, schedule in self._schedules.items()}
                 terms = run.step(fed.batch, scalars)
+                if run.probe:
+                    terms = run.probe.learn(terms, fed.batch.label_B, scalars["lr"] * self._probe_scale)
                 at = fed.batch.cursor
                 step += 1
                 waited = fed.data_wait.seconds
@@ -220,7 +222,7 @@ class Trainer:
         final = epoch + 1 == self._config.run.epochs
         if self._evaluate and ((epoch + 1) % every == 0 or final):
             try:
-                values = self._evaluate(self._run.encoder)
+                values = self._evaluate(self._run.encoder, self._run.probe)
             except UserError as error:  # what cannot be evaluated can still be trained
                 if str(error) != self._no_evaluation:
                     self._no_evaluation = str(error)
@@ -288,17 +290,3 @@ class Trainer:
             f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
             f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
         )
-
-
-def device_failure(device: str) -> str:
-    """What a CUDA device has failed with, "" where it works.
-
-    A failed assertion on the device comes up in whichever call is the next, in that library's words; this asks torch.
-    """
-    if not device.startswith("cuda"):
-        return ""
-    try:
-        torch.cuda.synchronize(device)
-    except RuntimeError as error:
-        return str(error)
-    return ""

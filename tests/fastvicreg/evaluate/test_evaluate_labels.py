@@ -121,7 +121,7 @@ def test_a_weights_file_where_a_run_is_expected_says_which_folder_to_give(
         (["eval", "knn", str(step / "model.safetensors")], f"fastvicreg eval knn {run} --checkpoint {step.name}"),
         (["eval", "knn", str(step)], f"fastvicreg eval knn {run} --checkpoint {step.name}"),
         (["eval", "knn", str(alone)], "does not say which images it was trained on: give --data"),
-        (["eval", "knn", str(tmp_path)], "has no config.json"),
+        (["eval", "knn", str(tmp_path / "data")], "has no config.json"),
         (["train", "--config", str(alone)], "holds weights, not settings"),
         (["train", "--resume", "--out", str(alone)], "is a file, not a run"),
     ):
