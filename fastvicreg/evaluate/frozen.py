@@ -12,12 +12,12 @@ from torch import Tensor
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
-from fastvicreg.datasets import open_data
+from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate import scores
 from fastvicreg.evaluate.features_file import read_features
 from fastvicreg.evaluate.labels import by_name, obstacle
-from fastvicreg.evaluate.protocols import ClassifyingProtocol, MeasuringProtocol
+from fastvicreg.evaluate.protocols import ClassifyingProtocol, MeasuringProtocol, OwnData
 from fastvicreg.evaluate.published import published
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
 from fastvicreg.pipelines.sources.labelled import LabelledSource
@@ -73,7 +73,7 @@ def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambd
     if asked.features is not None:
         subject, facts, notes = _features_subject(asked)
     else:
-        subject, facts, notes, config = _run_subject(asked, told)
+        subject, facts, notes, config = _run_subject(asked, protocol, told)
     protocol.check(subject)
     facts |= {"bank": len(subject.bank), "queries": len(subject.queries), "classes": len(subject.classes)}
     beside: tuple[str, ...] = ()
@@ -133,7 +133,9 @@ def _features_subject(asked: Evaluation) -> tuple[FeatureSubject, dict[str, Any]
     return subject, {"features": asked.features}, ()
 
 
-def _run_subject(asked: Evaluation, told: Told) -> tuple[ImageSubject, dict[str, Any], tuple[str, ...], TrainConfig]:
+def _run_subject(
+    asked: Evaluation, protocol: Any, told: Told
+) -> tuple[ImageSubject, dict[str, Any], tuple[str, ...], TrainConfig]:
     assert asked.run is not None
     trained = load_trained(asked.run, asked.checkpoint, arch=asked.arch, stem=asked.stem)
     if trained.run is None and asked.data is None:
@@ -143,12 +145,9 @@ def _run_subject(asked: Evaluation, told: Told) -> tuple[ImageSubject, dict[str,
         config = replace(config, data=replace(config.data, data=asked.data, val_data=None, val_labels=None))
     if asked.val_data is not None:
         config = replace(config, data=replace(config.data, val_data=asked.val_data))
-    data = open_data(config)
-    queries, allowed_A = data.validation, None
-    if queries is not None and (numbers := by_name(data.train.classes, queries.classes)):
-        queries, allowed_A = _matched(queries, numbers, data.train.classes)
-    if reason := obstacle(data.train, queries, bank_where=data.where, queries_where=data.validation_where):
-        raise UserError(f"no accuracy: {reason}")
+    own = protocol.open_data(config.data.data) if isinstance(protocol, OwnData) and config.data.data else None
+    data, allowed_A = (own, None) if own is not None else _labelled(open_data(config))
+    queries = data.validation
     assert queries is not None
     notes = (*trained.notes, *([f"{trained.passed_over}: what was evaluated is older."] * bool(trained.passed_over)))
     if allowed_A is not None:
@@ -172,6 +171,16 @@ def _run_subject(asked: Evaluation, told: Told) -> tuple[ImageSubject, dict[str,
     )
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
     return subject, facts, notes, config
+
+
+def _labelled(data: Datasets) -> tuple[Datasets, Tensor | None]:
+    """``data`` with its validation labels under the bank's numbers, and the classes that come into question."""
+    queries, allowed_A = data.validation, None
+    if queries is not None and (numbers := by_name(data.train.classes, queries.classes)):
+        queries, allowed_A = _matched(queries, numbers, data.train.classes)
+    if reason := obstacle(data.train, queries, bank_where=data.where, queries_where=data.validation_where):
+        raise UserError(f"no accuracy: {reason}")
+    return replace(data, validation=queries), allowed_A
 
 
 def _matched(queries: Source, numbers: list[int], classes: tuple[str, ...]) -> tuple[Source, Tensor | None]:

@@ -118,7 +118,7 @@ class ImageSubject:
     seed: int = 0
     cached: bool = True
     told: Callable[[str], None] = lambda _: None
-    _features: dict[str, Features] = field(default_factory=dict)
+    _features: dict[int, Features] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,9 +135,9 @@ class ImageSubject:
         return self._of(self.queries, self.queries_where)
 
     def _of(self, source: Source, where: str) -> Features:
-        if where not in self._features:
-            self._features[where] = self._load(source, where)
-        return self._features[where]
+        if id(source) not in self._features:
+            self._features[id(source)] = self._load(source, where)
+        return self._features[id(source)]
 
     def extracted(self, encoder: nn.Module, source: Source) -> Features:
         """By another encoder, which is not kept."""

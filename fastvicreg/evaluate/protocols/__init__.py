@@ -9,6 +9,7 @@ from fastvicreg.registry import resolve_class
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastvicreg.datasets import Datasets
     from fastvicreg.evaluate.subject import Classifier, Subject
 
 PROTOCOLS = {
@@ -17,6 +18,7 @@ PROTOCOLS = {
     "semi": "fastvicreg.evaluate.protocols.semi:Semi",
     "finetune": "fastvicreg.evaluate.protocols.finetune:Finetune",
     "retrieval": "fastvicreg.evaluate.protocols.retrieval:Retrieval",
+    "svm": "fastvicreg.evaluate.protocols.svm:SVM",
 }
 """Names to the class of their settings: a frozen dataclass whose file imports no torch; its docstring is the help."""
 
@@ -44,6 +46,15 @@ class MeasuringProtocol(Protocol):
 
     def measure(self, subject: Subject, told: Callable[[str], None]) -> list[dict[str, Any]]:
         """Rows of figures, in percent."""
+        ...
+
+
+@runtime_checkable
+class OwnData(Protocol):
+    """A protocol that reads data of its own layout."""
+
+    def open_data(self, path: str) -> Datasets | None:
+        """Both splits; None where ``path`` is an ordinary data set."""
         ...
 
 
