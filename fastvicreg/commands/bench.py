@@ -77,7 +77,8 @@ def _measure(part: str, measured: Benchmark, options: Output) -> int:
     arguments = measured.arguments(options)
     rows = measured.run(**arguments)
     repeats = arguments.get("repeats", 1)
-    show(f"bench {part} (median of {repeats}, spread: interquartile range / median)", rows, measured.columns)
+    title = measured.title or f"median of {repeats}, spread: interquartile range / median"
+    show(f"bench {part} ({title})", rows, measured.columns)
     content = document(f"bench {part}", rows, repeats)
     if options.json:
         write_json(options.json, content)

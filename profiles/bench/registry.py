@@ -65,6 +65,8 @@ class Benchmark:
     """The column that is compared between two results."""
     better: Literal["lower", "higher"] = "lower"
     picture: Picture | None = None
+    title: str = ""
+    """What stands above the table; "": that the figures are medians."""
     failures: Callable[[Sequence[Row]], int] | None = None
     """The number of rows that failed, for a benchmark that checks; any makes exit code 1."""
 
@@ -85,6 +87,7 @@ BENCHMARKS: dict[str, str] = {
     "norm": "batch norm, addition and ReLU by every implementation",
     "knn": "kNN of frozen features, every k in one pass, beside a loop in solo-learn's form",
     "step": "a preset's whole update by every way to run it, beside the official step",
+    "model": "a step on GPUs that are not at hand, predicted: time, bottleneck, batch that fits, cores that feed it",
     "trace": "reading a profiler's trace",
     "ceilings": "what this machine copies and multiplies at most",
     "correctness": "every implementation against its reference, without times",

@@ -1,0 +1,167 @@
+"""The cost model counts what the layers do, agrees with published figures as far as it says, and names what binds."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fastvicreg.cli import main
+from fastvicreg.config import TrainConfig
+from fastvicreg.encoders.vit.config import ViTConfig
+from fastvicreg.errors import UserError
+from fastvicreg.presets import preset
+from fastvicreg.profiles import cost_model as model
+from fastvicreg.profiles.bench import model as table
+from fastvicreg.profiles.cost_model import GPUS, Prediction, Traced, predict
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    return preset("imagenet-100ep").config
+
+
+@pytest.fixture(scope="module")
+def traced(config: TrainConfig) -> Traced:
+    return model.trace(config)
+
+
+def test_a_view_through_a_resnet50_is_counted_as_it_is_known(traced: Traced) -> None:
+    assert sum(n * f for f, _, n in traced.convolutions) == pytest.approx(24.3e9, rel=0.01)
+    assert sum(moved for _, moved in traced.norms) == pytest.approx(2 * 11.1e6, rel=0.01)
+    assert [kind for kind, _ in traced.norms].count("last") == 16
+    assert [kind for kind, _ in traced.norms].count("plain") == 4
+    assert traced.expander == (2048, 8192, 8192, 8192)
+    assert traced.parameters == pytest.approx(174.55e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("norms", "gigabytes"), [("eager", 0.347), ("compiled", 0.254), ("fused", 0.204)])
+def test_the_passes_over_a_norm_move_the_known_bytes(traced: Traced, norms: str, gigabytes: float) -> None:
+    _, seconds = model.view_seconds(traced, GPUS["h100"], norms)
+    assert seconds * GPUS["h100"].bandwidth * model.TRAFFIC == pytest.approx(gigabytes * 1e9, rel=0.07)
+
+
+def test_it_is_within_a_tenth_of_nvidias_own_figure(traced: Traced) -> None:
+    """DeepLearningExamples, ResNet-50 v1.5 in mixed precision on one A100-80: 2,470 images/s of one view."""
+    assert 1 / sum(model.view_seconds(traced, GPUS["a100-80"], "eager")) == pytest.approx(2470, rel=0.1)
+
+
+def test_parts_grow_with_what_they_depend_on(traced: Traced) -> None:
+    gpu = GPUS["h100"]
+    one, two = (predict(traced, gpu, gpus=1, batch_size=batch) for batch in (256, 512))
+    assert two.convolutions == pytest.approx(2 * one.convolutions)
+    assert two.norms == pytest.approx(2 * one.norms)
+    assert two.update == one.update
+    assert one.collectives == 0
+    eight, sixteen = (predict(traced, gpu, gpus=count, batch_size=2048) for count in (8, 16))
+    assert eight.convolutions == pytest.approx(2 * sixteen.convolutions)
+    assert sixteen.collectives > eight.collectives > 0
+    joint = predict(traced, gpu, gpus=8, batch_size=2048, joint=True)
+    assert eight.collectives - joint.collectives == pytest.approx(2 * 53 * model.LATENCY)
+
+
+def test_a_ring_moves_twice_the_bytes_but_for_its_own_share() -> None:
+    gpu = GPUS["h100"]
+    few = replace_traced(parameters=10**9)
+    alone = predict(few, gpu, gpus=2, batch_size=2)
+    link, size = gpu.link * model.COLLECTIVE, 4 * 10**9
+    hidden = model.OVERLAPPED * model.BACKWARD * (alone.convolutions + alone.norms)
+    gathered = model.LATENCY + 4 * 2 * 2 * 8 / link
+    assert alone.collectives == pytest.approx(size / link - hidden + gathered, rel=1e-6)
+
+
+def replace_traced(parameters: int) -> Traced:
+    return Traced(((1e6, 1e3, 3),), (), parameters, (8, 8), 3)
+
+
+@pytest.mark.parametrize(
+    ("parts", "bound"),
+    [
+        ((9, 1, 1, 1, 1, 1, 0), "convolutions"),
+        ((1, 9, 1, 1, 1, 1, 0), "norms"),
+        ((1, 1, 9, 1, 1, 1, 0), "expander and loss"),
+        ((1, 1, 1, 9, 1, 1, 0), "update"),
+        ((1, 1, 1, 1, 1, 9, 13), "collectives"),
+        ((9, 1, 1, 1, 1, 1, 15), "loader"),
+    ],
+)
+def test_the_bound_is_the_largest_part_or_the_loader_that_is_waited_for(parts: tuple[float, ...], bound: str) -> None:
+    found = Prediction(8, 32, *parts)
+    assert found.bound == bound
+    assert found.step == max(sum(parts[:6]), parts[6])
+
+
+def test_the_batch_that_fits_is_the_largest_that_the_memory_check_passes(config: TrainConfig) -> None:
+    gpu = GPUS["h100"]
+    fits = model.largest_batch(config, gpu)
+    sizes = [model.predict_memory(config, batch, precision="bf16").total for batch in (fits, fits + 8)]
+    assert sizes[0] <= model.SPARE * gpu.memory < sizes[1]
+    recomputed = replace(config, run=replace(config.run, activations="recompute"))
+    assert model.largest_batch(recomputed, gpu) > 1.4 * fits
+    assert model.largest_batch(config, replace(gpu, memory=1e9)) == 0
+
+
+def test_the_command_tells_when_cores_hold_it_back_and_takes_their_measured_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured, out = tmp_path / "loader.json", tmp_path / "model.json"
+    rows = [{"pipeline": "native", "workers": n, "images_per_cpu_s": 100.0 * n, "mean_bytes": 5e4} for n in (2, 1)]
+    measured.write_text(json.dumps({"rows": rows}))
+    arguments = ["bench", "model", "--gpus", "1..2", "--batch-per-gpu", "256", "--json", str(out)]
+    assert main([*arguments, "--loader", str(measured), "--cores", "3"]) == 0
+    assert "predicted, not measured" in capsys.readouterr().out
+    first, second = json.loads(out.read_text())["rows"]
+    assert (first["gpus"], second["gpus"], second["batch"]) == (1, 2, 512)
+    assert first["bound"] == "loader"
+    assert first["images_per_s"] == pytest.approx(300)
+    assert first["storage_gb_s"] == pytest.approx(300 * 5e4 / 1e9)
+    assert first["cores_per_gpu"] > 3
+    assert main([*arguments, "--cores", "64"]) == 0
+    free = json.loads(out.read_text())["rows"][0]
+    assert free["bound"] == "norms"
+    parts = [free[name] for name in ("conv_ms", "norm_ms", "comm_ms", "other_ms")]
+    assert free["step_ms"] == pytest.approx(sum(parts))
+    assert free["epoch_min"] == pytest.approx(1_281_167 / free["images_per_s"] / 60)
+
+
+def test_too_large_a_batch_is_bound_by_memory() -> None:
+    (row,) = table.run(gpu="rtx3090", gpus=("1",), batch_size=2048)
+    assert row["bound"] == "memory"
+    assert 0 < row["fits"] < 2048
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpu", "h10"], "did you mean 'h100'"),
+        (["--gpus", "eight"], "--gpus eight: give numbers"),
+        (["--gpus", "8..2"], "--gpus 8..2: give numbers"),
+        (["--gpus", "3"], "a total batch of 2048 does not divide"),
+        (["--form", "original"], "did you mean 'originals'"),
+        (["--loader", "nowhere.json"], "--loader nowhere.json: cannot be read"),
+        (["--batch-size", "0"], "--batch-size 0: give 2 or more"),
+        (["--preset", "imagenet"], "unknown preset"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "model", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_file_without_the_row_and_a_vit_are_refused(tmp_path: Path, config: TrainConfig) -> None:
+    (tmp_path / "other.json").write_text('{"rows": [{"pipeline": "dali"}]}')
+    with pytest.raises(UserError, match="no row of the pipeline native"):
+        table.measured(str(tmp_path / "other.json"), "originals")
+    with pytest.raises(UserError, match="--arch vit_small"):
+        model.trace(replace(config, encoder=ViTConfig(arch="vit_small")))
+
+
+def test_doublings_and_numbers_stand_together() -> None:
+    assert table.counts(("1..8", "6", "2")) == [1, 2, 4, 8, 6]
+    assert math.isinf(Prediction(1, 1, 0, 0, 0, 0, 0, 0, math.inf).step)
