@@ -45,8 +45,10 @@ def made_scene(number: int) -> tuple[Tensor, dict[str, Tensor]]:
 
 def mask_rcnn(source: str) -> torch.nn.Module:
     """Mask R-CNN on the encoder's weights, all of which go on learning, batch norms too."""
-    from torchvision.models.detection import MaskRCNN
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.models.detection import MaskRCNN  # pyright: ignore[reportMissingImports]
+    from torchvision.models.detection.backbone_utils import (  # pyright: ignore[reportMissingImports]
+        resnet_fpn_backbone,
+    )
 
     trained = load_trained(source)
     config = trained.config.encoder
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> list[float]:
     losses = []
     for step in range(steps):
         parts = model([image_CHW for image_CHW, _ in scenes], [found for _, found in scenes])
-        loss = sum(parts.values())
+        loss = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

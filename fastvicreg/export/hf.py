@@ -29,7 +29,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
     except UserError:
         name, options = "", {}
     ours = f'encoder = fastvicreg.load_encoder("{path}")'
-    hub = f'model = timm.create_model("local-dir:{path}")  # uploaded: "hf-hub:OWNER/NAME"'
+    hub = f'model = timm.create_model("local-dir:{path}", pretrained=True)  # uploaded: "hf-hub:OWNER/NAME"'
     load = f"import timm\n\n{hub}" if name else f"import fastvicreg\n\n{ours}"
     timm, reason = peer("timm")
     with draft(path) as aside:
@@ -46,7 +46,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
             proof = f"loaded by timm {timm.__version__}, largest difference {worst:.0e}"
         elif name:
             proof += f"; timm does not import here ({reason})"
-    return Written(proof, hub.replace('")', '", pretrained=True)') if name else ours)
+    return Written(proof, hub if name else ours)
 
 
 def _timm_config(trained: TrainedEncoder, card: dict[str, Any], name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def draft(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        if aside.is_file():
+            aside.chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
         aside.rename(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}.") from error
@@ -49,6 +52,12 @@ def draft_with_card(trained: TrainedEncoder, path: Path, load: str) -> Iterator[
     with draft(beside) as text, draft(path) as aside:
         yield aside
         text.write_text(markdown(card_of(trained), title=path.name, load=load))
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def tensors_of(trained: TrainedEncoder) -> dict[str, Tensor]:

@@ -125,7 +125,7 @@ def test_timm_loads_our_exports_and_we_load_its_weights(name: str, tmp_path: Pat
         "bicubic",
         0.875,
     )
-    theirs = shaken(timm.create_model(name, num_classes=10))
+    theirs: Any = shaken(timm.create_model(name, num_classes=10))
     found = load_trained(write(dict(theirs.state_dict()), tmp_path / "theirs.pth"))
     assert found.config.encoder == config
     theirs.reset_classifier(0)
