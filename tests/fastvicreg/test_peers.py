@@ -6,6 +6,7 @@ Their builds go with certain builds of torch: beside a CPU-only torch they may n
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastvicreg.cli import main
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
+from fastvicreg.export import hf
 from fastvicreg.pretrained import load_trained
 
 KEYS = Path(__file__).parents[1] / "support" / "peer_keys.json"
@@ -140,6 +142,9 @@ def test_a_vision_transformer_of_another_image_size_goes_to_timm(tmp_path: Path)
     assert main(["export", str(source), str(file), "--to", "timm"]) == 0
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, checkpoint_path=str(file))
     close(model, made)
+    found = load_trained(source)
+    larger = replace(found, config=replace(found.config, data=replace(found.config.data, image_size=96)))
+    assert "loaded by timm" in hf.write(larger, tmp_path / "hf").proof
 
 
 @pytest.mark.peers
