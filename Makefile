@@ -6,14 +6,19 @@ export OMP_WAIT_POLICY ?= PASSIVE
 INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 DOCUMENTED := .venv-docs/.installed
+PEERED := .venv-peers/.installed
 
-.PHONY: demo test lint docs wheel ffcv clean
+.PHONY: demo test test-peers lint docs wheel ffcv clean
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
 # A process a core, each with one thread: tests that train do not wait for each other.
 test: $(TESTABLE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# What exchanges weights with torchvision and timm, beside a torch that their builds go with (5 GB, CUDA included).
+test-peers: $(PEERED)
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers tests/fastvicreg
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
@@ -40,7 +45,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # Beside the program what its tests compare with and compile by: DALI and NVIDIA's compiler run without a GPU (0.4 GB).
 $(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dali,cuda]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dali,cuda,export,wandb,mlflow]'
+	touch $@
+
+# An environment of its own: torch is the one that these builds of torchvision were made for, the rest as tested.
+$(PEERED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	grep -vE '^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==' constraints.txt > .venv-peers/constraints.txt
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-peers/constraints.txt -e '.[peers]'
 	touch $@
 
 # An environment of its own, without torch: the reference is made from the source's text.
@@ -55,4 +67,4 @@ ffcv: $(INSTALLED)
 	pipelines/install_ffcv.sh $(BIN)/python --required
 
 clean:
-	rm -rf .venv .venv-docs site build dist *.egg-info
+	rm -rf .venv .venv-docs .venv-peers site build dist *.egg-info

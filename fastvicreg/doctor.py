@@ -225,6 +225,9 @@ def _packages() -> list[Finding]:
         "nvidia.dali": ("nvidia-dali-cuda130", "decodes on the GPU, for --pipeline dali"),
         "triton": ("triton", "compiles GPU kernels; comes with torch for CUDA"),
         "torch_tb_profiler": ("torch-tb-profiler", "TensorBoard's view of profiler traces"),
+        "onnxscript": ("onnxscript", "writes ONNX, with onnx and onnxruntime, for export --to onnx"),
+        "wandb": ("wandb", "Weights & Biases, for train --log wandb"),
+        "mlflow": ("mlflow-skinny", "MLflow's client, for train --log mlflow"),
         "amp_C": ("apex (NVIDIA's, from its repository)", "PyPI's apex is another program: do not install that one"),
     }
     findings = []

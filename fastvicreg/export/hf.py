@@ -12,7 +12,7 @@ from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export import Written
 from fastvicreg.export.card import card_of, markdown, texts_of
-from fastvicreg.export.timm import name_of
+from fastvicreg.export.timm import name_of, side_of
 from fastvicreg.export.writing import draft, features, peer, probe, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder, load_encoder
 
@@ -22,14 +22,14 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
 
     ``UserError`` where the folder cannot be written.
     """
-    card, x_BCHW = card_of(trained), probe(trained)
+    card, x_BCHW = card_of(trained), probe(trained, side=side_of(trained))
     expected_BF = features(trained.encoder, x_BCHW)
     try:
         name, options = name_of(trained.config.encoder)
     except UserError:
         name, options = "", {}
     ours = f'encoder = fastvicreg.load_encoder("{path}")'
-    hub = f'model = timm.create_model("local-dir:{path}")  # uploaded: "hf-hub:OWNER/NAME"'
+    hub = f'model = timm.create_model("local-dir:{path}", pretrained=True)  # uploaded: "hf-hub:OWNER/NAME"'
     load = f"import timm\n\n{hub}" if name else f"import fastvicreg\n\n{ours}"
     timm, reason = peer("timm")
     with draft(path) as aside:
@@ -46,13 +46,13 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
             proof = f"loaded by timm {timm.__version__}, largest difference {worst:.0e}"
         elif name:
             proof += f"; timm does not import here ({reason})"
-    return Written(proof, hub.replace('")', '", pretrained=True)') if name else ours)
+    return Written(proof, hub if name else ours)
 
 
 def _timm_config(trained: TrainedEncoder, card: dict[str, Any], name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Timm's config.json (timm/models/_hub.py), for features without a classifier."""
     vit = isinstance(trained.config.encoder, ViTConfig)
-    size = card["image_size"]
+    size = side_of(trained)
     return {
         "architecture": name,
         "num_classes": 0,
@@ -64,7 +64,7 @@ def _timm_config(trained: TrainedEncoder, card: dict[str, Any], name: str, optio
             "input_size": [3, size, size],
             "fixed_input_size": vit,
             "interpolation": card["interpolation"],
-            "crop_pct": round(size / card["resize"], 6),
+            "crop_pct": round(card["crop"] / card["resize"], 6),
             "crop_mode": "center",
             "mean": card["mean"],
             "std": card["std"],

@@ -34,6 +34,12 @@ def name_of(config: EncoderConfig) -> tuple[str, dict[str, Any]]:
     return f"{config.arch}_patch{config.patch}_224", {} if size == 224 else {"img_size": size}
 
 
+def side_of(trained: TrainedEncoder) -> int:
+    """Side of the images that timm's network takes: a vision transformer there has the positions of one size."""
+    config = trained.config.encoder
+    return config.patch * config.grid if isinstance(config, ViTConfig) else trained.config.data.image_size
+
+
 def write(trained: TrainedEncoder, path: Path) -> Written:
     """Write timm's names, with the card in the header; compared in our network, and in timm's where it imports.
 
@@ -43,7 +49,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
     name, options = name_of(trained.config.encoder)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: timm tells a file by its ending; give FILE.safetensors.")
-    x_BCHW = probe(trained)
+    x_BCHW = probe(trained, side=side_of(trained))
     expected_BF = features(trained.encoder, x_BCHW)
     timm, reason = peer("timm")
     with draft(path) as aside:

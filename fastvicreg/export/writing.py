@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def draft(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        if aside.is_file():
+            aside.chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
         aside.rename(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}.") from error
@@ -51,14 +54,20 @@ def draft_with_card(trained: TrainedEncoder, path: Path, load: str) -> Iterator[
         text.write_text(markdown(card_of(trained), title=path.name, load=load))
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def tensors_of(trained: TrainedEncoder) -> dict[str, Tensor]:
     """The encoder's weights and buffers on the host, under its own names."""
     return {name: value.detach().contiguous().cpu() for name, value in trained.encoder.state_dict().items()}
 
 
-def probe(trained: TrainedEncoder, batch: int = 2) -> Tensor:
-    """Images (B, 3, H, W) of noise, the same every time, of the size that the encoder was trained on."""
-    side = trained.config.data.image_size
+def probe(trained: TrainedEncoder, batch: int = 2, *, side: int = 0) -> Tensor:
+    """Images (B, 3, H, W) of noise, the same every time, of ``side`` or the size that the encoder was trained on."""
+    side = side or trained.config.data.image_size
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ KNOWN = {
     "collections.OrderedDict",
     "collections.Counter",
     "_codecs.encode",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "bytearray", "complex")),
+    "builtins.set",
+    "builtins.bytearray",
+    "builtins.complex",
 }
 """Names outside of torch that torch's own reader takes as they are."""
 
@@ -43,29 +46,21 @@ SETTINGS = (
     "mmengine.config.",
     "mmcv.utils.config.",
     "collections.defaultdict",
-    "copy_reg._reconstructor",
+    "datetime.",
+    "functools.partial",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.object",
     "copyreg._reconstructor",
     "numpy.",
 )
 """Beginnings of the names of containers of settings and of single numbers: instances become empty placeholders."""
 
-DICTIONARIES = ("AttributeDict", "EasyDict", "CfgNode", "ConfigDict", "Dict", "defaultdict")
+DICTIONARIES = ("Dict", "dict", "CfgNode")
 """Endings of those that are filled as a dictionary is."""
 
-BLOCKED = (
-    "os",
-    "posix",
-    "nt",
-    "sys",
-    "subprocess",
-    "builtins",
-    "__builtin__",
-    "importlib",
-    "runpy",
-    "shutil",
-    "socket",
-)
-"""Modules none of whose other names a checkpoint has a use for: not even a placeholder is made."""
+BLOCKED = ("os", "posix", "nt", "sys")
+"""Modules of which torch's reader takes no name at all, a placeholder's neither."""
 
 MAGIC = 0x1950A86A20F9469CFC6C
 """First value of the files of torch before 1.6."""
@@ -99,7 +94,8 @@ def load(path: Path) -> Loaded:
     foreign = sorted(name for name in names if name not in KNOWN and name.partition(".")[0] != "torch")
     if blocked := [name for name in foreign if name.partition(".")[0] in BLOCKED]:
         raise _refused(path, ", ".join(blocked))
-    placeholders: list[Any] = [(_placeholder(name), name) for name in foreign]
+    # Of torch's names too: those that its reader knows are taken before any placeholder.
+    placeholders: list[Any] = [(_placeholder(name), name) for name in names - KNOWN]
     try:
         with torch.serialization.safe_globals(placeholders):
             mapped = zipfile.is_zipfile(path)  # a full checkpoint's optimizer is then never read from the disk
@@ -166,11 +162,18 @@ def _named(stream: BinaryIO) -> Iterator[str]:
     texts: list[str] = []
     for code, value, _ in pickletools.genops(stream):
         if code.name in ("GLOBAL", "INST"):
-            yield str(value).replace(" ", ".", 1)
+            yield _today(*str(value).split(" ", 1))
         elif code.name == "STACK_GLOBAL":  # protocol 4: of the last two strings, unless they come from the memo
             yield ".".join(texts[-2:])
         elif isinstance(value, str):
             texts.append(value)
+
+
+def _today(module: str, name: str) -> str:
+    """A name in Python 2's terms, which pickle's second protocol keeps, as torch's reader translates it."""
+    if (module, name) in NAME_MAPPING:
+        module, name = NAME_MAPPING[module, name]
+    return f"{IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _wanted(error: pickle.UnpicklingError, names: set[str]) -> str:

@@ -205,7 +205,7 @@ def test_train_leaves_a_run_and_refuses_to_overwrite_it(
     assert main(arguments) == 0
     capsys.readouterr()
     shown = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert shown == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard"}
+    assert shown == {"config.json", "metrics.jsonl", "checkpoints", "tensorboard", "preset.json"}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "total" in row]
     assert [row["step"] for row in steps] == [1, 2, 3]

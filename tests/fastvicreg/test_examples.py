@@ -10,9 +10,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from peer_checkpoints import trained, write
+from peers import peer
 from runs import log
 
+from fastvicreg import load_encoder
+from fastvicreg.cli import main
 from fastvicreg.config_file import to_json
+from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.errors import UserError
+from fastvicreg.export.detectron2 import settings_of
 from fastvicreg.methods import METHODS
 from fastvicreg.pretrained import load_trained
 
@@ -31,7 +39,7 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"own_training_loop", "fabric_training_loop", "own_method", "features_from_a_run"}
+    tested = {"own_training_loop", "fabric_training_loop", "own_method", "features_from_a_run", "detection"}
     assert {path.stem for path in FOLDER.glob("*.py")} == tested
 
 
@@ -93,3 +101,54 @@ def test_own_method(make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(math.isfinite(row["alignment"]) and row["embedding_std"] > 0 for row in rows)
     trained = load_trained(run)
     assert '"name": "alignment"' in to_json(trained.config)
+
+
+@pytest.mark.peers
+def test_detection_learns_from_an_exported_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer("torchvision")
+    source = write(dict(trained(ResNetConfig("resnet18")).state_dict()), tmp_path / "weights.pth")
+    file, module = tmp_path / "backbone.pth", example("detection", monkeypatch)
+    assert main(["export", str(source), str(file), "--to", "torchvision"]) == 0
+    own, body = load_encoder(file).state_dict(), module.mask_rcnn(str(file)).backbone.body.state_dict()
+    assert set(own) == set(body)
+    assert all(torch.equal(body[name], value) for name, value in own.items())
+    losses = module.main([str(file), "8"])
+    assert len(losses) == 8
+    assert all(map(math.isfinite, losses))
+    assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
+
+
+def test_detection_refuses_an_encoder_that_torchvision_has_not(
+    uninterrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = example("detection", monkeypatch)
+    _, found = module.made_scene(3)
+    assert found["masks"].sum((1, 2)).min() > 200
+    assert (found["boxes"][:, 2:] > found["boxes"][:, :2]).all()
+    peer("torchvision")
+    with pytest.raises(UserError, match="is no ResNet of torchvision"):
+        module.mask_rcnn(str(uninterrupted[1]))
+
+
+def test_detectron2_s_files_hold_the_published_protocols() -> None:
+    yaml = pytest.importorskip("yaml")
+    voc, coco = (
+        yaml.safe_load((FOLDER / "detectron2" / f"{name}.yaml").read_text())
+        for name in ("voc07+12_faster_rcnn_c4", "coco_mask_rcnn_fpn_1x")
+    )
+    solver = voc["SOLVER"]
+    assert (solver["BASE_LR"], solver["MAX_ITER"], solver["IMS_PER_BATCH"]) == (0.1, 24000, 16)
+    assert (solver["STEPS"], solver["WARMUP_FACTOR"], solver["WARMUP_ITERS"]) == ("(18000, 22000)", 0.333, 1000)
+    assert voc["MODEL"]["RPN"]["LOSS_WEIGHT"] == 0.2
+    assert (voc["INPUT"]["MIN_SIZE_TEST"], voc["INPUT"]["FORMAT"]) == (800, "RGB")
+    assert voc["MODEL"]["ROI_HEADS"] == {"NAME": "Res5ROIHeadsExtraNorm", "NUM_CLASSES": 20}
+    solver = coco["SOLVER"]
+    assert (solver["BASE_LR"], solver["MAX_ITER"], solver["STEPS"]) == (0.04, 90000, "(60000, 80000)")
+    assert (solver["IMS_PER_BATCH"], solver["WARMUP_ITERS"], coco["MODEL"]["MASK_ON"]) == (16, 50, True)
+    for config in (voc, coco):
+        resnets = config["MODEL"]["RESNETS"]
+        assert f"MODEL.RESNETS.DEPTH {resnets['DEPTH']} " in settings_of(ResNetConfig("resnet50"))
+        assert (resnets["STRIDE_IN_1X1"], resnets["NORM"]) == (False, "SyncBN")
+        assert [round(value / 255, 3) for value in config["MODEL"]["PIXEL_MEAN"]] == [0.485, 0.456, 0.406]
+        assert [round(value / 255, 3) for value in config["MODEL"]["PIXEL_STD"]] == [0.229, 0.224, 0.225]
+        assert config["TEST"]["PRECISE_BN"]["ENABLED"]

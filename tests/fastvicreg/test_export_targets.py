@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import fastvicreg
 from fastvicreg.cli import main
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
-from fastvicreg.export import TARGETS, detectron2, writing
+from fastvicreg.export import TARGETS, detectron2, hf, writing
+from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.train.run_folder import save_preset
 
 ENDINGS = {"torchvision": "pth", "timm": "safetensors", "hf": "d", "detectron2": "pkl", "onnx": "onnx"}
@@ -104,6 +106,38 @@ def test_hf_has_timm_s_config_where_timm_has_the_network(config: Any, tmp_path: 
     assert content["pretrained_cfg"]["input_size"] == ([3, 32, 32] if vit else [3, 224, 224])
     assert content["pretrained_cfg"]["crop_pct"] == (1.0 if vit else 0.875)
     assert content["num_features"] == (192 if vit else 512)
+
+
+def of_another_size(folder: Path) -> tuple[torch.nn.Module, TrainedEncoder]:
+    """A vision transformer with positions for 32 px that was trained on 48."""
+    made, source = file_of(VIT, folder)
+    found = load_trained(source)
+    return made, replace(found, config=replace(found.config, data=replace(found.config.data, image_size=48)))
+
+
+def test_a_vision_transformer_trained_on_another_size_than_its_positions_leaves_for_timm_at_theirs(
+    tmp_path: Path,
+) -> None:
+    _, found = of_another_size(tmp_path)
+    hf.write(found, tmp_path / "hf")
+    content = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert content["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    assert content["model_args"] == {"img_size": 32}
+    assert content["fastvicreg"]["image_size"] == 48
+
+
+def test_onnx_resamples_positions_as_we_do(tmp_path: Path) -> None:
+    runtime = pytest.importorskip(
+        "onnxruntime", reason="onnxruntime is not installed: pip install 'fastvicreg[export]'"
+    )
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'fastvicreg[export]'")
+    from fastvicreg.export import onnx
+
+    made, found = of_another_size(tmp_path)
+    onnx.write(found, tmp_path / "out.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    (features,) = session.run(None, {"images": probe(48).numpy()})
+    close(features, made, 48, 1e-4)
 
 
 @pytest.mark.parametrize("config", [ResNetConfig("resnet18", 16, "3x3s2"), VIT], ids=lambda config: config.arch)
@@ -250,8 +284,6 @@ def test_files_of_earlier_versions_are_still_read(tmp_path: Path) -> None:
 
 
 def test_probe_has_the_run_s_size_and_is_the_same_every_time(tmp_path: Path) -> None:
-    from fastvicreg.pretrained import load_trained
-
     _, source = file_of(VIT, tmp_path)
     found = load_trained(source)
     assert writing.probe(found).shape == (2, 3, 32, 32)

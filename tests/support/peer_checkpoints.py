@@ -24,11 +24,11 @@ def exclude_bias_and_norm(parameter: Tensor) -> bool:
 
 
 def trained(config: ResNetConfig | ViTConfig, *, seed: int = 0) -> nn.Module:
-    """An encoder none of whose values is its initial one, running statistics included."""
+    """An encoder whose norms, their running statistics and biases are not their initial ones."""
     torch.manual_seed(seed)
     encoder = config.build()
     for value in encoder.state_dict().values():
-        if value.is_floating_point():
+        if value.is_floating_point() and value.ndim == 1:  # norms and biases: more would let deep networks overflow
             value.add_(torch.rand_like(value) * 0.1)
     return encoder.eval()
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
+import datetime
 import importlib
 import os
 import pickle
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peer_checkpoints import exclude_bias_and_norm, optimizer, trained, write
@@ -62,7 +67,6 @@ def test_a_checkpoint_that_calls_code_is_refused_by_its_name_and_runs_nothing(
     }
     path = write(weights(extra=calls[name]), tmp_path / "weights.pth", old=old)
     wanted = {"foreign": f"{touch.__module__}.touch", "posix.system": "posix.system"}.get(name, name)
-    wanted = wanted.replace("builtins", "__builtin__")  # as pickle's second protocol has it
     with pytest.raises(UserError, match=f"weights.pth would run code .* asks for {wanted}, .* save torch.save"):
         load_encoder(path)
     assert main(["export", str(path), str(tmp_path / "out.safetensors")]) == 2
@@ -93,6 +97,38 @@ def test_functions_beside_the_weights_are_never_looked_up(
     held = loaded.content["optimizer"]["param_groups"][0]["weight_decay_filter"]
     assert held.__name__ == "Placeholder"
     assert load_encoder(path).features == 128
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        argparse.Namespace(lr=0.3, path=Path("x")),
+        defaultdict(list, {"a": [1]}),
+        {"score": np.float64(3.0), "all": np.arange(3), "when": datetime.timedelta(3)},
+        [int, dict, print, torch.optim.SGD, torch.float32, exclude_bias_and_norm],
+        partial(exclude_bias_and_norm, torch.ones(1)),
+        Counter("abc"),
+    ],
+    ids=lambda settings: type(settings).__name__,
+)
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before-1.6"])
+def test_settings_of_many_kinds_are_no_hindrance(settings: Any, old: bool, tmp_path: Path) -> None:
+    path = write(weights(hyper_parameters=settings), tmp_path / "weights.pth", old=old)
+    assert load_encoder(path).features == 128
+
+
+@pytest.mark.peers
+def test_omegaconf_s_settings_are_no_hindrance(tmp_path: Path) -> None:
+    """solo-learn's checkpoints hold them."""
+    omegaconf = pytest.importorskip("omegaconf")
+    settings = omegaconf.OmegaConf.create({"optimizer": {"lr": 0.3, "kwargs": {"eta": 0.02, "l": [1, 2]}}})
+    assert load_encoder(write(weights(hyper_parameters=settings), tmp_path / "weights.pth")).features == 128
+
+
+def test_a_function_of_torch_that_no_weights_need_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = write(weights(extra=Calling(torch.hub.load, "owner/name", "resnet18")), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"asks for torch\.hub\.load, and nothing of it was run"):
+        load_encoder(path)
 
 
 def test_an_object_of_a_foreign_class_is_refused_by_its_name(tmp_path: Path) -> None:
