@@ -33,7 +33,7 @@ QUIET = ("--device", "cpu", "--workers", "1")
         (("linear", "--frozen-features"), "linear-frozen", [{"solver": "lbfgs"}]),
         (
             ("linear", "--frozen-features", "--solver", "sgd", "--epochs", "2", "--lr", ".1", "--head", "bn-linear"),
-            "linear-frozen",
+            "linear-frozen-sgd",
             [{"lr": 0.1}] * 2,
         ),
         (("semi", "--percent", "10", "--epochs", "2"), "semi-10", [{"which": "best"}, {"which": "last", "epoch": 2}]),
