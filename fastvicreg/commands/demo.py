@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.demo import story as demo
     from fastvicreg.demo.report import write_report
     from fastvicreg.show.display import Display
+    from fastvicreg.train.signals import exit_code
 
     display = Display()
     stories = []
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         story = demo.tell(folder, seed=seed, epochs=options.epochs, display=display)
         if story.stopped:
             display.note(f"stopped before the comparison; what was trained is in {out}")
-            return 128 + story.stopped
+            return exit_code(story.stopped)
         stories.append(story)
     story = stories[0]
     report = write_report(story)

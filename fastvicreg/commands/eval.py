@@ -34,8 +34,10 @@ class EvalOptions:
     data: str | None = None
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
     val_data: str | None = None
-    """Labelled images to classify, where they do not lie in --data as val/ or test/; of some of the classes: ImageNet-R
-    and -A."""
+    """Labelled images to classify, where they do not lie in --data as val/ or test/."""
+    robustness: tuple[str, ...] = ()
+    """More labelled images for the same classifier, one folder or several: class folders, as ImageNet-R and -A, or
+    corruption/severity/class folders, as ImageNet-C."""
     features: str | None = None
     """In place of a run: a .npz or .safetensors of train_features, train_labels, val_features and val_labels."""
     checkpoint: str | None = None
@@ -90,6 +92,10 @@ def _show(name: str, evaluated: Evaluated) -> None:
         print(f"{name}: {sizes}")
     columns = settings_shown(rows)
     show_table("in %, with 95 % confidence intervals", columns, [[cell(row, c) for c in columns] for row in rows])
+    if further := evaluated.robustness:
+        columns = settings_shown(further)
+        setting = {key: value for key, value in rows[evaluated.chosen].items() if not isinstance(value, float)}
+        show_table(f"other images, by {setting}", columns, [[cell(row, c) for c in columns] for row in further])
     for line in (*evaluated.published, *evaluated.notes):
         print(line)
     if facts.get("faults"):
@@ -126,6 +132,7 @@ def _write(name: str, options: Any, evaluated: Evaluated) -> None:
         stem = stem.with_name(f"{stem.name}-{Path(options.val_data).name}")
     counts = None if evaluated.count_CC is None else evaluated.count_CC.tolist()
     classes = {"classes": evaluated.by_class, "class_names": evaluated.classes, "confusion": counts}
+    classes |= {"robustness": evaluated.robustness}
     try:
         write_json(
             f"{stem}.json", content | (classes if evaluated.by_class else {}) | {"published": evaluated.published}

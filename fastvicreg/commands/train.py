@@ -70,6 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.show.display import Display
     from fastvicreg.train.distributed import launched, leave
     from fastvicreg.train.run_folder import save_preset
+    from fastvicreg.train.signals import exit_code
     from fastvicreg.train.trainer import Trainer
 
     processes = launched()
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     if outcome.signal:
         again = "fastvicreg train" if processes.world_size == 1 else "torchrun ... -m fastvicreg train"
         display.note(f"stopped at step {outcome.step}; continue with: {again} --resume --out {out}")
-        return 128 + outcome.signal
+        return exit_code(outcome.signal)
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
     labelled = " --val-data FOLDER" if outcome.no_knn else ""
     display.note(f"next: fastvicreg eval knn {out}{labelled}   or: tensorboard --logdir {out}")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Source
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate import scores
@@ -19,8 +18,8 @@ from fastvicreg.evaluate.features_file import read_features
 from fastvicreg.evaluate.labels import by_name, obstacle
 from fastvicreg.evaluate.protocols import ClassifyingProtocol, MeasuringProtocol, OwnData
 from fastvicreg.evaluate.published import published
+from fastvicreg.evaluate.robustness import evaluate_sets, matched, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
-from fastvicreg.pipelines.sources.labelled import LabelledSource
 from fastvicreg.pretrained import load_trained
 from fastvicreg.train.assemble import resolve_device
 
@@ -34,6 +33,7 @@ class Evaluation:
     run: str | None = None
     data: str | None = None
     val_data: str | None = None
+    robustness: tuple[str, ...] = ()
     features: str | None = None
     checkpoint: str | None = None
     arch: str | None = None
@@ -58,6 +58,8 @@ class Evaluated:
     classes: tuple[str, ...] = ()
     published: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    robustness: list[dict[str, Any]] = field(default_factory=list)
+    """One a further set of images, by the chosen setting."""
 
 
 def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None) -> Evaluated:
@@ -81,24 +83,37 @@ def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambd
         found = published(config, name, dataclasses.asdict(protocol), len(subject.classes))
         beside = tuple(figure.told() for figure in found)
     if isinstance(protocol, MeasuringProtocol):
+        if asked.robustness:
+            raise UserError(f"--robustness {asked.robustness[0]}: eval {name} classifies nothing; leave it out.")
         rows = protocol.measure(subject, told)
         facts["faults"] = subject.faults
         return Evaluated(rows, facts, published=beside, notes=notes)
     assert isinstance(protocol, ClassifyingProtocol)
+    folders = [open_sets(folder, subject.classes, to_rgb=_rule(subject, name)) for folder in asked.robustness]
     ranked = _ranked(subject, protocol.fit(subject, told))
+    evaluated = _scored(subject, [one for _, one in ranked], facts, beside, notes)
+    further: list[dict[str, Any]] = []
+    if folders:
+        classifier, one = ranked[evaluated.chosen]
+        further = evaluate_sets(subject.images(name), classifier, one.setting, folders, told)
     facts["faults"] = subject.faults
-    return _scored(subject, ranked, facts, beside, notes)
+    return replace(evaluated, robustness=further)
 
 
-def _ranked(subject: Subject, classifiers: list[Classifier]) -> list[Ranked]:
-    found: list[Ranked] = []
+def _rule(subject: Subject, name: str) -> str:
+    """How images of more than 8 bits are read; ``UserError`` where there are features alone."""
+    return subject.images(f"{name} --robustness").to_rgb
+
+
+def _ranked(subject: Subject, classifiers: list[Classifier]) -> list[tuple[Classifier, Ranked]]:
+    found: list[tuple[Classifier, Ranked]] = []
     for classifier in classifiers:
         if classifier.encoder is None:
             features = subject.query_features()
         else:
             images = subject.images("")
             features = images.extracted(classifier.encoder, images.queries)
-        found += classifier.rank(features.features_NF, subject.allowed_A)
+        found += [(classifier, one) for one in classifier.rank(features.features_NF, subject.allowed_A)]
     return found
 
 
@@ -165,6 +180,7 @@ def _run_subject(
         allowed_A,
         device,
         asked.workers,
+        config.data.to_rgb,
         config.run.seed,
         asked.cache,
         told,
@@ -177,16 +193,7 @@ def _labelled(data: Datasets) -> tuple[Datasets, Tensor | None]:
     """``data`` with its validation labels under the bank's numbers, and the classes that come into question."""
     queries, allowed_A = data.validation, None
     if queries is not None and (numbers := by_name(data.train.classes, queries.classes)):
-        queries, allowed_A = _matched(queries, numbers, data.train.classes)
+        queries, allowed_A = matched(queries, numbers, data.train.classes)
     if reason := obstacle(data.train, queries, bank_where=data.where, queries_where=data.validation_where):
         raise UserError(f"no accuracy: {reason}")
     return replace(data, validation=queries), allowed_A
-
-
-def _matched(queries: Source, numbers: list[int], classes: tuple[str, ...]) -> tuple[Source, Tensor | None]:
-    """``queries`` under the bank's numbers of its classes, and these where they are not all."""
-    allowed_A = torch.tensor(sorted(numbers)) if len(numbers) < len(classes) else None
-    if numbers == list(range(len(numbers))):
-        return queries, allowed_A
-    labels = [queries.label(index) for index in range(len(queries))]
-    return LabelledSource(queries, [numbers[label] if label >= 0 else -1 for label in labels], classes), allowed_A

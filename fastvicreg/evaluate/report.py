@@ -50,6 +50,8 @@ def write_html(path: Path, title: str, evaluated: Evaluated, settings: Mapping[s
     body = f"<h1>{_text(title)}</h1><p class='lead'>{_text(facts)}</p>"
     body += "".join(f"<p>{_text(line)}</p>" for line in lines)
     body += f"<section><h2>Figures in %</h2>{_rows(evaluated)}</section>"
+    if evaluated.robustness:
+        body += f"<section><h2>Other images, in %</h2>{_table(evaluated.robustness)}</section>"
     if evaluated.count_CC is not None:
         body += _class_sections(evaluated)
     given = ", ".join(f"{name} {value}" for name, value in settings.items())

@@ -98,7 +98,7 @@ class FeatureSubject:
 
     def images(self, protocol: str) -> ImageSubject:
         raise UserError(
-            f"{protocol} trains on images, and --features holds features alone: give a run, or another way."
+            f"{protocol} needs images, and --features holds features alone: give a run, or --frozen-features."
         )
 
 
@@ -115,6 +115,7 @@ class ImageSubject:
     allowed_A: Tensor | None = None
     device: str = "cpu"
     workers: int = 0
+    to_rgb: str = "range"
     seed: int = 0
     cached: bool = True
     told: Callable[[str], None] = lambda _: None
@@ -129,12 +130,13 @@ class ImageSubject:
         return sum(found.faults for found in self._features.values())
 
     def features(self) -> tuple[Features, Features]:
-        return self._of(self.bank, self.bank_where), self.query_features()
+        return self.features_of(self.bank, self.bank_where), self.query_features()
 
     def query_features(self) -> Features:
-        return self._of(self.queries, self.queries_where)
+        return self.features_of(self.queries, self.queries_where)
 
-    def _of(self, source: Source, where: str) -> Features:
+    def features_of(self, source: Source, where: str) -> Features:
+        """By the frozen encoder, of images that lie at ``where``."""
         if id(source) not in self._features:
             self._features[id(source)] = self._load(source, where)
         return self._features[id(source)]

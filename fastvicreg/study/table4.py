@@ -131,6 +131,7 @@ class Table4:
         """In every process; ``folder`` is the main one's."""
         from fastvicreg.study import results, runs
         from fastvicreg.train.distributed import gather, launched, together
+        from fastvicreg.train.signals import exit_code
 
         processes = launched()
         plan = self._plan(folder, data, began)
@@ -149,7 +150,7 @@ class Table4:
             trained = runs.train(config, Path(self.out) / name)
             if trained.signal:
                 display.note(f"stopped in {name}; the same command goes on from there")
-                return 128 + trained.signal
+                return exit_code(trained.signal)
             figures: dict[str, Any] = {"diverged": trained.diverged} if trained.diverged else {}
             if not trained.diverged:
                 method = runs.finished(config, Path(self.out) / name)

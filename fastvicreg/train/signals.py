@@ -10,6 +10,18 @@ URGENT = (signal.SIGINT, signal.SIGTERM)
 STOPPING = (*URGENT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 """Ctrl-C, kill, a scheduler's notice before its time limit (SLURM's --signal=USR1@90), and a lost terminal."""
 
+PLANNED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What schedulers and launchers send to a run that is to go on later."""
+
+
+def exit_code(number: int) -> int:
+    """Of a run that signal ``number`` stopped, with its checkpoint written.
+
+    0 for a stop that was planned: torchrun takes anything else for a failure, and starts the run again or tells SLURM
+    that the job failed. As a shell would have it (128 + number) for Ctrl-C and a lost terminal.
+    """
+    return 0 if number in PLANNED else 128 + number
+
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:

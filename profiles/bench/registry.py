@@ -86,6 +86,7 @@ BENCHMARKS: dict[str, str] = {
     "resample": "two random resized crops of an image by every implementation",
     "norm": "batch norm, addition and ReLU by every implementation",
     "knn": "kNN of frozen features, every k in one pass, beside a loop in solo-learn's form",
+    "probe": "linear classifiers on features computed once: L-BFGS beside the paper's SGD",
     "step": "a preset's whole update by every way to run it, beside the official step",
     "model": "a step on GPUs that are not at hand, predicted: time, bottleneck, batch that fits, cores that feed it",
     "trace": "reading a profiler's trace",

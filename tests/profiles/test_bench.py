@@ -76,6 +76,17 @@ def test_knn_in_one_pass_predicts_what_the_loop_does(tmp_path: Path) -> None:
     assert all(row["equal"] == 1 and row["s"] > 0 for row in rows)
 
 
+def test_both_solvers_of_the_probe_classify_the_same_features(tmp_path: Path) -> None:
+    out = tmp_path / "probe.json"
+    small = ["--samples", "3000", "--queries", "1000", "--features", "32", "--epochs", "20", "--repeats", "1"]
+    assert main(["bench", "probe", *small, "--json", str(out)]) == 0
+    lbfgs, sgd = json.loads(out.read_text())["rows"]
+    assert (lbfgs["impl"], sgd["impl"]) == ("lbfgs", "sgd")
+    assert 15 < lbfgs["accuracy"] < 95
+    assert abs(lbfgs["accuracy"] - sgd["accuracy"]) < 5
+    assert sgd["best_epoch"] >= sgd["accuracy"]
+
+
 def test_interleaved_repeats_take_turns() -> None:
     calls: list[str] = []
     timings = measure.interleaved({name: lambda name=name: calls.append(name) for name in "AB"}, repeats=3, min_ms=0)

@@ -67,7 +67,8 @@ class Linear:
     @property
     def label(self) -> str:
         """What its reports are called."""
-        return "linear-frozen" if self.frozen else "linear"
+        frozen = "linear-frozen" if self.solver == "lbfgs" else f"linear-frozen-{self.solver}"
+        return frozen if self.frozen else "linear"
 
     def check(self, subject: Subject) -> None:
         """``UserError`` for the first setting that the bank cannot serve."""

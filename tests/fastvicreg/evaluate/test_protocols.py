@@ -33,7 +33,7 @@ QUIET = ("--device", "cpu", "--workers", "1")
         (("linear", "--frozen-features"), "linear-frozen", [{"solver": "lbfgs"}]),
         (
             ("linear", "--frozen-features", "--solver", "sgd", "--epochs", "2", "--lr", ".1", "--head", "bn-linear"),
-            "linear-frozen",
+            "linear-frozen-sgd",
             [{"lr": 0.1}] * 2,
         ),
         (("semi", "--percent", "10", "--epochs", "2"), "semi-10", [{"which": "best"}, {"which": "last", "epoch": 2}]),
@@ -99,6 +99,41 @@ def test_images_of_some_classes_are_matched_by_their_folders_names(
         written = json.loads(next((tmp_path / "out").glob(f"{name}*-robust.json")).read_text())
         assert [row["class"] for row in written["classes"]] == ["class0", "class2"]
         assert not any(row[1] for row in written["confusion"])  # nothing is taken for class1
+
+
+def test_other_images_are_classified_by_the_same_classifier(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, answer: Answer
+) -> None:
+    data, run = uninterrupted
+    some, corrupted = tmp_path / "imagenet-r", tmp_path / "imagenet-c"
+    shutil.copytree(data / "val" / "class2", some / "class2")
+    for name, severity in (("noise", "1"), ("noise", "2"), ("blur", "1")):
+        shutil.copytree(data / "val", corrupted / name / severity)
+    report = tmp_path / "out"
+    for protocol in (("knn", "--k", "1", "3"), ("linear", "--epochs", "2"), ("finetune", "--epochs", "1")):
+        name, *rest = protocol
+        code, text = answer(name, run, *rest, *QUIET, "--robustness", some, corrupted, "--report", report)
+        assert code == 0, text
+        written = json.loads((report / f"{name}.json").read_text())
+        chosen = max(written["rows"], key=lambda row: row["accuracy"])
+        one, *several, mean = written["robustness"]
+        assert (one["images_of"], one["classes"], one["accuracy"]) == ("imagenet-r", 1, 100)
+        assert [row["images_of"] for row in several] == ["blur/1", "noise/1", "noise/2"]
+        assert {row["accuracy"] for row in several} == {chosen["accuracy"]}
+        assert mean["accuracy"] == pytest.approx(chosen["accuracy"])
+        assert "mean of 3 sets" in (report / f"{name}.html").read_text()
+    shutil.copytree(some / "class2", some / "zebra")
+    for protocol, folder, says in (
+        ("knn", some, "'zebra' is no class of the training data"),
+        ("knn", some / "class2", "have no class folders"),
+        ("knn", tmp_path / "missing", "is no folder"),
+        ("retrieval", corrupted, "eval retrieval classifies nothing"),
+    ):
+        code, line = answer(protocol, run, "--k", "3", *QUIET, "--robustness", folder) if protocol == "knn" else answer(
+            protocol, run, *QUIET, "--robustness", folder
+        )  # fmt: skip
+        assert code == 2
+        assert says in line.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_a_signal_loses_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path
     await_step(process, out)
     process.send_signal(number)
     code = process.wait(timeout=60)
-    assert code in (0, -number if number == signal.SIGKILL else 128 + number)
+    # 0 also where it was done before the signal came.
+    assert code in (0, {signal.SIGKILL: -number, signal.SIGINT: 130, signal.SIGHUP: 129}.get(number, 0))
     train(tiny(data), out, resume=True)
     assert log(out) == log(whole)
 
