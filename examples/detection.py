@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
         print(
             f"step {step}  loss {losses[-1]:.3f}  " + "  ".join(f"{name} {value:.3f}" for name, value in parts.items())
         )

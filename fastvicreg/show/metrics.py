@@ -203,11 +203,12 @@ class Recorder:
 
 
 def recorder_of(
-    config: TrainConfig, folder: Path | None, resumed_at: int, note: Callable[[str], None] = print
+    config: TrainConfig, folder: Path, resumed_at: int, note: Callable[[str], None], *, writes: bool
 ) -> Recorder:
-    """A run's recorder, with the trackers that its settings name."""
-    settings = json.loads(config_file.to_json(config))
-    return Recorder(folder, resumed_at=resumed_at, trackers=names_of(config.run.log), settings=settings, note=note)
+    """A run's recorder, with the trackers that its settings name; ``writes``: in one process of all."""
+    settings, trackers = json.loads(config_file.to_json(config)), names_of(config.run.log)
+    where = folder if writes else None
+    return Recorder(where, resumed_at=resumed_at, trackers=trackers, settings=settings, note=note)
 
 
 def to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

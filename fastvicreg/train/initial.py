@@ -26,5 +26,11 @@ def begin_with_weights(config: TrainConfig, method: nn.Module, encoder: nn.Modul
     for network in (encoder, *copies):
         if network is encoder or {name: value.shape for name, value in network.state_dict().items()} == shapes:
             checkpoints.load_weights(network, tensors, config.run.init)
+    notes = list(found.notes)
+    stems = [getattr(part, "stem", "") for part in (found.config.encoder, config.encoder)]
+    if stems[0] != stems[1]:
+        notes.append(f"its stem was {stems[0]}, the run's is --stem {stems[1]}: the same weights on other pixels.")
+    if found.passed_over:
+        notes.append(f"{found.passed_over}: an older one was taken.")
     taken = f"encoder from {found.checkpoint}; heads are fresh."
-    return (*found.notes, *([f"{found.passed_over}: an older one was taken."] if found.passed_over else []), taken)
+    return (*notes, taken)

@@ -100,9 +100,7 @@ class Trainer:
                 self._display.note(note)
         if processes.main:
             save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
-        self._recorder = recorder_of(
-            config, folder if processes.main else None, self._progress.step, self._display.note
-        )
+        self._recorder = recorder_of(config, folder, self._progress.step, self._display.note, writes=processes.main)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._no_evaluation = ""  # why the last one could not be made: said once
         self._outcome = Outcome(folder, self._progress.step)

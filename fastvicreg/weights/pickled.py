@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
@@ -97,7 +98,8 @@ def load(path: Path) -> Loaded:
     # Of torch's names too: those that its reader knows are taken before any placeholder.
     placeholders: list[Any] = [(_placeholder(name), name) for name in names - KNOWN]
     try:
-        with torch.serialization.safe_globals(placeholders):
+        with torch.serialization.safe_globals(placeholders), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of storages as torch once had them
             mapped = zipfile.is_zipfile(path)  # a full checkpoint's optimizer is then never read from the disk
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _CalledError as error:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastvicreg.encoders import build_encoder
-from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.encoders.resnet.config import ResNetConfig, Stem
 from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
 from fastvicreg.methods.heads import expander
@@ -103,3 +103,10 @@ def test_a_width_that_corrupts_memory_is_refused() -> None:
 def test_an_unknown_architecture_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'resnet50'"):
         build_encoder(ResNetConfig("resnet5"))
+
+
+@pytest.mark.parametrize(("stem", "side"), [("7x7", 16), ("3x3", 32), ("3x3s2", 16), ("3x3p2", 34)])
+def test_each_stem_has_its_stride_and_padding(stem: Stem, side: int) -> None:
+    encoder = resnet("resnet18", width=16, stem=stem)
+    assert encoder.conv1(torch.zeros(1, 3, 32, 32)).shape == (1, 16, side, side)
+    assert isinstance(encoder.maxpool, nn.MaxPool2d) == (stem == "7x7")

@@ -109,7 +109,7 @@ def test_eval_takes_other_data_and_checkpoints_and_refuses_what_means_nothing(
     assert answer()[0] == 0
 
 
-def test_a_weights_file_where_a_run_is_expected_says_which_folder_to_give(
+def test_a_run_s_own_file_says_which_folder_to_give_and_one_alone_needs_data(
     make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -120,7 +120,7 @@ def test_a_weights_file_where_a_run_is_expected_says_which_folder_to_give(
     for arguments, says in (
         (["eval", "knn", str(step / "model.safetensors")], f"fastvicreg eval knn {run} --checkpoint {step.name}"),
         (["eval", "knn", str(step)], f"fastvicreg eval knn {run} --checkpoint {step.name}"),
-        (["eval", "knn", str(alone)], "does not say which images it was trained on: give --data"),
+        (["eval", "knn", str(alone)], "does not say which images it was trained on: give --data FOLDER"),
         (["eval", "knn", str(tmp_path / "data")], "has no config.json"),
         (["train", "--config", str(alone)], "holds weights, not settings"),
         (["train", "--resume", "--out", str(alone)], "is a file, not a run"),

@@ -37,6 +37,7 @@ def test_any_method_begins_with_a_file_s_encoder_and_its_copies_too(name: str, t
     encoder = next(iter(method.encoders.values()))
     notes = begin_with_weights(config, module, encoder)
     assert says.split(";")[0] in notes[0]
+    assert any("its stem was 3x3, the run's is --stem 3x3s2" in note for note in notes)  # the file does not say
     for key, value in made.state_dict().items():
         assert torch.equal(encoder.state_dict()[key], value)
     copies = [part.network for part in module.modules() if isinstance(part, MomentumCopy)]
