@@ -111,9 +111,10 @@ def _show(name: str, evaluated: Evaluated) -> None:
 
 def _write(name: str, options: Any, evaluated: Evaluated) -> None:
     """JSON where it was asked for, and the reports."""
+    from fastvicreg.evaluate.frozen import settings_of
     from fastvicreg.provenance import document, write_json
 
-    settings = {"protocol": name, **dataclasses.asdict(options.settings)}
+    settings = {"protocol": name, **settings_of(options.settings)}
     rows = [settings | evaluated.facts | row for row in evaluated.rows]
     content = document(f"eval {name}", rows, 1)
     if options.json:

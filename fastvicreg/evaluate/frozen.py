@@ -80,7 +80,7 @@ def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambd
     facts |= {"bank": len(subject.bank), "queries": len(subject.queries), "classes": len(subject.classes)}
     beside: tuple[str, ...] = ()
     if config is not None:
-        found = published(config, name, dataclasses.asdict(protocol), len(subject.classes))
+        found = published(config, name, settings_of(protocol), len(subject.classes))
         beside = tuple(figure.told() for figure in found)
     if isinstance(protocol, MeasuringProtocol):
         if asked.robustness:
@@ -103,6 +103,11 @@ def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambd
 def _rule(subject: Subject, name: str) -> str:
     """How images of more than 8 bits are read; ``UserError`` where there are features alone."""
     return subject.images(f"{name} --robustness").to_rgb
+
+
+def settings_of(protocol: Any) -> dict[str, Any]:
+    """A protocol's settings as they are used, where it says so; else as they were given."""
+    return getattr(protocol, "described", None) or dataclasses.asdict(protocol)
 
 
 def _ranked(subject: Subject, classifiers: list[Classifier]) -> list[tuple[Classifier, Ranked]]:

@@ -77,5 +77,6 @@ class Heads(nn.Module):
 def best_classes(scores_xC: Tensor, allowed_A: Tensor | None = None) -> Tensor:
     """Up to 5 classes of the highest scores, best first, along the last dimension; of ``allowed_A`` alone, if given."""
     if allowed_A is not None:
+        allowed_A = allowed_A.to(scores_xC.device)
         return allowed_A[scores_xC[..., allowed_A].topk(min(TOP, len(allowed_A)), dim=-1).indices]
     return scores_xC.topk(min(TOP, scores_xC.shape[-1]), dim=-1).indices

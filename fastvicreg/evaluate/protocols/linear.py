@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.labels import too_few
@@ -44,8 +44,9 @@ class Linear:
     """Whose published settings the options below take where they are not given."""
     frozen_features: bool = False
     """On features of centre crops, computed once: a quick comparison, not the paper's protocol."""
-    solver: Literal["lbfgs", "sgd"] = "lbfgs"
-    """With --frozen-features: lbfgs, logistic regression to convergence; sgd, the paper's SGD without augmentation."""
+    solver: Literal["lbfgs", "sgd"] | None = None
+    """With --frozen-features: lbfgs (the default), logistic regression to convergence; sgd, the paper's SGD without
+    augmentation."""
     labels_per_class: int = 0
     """Labels a class that it may see, with --frozen-features, which this implies; 0: all."""
     lr: tuple[float, ...] = ()
@@ -67,8 +68,30 @@ class Linear:
     @property
     def label(self) -> str:
         """What its reports are called."""
-        frozen = "linear-frozen" if self.solver == "lbfgs" else f"linear-frozen-{self.solver}"
+        frozen = "linear-frozen" if self.by_lbfgs else "linear-frozen-sgd"
         return frozen if self.frozen else "linear"
+
+    @property
+    def by_lbfgs(self) -> bool:
+        """Whether logistic regression is fitted to convergence."""
+        return self.frozen and self.solver != "sgd"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings as they are used, the preset's included."""
+        common = {"preset": self.preset, "frozen_features": self.frozen, "labels_per_class": self.labels_per_class}
+        if self.by_lbfgs:
+            return {**common, "solver": "lbfgs"}
+        used = self.training(0)
+        return {
+            **common,
+            "solver": "sgd",
+            "epochs": used.epochs,
+            "batch_size": used.batch_size,
+            "weight_decay": used.weight_decay,
+            "milestones": used.milestones,
+            "head": used.head,
+        }
 
     def check(self, subject: Subject) -> None:
         """``UserError`` for the first setting that the bank cannot serve."""
@@ -79,10 +102,10 @@ class Linear:
         if self.labels_per_class and (reason := too_few(subject.bank, self.labels_per_class)):
             raise UserError(f"--labels-per-class {self.labels_per_class}: {reason}")
         if not self.frozen:
-            if self.solver != "lbfgs":
+            if self.solver is not None:
                 raise UserError("--solver goes with --frozen-features: on images SGD is the only one; leave it out.")
             subject.images("linear")
-        elif self.solver == "lbfgs" and (self.lr or self.epochs or self.head):
+        elif self.by_lbfgs and (self.lr or self.epochs or self.head):
             raise UserError("--lr, --epochs and --head are SGD's: give --solver sgd, or leave out --frozen-features.")
         check_training(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, weight_decay=self.weight_decay)
 
@@ -110,7 +133,7 @@ class Linear:
         if bank is not None and self.labels_per_class:
             chosen = few_labels(bank.labels_N, self.labels_per_class, seed=subject.seed)
             bank = bank._replace(features_NF=bank.features_NF[chosen], labels_N=bank.labels_N[chosen])
-        if bank is not None and self.solver == "lbfgs":
+        if bank is not None and self.by_lbfgs:
             return _by_lbfgs(bank)
         return _by_sgd(subject, bank, queries, self.training(subject.seed), told)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastvicreg.errors import UserError
 
@@ -42,6 +43,13 @@ class Semi:
     def label(self) -> str:
         """What its reports are called."""
         return "semi-split" if self.split else f"semi-{self.percent:g}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings as they are used: a --split has the share that its name says, as SimCLR's 1percent.txt."""
+        named = {"1percent": 1.0, "10percent": 10.0}
+        percent = self.percent if self.split is None else named.get(Path(self.split).stem)
+        return {**asdict(self), "percent": percent}
 
     def check(self, subject: Subject) -> None:
         """``UserError`` for the first setting that cannot be served."""

@@ -24,11 +24,11 @@ QUIET = ("--device", "cpu", "--workers", "1")
     ("arguments", "label", "settings"),
     [
         (("knn", "--k", "3", "9"), "knn", [{"k": 3}, {"k": 9}]),
-        (("linear", "--epochs", "2"), "linear", [{"lr": 0.02, "which": "best"}, {"lr": 0.02, "epoch": 2}]),
+        (("linear", "--epochs", "2"), "linear", [{"solver": "sgd", "which": "best"}, {"lr": 0.02, "epoch": 2}]),
         (
             ("linear", "--preset", "inat18", "--epochs", "2", "--lr", ".1", "1"),
             "linear",
-            [{"lr": 0.1}, {"lr": 0.1}, {"lr": 1.0}, {"lr": 1.0}],
+            [{"lr": rate, "head": "bn-linear", "weight_decay": 1e-4} for rate in (0.1, 0.1, 1.0, 1.0)],
         ),
         (("linear", "--frozen-features"), "linear-frozen", [{"solver": "lbfgs"}]),
         (

@@ -8,6 +8,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
+from fastvicreg.evaluate.protocols.linear import Linear
+from fastvicreg.evaluate.protocols.semi import Semi
 from fastvicreg.evaluate.published import published
 from fastvicreg.evaluate.ranking import average_precision
 from fastvicreg.evaluate.scores import accuracies, by_class, confusion, wilson
@@ -43,21 +45,27 @@ def test_average_precision_by_hand() -> None:
     assert average_precision(relevant).tolist() == pytest.approx([(1 + 2 / 3) / 2, 1 / 4, 0])
 
 
+LINEAR = Linear().described
+
+
 def test_published_figures_stand_beside_runs_of_their_settings_alone() -> None:
     config = preset("imagenet-1000ep").config
-    (figure,) = published(config, "linear", {"preset": "imagenet"}, 1000)
+    (figure,) = published(config, "linear", LINEAR, 1000)
     assert (figure.value, figure.top5) == (73.2, 91.1)
     assert "Table 1" in figure.told()
     assert [f.value for f in published(config, "knn", {"k": (10, 20, 200)}, 1000)] == [64.5, 62.8]
-    assert [f.value for f in published(config, "semi", {"percent": 10.0}, 1000)] == [69.5]
-    assert [f.value for f in published(config, "linear", {"preset": "inat18"}, 8142)] == [47.0]
-    assert not published(config, "linear", {"preset": "imagenet"}, 100)
+    assert [f.value for f in published(config, "semi", Semi(percent=10).described, 1000)] == [69.5]
+    assert [f.value for f in published(config, "linear", Linear(preset="inat18").described, 8142)] == [47.0]
+    assert [f.value for f in published(config, "semi", Semi(split="x/1percent.txt").described, 1000)] == [54.8]
+    assert not published(config, "semi", Semi(split="mine.txt").described, 1000)
+    assert not published(config, "linear", LINEAR, 100)
+    assert not published(config, "linear", Linear(frozen_features=True).described, 1000)
     elsewhere = replace(config, data=replace(config.data, data="elsewhere"), run=replace(config.run, seed=3))
-    assert published(elsewhere, "linear", {"preset": "imagenet"}, 1000)
+    assert published(elsewhere, "linear", LINEAR, 1000)
     for changed in (
         replace(config, run=replace(config.run, epochs=300)),
         replace(config, data=replace(config.data, recipe="paper")),
         replace(config, optim=replace(config.optim, base_lr=0.4)),
         preset("cifar10").config,
     ):
-        assert not published(changed, "linear", {"preset": "imagenet"}, 1000)
+        assert not published(changed, "linear", LINEAR, 1000)
