@@ -29,7 +29,7 @@ class EvalOptions:
     """Evaluate a run's encoder, or features from a file; eval PROTOCOL --help shows a protocol's own settings."""
 
     protocol: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(PROTOCOLS)}.")]
-    run: Annotated[str | None, tyro.conf.Positional] = None
+    run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
     data: str | None = None
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""

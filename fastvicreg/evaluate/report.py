@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.frozen import Evaluated
 from fastvicreg.provenance import cpu_name, versions
+from fastvicreg.show.drawing import GREY, OWN, plt, svg
+from fastvicreg.show.page import page
 
-OWN, GREY = "#1f6feb", "#8a94a3"
 NAMED = 60
 """Classes that a picture names; of more it shows the matrix alone."""
 PAIRS = 20
 """Mistakes that are listed, most frequent first."""
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
-main { max-width: 1000px; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
-h1 { font-size: 1.9rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 1.4rem 0 .4rem; }
-.lead { color: #4b5768; margin-top: 0; overflow-wrap: anywhere; }
-section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 1rem 0; padding: .2rem 1.3rem 1.3rem;
-  overflow-x: auto; }
-svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; } th, td { padding: .3rem .7rem; text-align: right; }
-th { border-bottom: 2px solid #1c2430; } td { border-bottom: 1px solid #e1e5ea; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; } tr.own td { font-weight: 700; background: #eef5ff; }
-"""
 
 
 def write_html(path: Path, title: str, evaluated: Evaluated, settings: Mapping[str, Any]) -> None:
@@ -58,11 +38,9 @@ def write_html(path: Path, title: str, evaluated: Evaluated, settings: Mapping[s
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     made = f"<p>{_text(given)}</p><p>{_text(cpu_name())}. {_text(packages)}.</p>"
     body += f"<section><h2>How this was made</h2>{made}</section>"
-    head = f"<title>{_text(title)}</title><meta name='viewport' content='width=device-width'><style>{STYLE}</style>"
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<main>{body}</main></html>"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, "utf-8")
+        path.write_text(page(_printable(title), body), "utf-8")
     except OSError as error:
         raise UserError(f"cannot write the report {path}: {error.strerror}.") from error
 
@@ -146,7 +124,7 @@ def _confusion(share: np.ndarray, names: Sequence[str]) -> str:
                 colour = "white" if value > 55 else "#1c2430"
                 ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
     ax.set(xlabel="taken for", ylabel="class")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -162,7 +140,7 @@ def _bars(rows: Sequence[Mapping[str, Any]]) -> str:
     _named_ticks(ax, [row["class"] for row in ordered])
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="accuracy in %, with its 95 % interval", xlim=(0, 100))
-    return _svg(figure)
+    return svg(figure)
 
 
 def _named_ticks(ax: Axes, names: Sequence[str]) -> None:
@@ -173,15 +151,6 @@ def _named_ticks(ax: Axes, names: Sequence[str]) -> None:
 def _no_formulas(labels: Sequence[Text]) -> None:
     for label in labels:
         label.set_parse_math(False)  # a $ in a class's name
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with plt.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _name(classes: Sequence[str], number: int) -> str:

@@ -9,9 +9,9 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1c2430; background: #f6f7f9; margin: 0; }
 main { max-width: 1000px; margin: 0 auto; padding: 2rem 1.2rem 4rem; }
 h1 { font-size: 1.9rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; }
-p { max-width: 46rem; } .lead { color: #4b5768; margin-top: 0; }
+p { max-width: 46rem; } .lead { color: #4b5768; margin-top: 0; overflow-wrap: anywhere; }
 section { background: #fff; border: 1px solid #e1e5ea; border-radius: 8px; margin: 1rem 0;
-  padding: .2rem 1.3rem 1.3rem; }
+  padding: .2rem 1.3rem 1.3rem; overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
 img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: .4rem .7rem; text-align: right; }

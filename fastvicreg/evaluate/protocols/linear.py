@@ -52,11 +52,11 @@ class Linear:
     lr: tuple[float, ...] = ()
     """Learning rates at a batch of 256; several train at once, a classifier each, in one pass over the data."""
     epochs: int = 0
-    """Passes over the training images."""
+    """Passes over the training images; 0: the preset's."""
     batch_size: int = 256
     """Images a step."""
     weight_decay: float | None = None
-    """Weight decay."""
+    """Weight decay; not given: the preset's."""
     head: Literal["linear", "bn-linear"] | None = None
     """bn-linear: a batch norm before the classifier, as vissl's, which the paper has for Places205 and iNat18."""
 
