@@ -120,7 +120,7 @@ class Prediction:
         """The largest part, or the loader where the device waits for it."""
         if self.loader > self.device:
             return "loader"
-        parts = {"convolutions": self.convolutions, "norms": self.norms, "collectives": self.collectives}
+        parts = {"convolutions": self.convolutions, "norms": self.norms, "comm": self.collectives}
         parts |= {"expander and loss": self.head, "update": self.update}
         return max(parts, key=parts.__getitem__)
 

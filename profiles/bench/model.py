@@ -14,8 +14,8 @@ from fastvicreg.profiles.bench.registry import Benchmark, Output
 from fastvicreg.registry import unknown
 
 COLUMNS = (
-    *("gpus", "batch", "step_ms", "conv_ms", "norm_ms", "comm_ms", "other_ms", "images_per_s"),
-    *("efficiency", "epoch_min", "bound", "cores_per_gpu", "storage_gb_s", "fits"),
+    *("gpu", "gpus", "batch", "norms", "step_ms", "conv_ms", "norm_ms", "comm_ms", "other_ms", "images_per_s"),
+    *("scaling", "epoch_min", "bound", "cores", "gb_s", "fits"),
 )
 
 
@@ -85,7 +85,10 @@ def run(
     loader: str | None = None,
     images: int = 1_281_167,
 ) -> list[dict[str, Any]]:
-    """A row a number of GPUs; times in ms, rates of all GPUs together.
+    """A row a number of GPUs; times in ms, ``images_per_s`` and ``gb_s`` (read from storage) of all GPUs together.
+
+    ``scaling`` is a GPU's rate against that of the first row, ``cores`` those that feed one GPU, ``fits`` the largest
+    total batch that the memory holds.
 
     ``UserError`` for a name that there is not, numbers that no run can have, and a file that holds no such figures.
     """
@@ -131,11 +134,11 @@ def run(
                 "comm_ms": found.collectives * 1e3,
                 "other_ms": (found.head + found.update + found.augment) * 1e3,
                 "images_per_s": rate * count,
-                "efficiency": rate / alone,
+                "scaling": rate / alone,
                 "epoch_min": images / (rate * count) / 60,
                 "bound": found.bound if found.batch <= fits else "memory",
-                "cores_per_gpu": found.batch / found.device / data.images_per_core_s,
-                "storage_gb_s": rate * count * data.mean_bytes / 1e9,
+                "cores": found.batch / found.device / data.images_per_core_s,
+                "gb_s": rate * count * data.mean_bytes / 1e9,
                 "fits": fits * count,
                 "spread": 0.0,
             }
