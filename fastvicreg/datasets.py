@@ -29,6 +29,12 @@ class Datasets:
     where: str
     validation_where: str = ""
     notes: tuple[str, ...] = ()  # what was found and taken, a line each, for a person
+    embedded: str = ""  # path of the embedded training images, which ``where`` describes
+
+    @property
+    def train_path(self) -> str:
+        """Path or pattern of what is trained on."""
+        return self.embedded or self.where
 
 
 def training_plan(config: TrainConfig, samples: int) -> TrainPlan:
@@ -55,7 +61,13 @@ def open_data(config: TrainConfig) -> Datasets:
         folder = write.get(data.pipeline, embedded.write_once)()
         names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
         train, validation = (open_source(folder / name) for name in names)
-        return Datasets(train, validation, f"the embedded images ({folder})", str(folder / names[1]))
+        return Datasets(
+            train,
+            validation,
+            f"the embedded images ({folder})",
+            str(folder / names[1]),
+            embedded=str(folder / names[0]),
+        )
     splits = splits_of(data.data)
     notes = list(splits.notes)
     root, val_path = splits.train, splits.validation

@@ -179,7 +179,7 @@ def _run_subject(
         trained.encoder.to(device),
         data.train,
         queries,
-        data.where,
+        data.train_path,
         data.validation_where,
         config.data.image_size,
         allowed_A,

@@ -111,6 +111,9 @@ def test_the_demo_tells_its_whole_story(
     assert rows[0]["spread"]["knn"][0] == rows[0]["spread"]["knn"][1]  # raw pixels know no seed
     assert f"<td>{rows[0]['features']}</td><td>{rows[0]['knn']:.1f}</td>" in page
     assert "already holds a run" in refused_again(out, capsys)
+    for again in range(2):
+        assert main(["eval", "knn", str(out / "run"), "--k", "5"]) == 0
+        assert ("taken from the cache" in capsys.readouterr().out) == bool(again)
 
 
 def refused_again(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
