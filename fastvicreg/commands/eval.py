@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _show(name: str, evaluated: Evaluated) -> None:
     """The headline, the settings' figures and the classes, as tables."""
-    from fastvicreg.evaluate.report import cell, settings_shown
+    from fastvicreg.evaluate.report import cell, described, settings_shown
     from fastvicreg.evaluate.tables import show_table
 
     facts, rows = evaluated.facts, evaluated.rows
@@ -91,11 +91,20 @@ def _show(name: str, evaluated: Evaluated) -> None:
     else:
         print(f"{name}: {sizes}")
     columns = settings_shown(rows)
-    show_table("in %, with 95 % confidence intervals", columns, [[cell(row, c) for c in columns] for row in rows])
+    intervals = any(column.endswith("_low") for row in rows for column in row)
+    show_table(
+        "in %, with 95 % confidence intervals" if intervals else "in %",
+        columns,
+        [[cell(row, c) for c in columns] for row in rows],
+    )
     if further := evaluated.robustness:
         columns = settings_shown(further)
-        setting = {key: value for key, value in rows[evaluated.chosen].items() if not isinstance(value, float)}
-        show_table(f"other images, by {setting}", columns, [[cell(row, c) for c in columns] for row in further])
+        setting = described(rows[evaluated.chosen])
+        show_table(
+            f"other images{', ' + setting if setting else ''}",
+            columns,
+            [[cell(row, c) for c in columns] for row in further],
+        )
     for line in (*evaluated.published, *evaluated.notes):
         print(line)
     if facts.get("faults"):

@@ -52,10 +52,13 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--out {options.out}: give the name of an .html file.")
 
     from fastvicreg.evaluate.inspection import compared, inspect_run, row
+    from fastvicreg.pretrained import load_trained
     from fastvicreg.show.display import Display
     from fastvicreg.show.inspect_page import table, write
 
     display = Display()
+    if options.against:
+        load_trained(options.against, arch=options.arch, stem=options.stem)  # a mistake is told before minutes of work
     found = [
         inspect_run(
             path,

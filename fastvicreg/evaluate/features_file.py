@@ -22,6 +22,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import Features
 
 SPLITS = ("train", "val")
+LARGEST = 1e15
+"""Of a feature: the square of a vector's length is then finite in fp32."""
 KEYS = tuple(f"{split}_{what}" for split in SPLITS for what in ("features", "labels"))
 
 
@@ -49,12 +51,26 @@ def read_features(path: str | Path) -> tuple[LabelledFeatures, LabelledFeatures]
     (_, wide), (_, other) = (split.features_NF.shape for split in splits)
     if wide != other:
         raise UserError(f"--features {path}: train_features are {wide} wide and val_features {other}: give one width.")
-    count = 1 + max(int(split.labels_N.max()) for split in splits)
-    if names and len(names) < count:
-        raise UserError(f"--features {path}: 'classes' has {len(names)} names, and the labels go up to {count - 1}.")
-    classes = tuple(names) or tuple(map(str, range(count)))
+    if names:
+        count = 1 + max(int(split.labels_N.max()) for split in splits)
+        if len(names) < count:
+            raise UserError(
+                f"--features {path}: 'classes' has {len(names)} names, and the labels go up to {count - 1}."
+            )
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"--features {path}: 'classes' has {twice!r} twice: give each class a name of its own.")
+        classes = tuple(names)
+    else:
+        splits, classes = _numbered(splits)
     train, val = (LabelledFeatures(split, classes) for split in splits)
     return train, val
+
+
+def _numbered(splits: list[Features]) -> tuple[list[Features], tuple[str, ...]]:
+    """Numbers without names, which may have gaps: the classes are those that occur, under their own numbers."""
+    present_C = torch.cat([split.labels_N for split in splits]).unique()
+    numbered = [split._replace(labels_N=torch.searchsorted(present_C, split.labels_N)) for split in splits]
+    return numbered, tuple(map(str, present_C.tolist()))
 
 
 def _split(tensors: Mapping[str, Tensor], split: str, path: str | Path) -> Features:
@@ -68,32 +84,62 @@ def _split(tensors: Mapping[str, Tensor], split: str, path: str | Path) -> Featu
         raise UserError(f"{where}_labels are {found}: give one whole number a sample.")
     if len(labels) != len(features):
         raise UserError(f"{where}_features has {len(features):,} rows and {split}_labels {len(labels):,}.")
+    if int(labels.min()) < 0:
+        unlabelled = int((labels < 0).sum())
+        raise UserError(
+            f"{where}_labels: {unlabelled:,} of {len(labels):,} are below 0: leave samples without one out."
+        )
+    features = features.float()
     finite_N = features.isfinite().all(1)
     if not finite_N.all():
         bad = (~finite_N).nonzero()
         raise UserError(
             f"{where}_features: {len(bad):,} of {len(features):,} rows are not finite, row {int(bad[0])} first."
         )
-    return Features(features.float(), labels.long())
+    if float(features.abs().max()) > LARGEST:
+        raise UserError(
+            f"{where}_features go up to {float(features.abs().max()):g}: scale them to {LARGEST:g} at most."
+        )
+    if len(features) > 1 and bool((features == features[0]).all()):
+        raise UserError(f"{where}_features are all equal: nothing can be told apart by them.")
+    return Features(features, labels.long())
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """All tensors, and the classes' names where the file has some."""
     try:
         if path.suffix == ".npz":
+            if path.exists() and not zipfile.is_zipfile(path):
+                raise UserError(f"--features {path} is no .npz file: write it by numpy.savez.")
             with np.load(path, allow_pickle=False) as file:
                 arrays: dict[str, Any] = {key: file[key] for key in file.files}
             names = [str(name) for name in arrays.pop("classes", ())]
             return {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}, names
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                names = json.loads((file.metadata() or {}).get("classes", "[]"))
+                names = _listed((file.metadata() or {}).get("classes", "[]"), path)
                 return {key: file.get_tensor(key) for key in file.keys()}, [str(name) for name in names]  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"--features {path} does not exist.") from None
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
-        raise UserError(f"--features {path} cannot be read: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if "Object arrays" in reason:
+            reason = "it holds an array of Python objects; save class names as numpy.array(names, dtype=str)."
+        raise UserError(f"--features {path} cannot be read: {reason}") from error
     raise UserError(f"--features {path} ends in {path.suffix or 'nothing'}: give a .npz or a .safetensors file.")
+
+
+def _listed(text: str, path: Path) -> list[Any]:
+    """The metadata's class names."""
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise UserError(f"--features {path}: 'classes' in its metadata is {text[:40]!r}, no JSON list of names.")
+    return names
 
 
 def _held(tensors: Mapping[str, Tensor]) -> str:

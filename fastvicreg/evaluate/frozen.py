@@ -142,9 +142,10 @@ def _scored(
 
 def _features_subject(asked: Evaluation) -> tuple[FeatureSubject, dict[str, Any], tuple[str, ...]]:
     assert asked.features is not None
-    for flag, value in (("--data", asked.data), ("--val-data", asked.val_data), ("--checkpoint", asked.checkpoint)):
+    of_runs = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
+    for flag, value in {**of_runs, "--arch": asked.arch, "--stem": asked.stem}.items():
         if value is not None:
-            raise UserError(f"{flag} {value} goes with a run: --features has its own labels; leave it out.")
+            raise UserError(f"{flag} {value} goes with a run: --features needs none of it; leave it out.")
     bank, queries = read_features(asked.features)
     where = f"--features {asked.features}"
     if reason := obstacle(bank, queries, bank_where=f"{where}: train", queries_where=f"{where}: val"):
@@ -169,7 +170,9 @@ def _run_subject(
     data, allowed_A = (own, None) if own is not None else _labelled(open_data(config))
     queries = data.validation
     assert queries is not None
-    notes = (*trained.notes, *([f"{trained.passed_over}: what was evaluated is older."] * bool(trained.passed_over)))
+    for line in trained.notes:
+        told(line)  # what was recognised in a file, before it is worked with
+    notes = (f"{trained.passed_over}: what was evaluated is older.",) if trained.passed_over else ()
     if allowed_A is not None:
         notes += (
             f"{data.validation_where} has {len(allowed_A):,} of the {len(data.train.classes):,} classes: only these "

@@ -33,6 +33,8 @@ BATCH = 64
 """Images of a batch of augmented views."""
 LEAST = 8
 """Images below which nothing is said."""
+COLLAPSED = 1e-3
+"""Standard deviation below which a dimension is dead whatever the others are."""
 DEAD = 0.01
 """Share of the median dimension's standard deviation below which a dimension counts as dead."""
 
@@ -186,7 +188,7 @@ def space(name: str, images_ND: Tensor, views_NQD: Tensor) -> Space:
         "lidar": diagnostics.lidar(views_NQD),
         "alpha_req": power_law.alpha if power_law else None,
         "std": float(std_D.mean()),
-        "dead": float((std_D < DEAD * std_D.median()).sum()) if std_D.median() > 0 else float((std_D == 0).sum()),
+        "dead": float((std_D < max(DEAD * float(std_D.median()), COLLAPSED)).sum()),
         "std_normalized": float(unit_std(images_ND)) * math.sqrt(images_ND.shape[1]),
         "correlation": diagnostics.off_diagonal(correlation_DD),
         "alignment": float(alignment_N.mean()),

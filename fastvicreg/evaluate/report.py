@@ -51,6 +51,12 @@ def settings_shown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if not name.endswith(("_low", "_high"))]
 
 
+def described(row: Mapping[str, Any]) -> str:
+    """What sets a row apart, such as "k 20" or "lr 0.1 epoch 7 which best"."""
+    names = [name for name in settings_shown([row]) if f"{name}_low" not in row]
+    return " ".join(f"{name} {cell(row, name)}" for name in names)
+
+
 def cell(row: Mapping[str, Any], name: str) -> str:
     """A figure with its interval, such as "73.20 (72.81-73.59)"."""
     value = row.get(name, "")

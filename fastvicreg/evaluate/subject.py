@@ -97,9 +97,8 @@ class FeatureSubject:
         return self.features()[1]
 
     def images(self, protocol: str) -> ImageSubject:
-        raise UserError(
-            f"{protocol} needs images, and --features holds features alone: give a run, or --frozen-features."
-        )
+        ways = "give a run, or --frozen-features" if protocol == "linear" else "give a run in its place"
+        raise UserError(f"{protocol} needs images, and --features holds features alone: {ways}.")
 
 
 @dataclass

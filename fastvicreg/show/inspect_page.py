@@ -37,7 +37,9 @@ FIGURES = (
     Figure("lidar", "LiDAR", "dimensions that tell images apart once their views' scatter is whitened, 1 to D", ".1f"),
     Figure("alpha_req", "alpha-ReQ", "decay of the eigenvalues; near 1 is best, above it few dimensions rule", ".2f"),
     Figure("std", "std", "mean standard deviation of a dimension; VICReg pulls that of embeddings to 1", ".3g"),
-    Figure("dead", "dead dimensions", "whose standard deviation is under 1 % of the median one's", ".0f"),
+    Figure(
+        "dead", "dead dimensions", "whose standard deviation is under .001, or under 1 % of the median one's", ".0f"
+    ),
     Figure("std_normalized", "std of unit vectors", "times sqrt(D): 1 where vectors point everywhere, 0 on collapse"),
     Figure("correlation", "|correlation|", "mean between two dimensions; 0: each says something of its own"),
     Figure("alignment", "alignment", "squared distance of two views of an image, unit vectors; 0: views are one"),

@@ -17,7 +17,7 @@ from fastvicreg.contracts import Column, Terms
 NAME = "probe"
 """Under which a checkpoint holds its tensors."""
 MOMENTUM = 0.9
-COLUMN = Column("probe_accuracy", "probe")
+COLUMN = Column("probe_accuracy", "probe %")
 
 
 class OnlineProbe(nn.Module):

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def check_training(
-    *, epochs: int, batch_size: int, lr: Sequence[float], weight_decay: float | None = None, flag: str = "--lr"
+    *, epochs: int | None, batch_size: int, lr: Sequence[float], weight_decay: float | None = None, flag: str = "--lr"
 ) -> None:
-    """``UserError`` for the first value that nothing can be trained by; 0 epochs stand for the protocol's own."""
-    if epochs < 0:
+    """``UserError`` for the first value that nothing can be trained by; no epochs stand for the protocol's own."""
+    if epochs is not None and epochs < 1:
         raise UserError(f"--epochs {epochs}: give 1 or more, or leave it out.")
-    if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: give 1 or more.")
+    if batch_size < 2:
+        raise UserError(f"--batch-size {batch_size}: give 2 or more.")
     for rate in lr:
         if not 0 < rate < math.inf:
             raise UserError(f"{flag} {rate:g}: give a finite number above 0.")

@@ -37,7 +37,7 @@ class Finetune:
             epochs=self.epochs, batch_size=self.batch_size, lr=(self.lr_head,), weight_decay=self.weight_decay,
             flag="--lr-head",
         )  # fmt: skip
-        check_training(epochs=1, batch_size=1, lr=(self.lr_backbone,), flag="--lr-backbone")
+        check_training(epochs=1, batch_size=2, lr=(self.lr_backbone,), flag="--lr-backbone")
 
     def fit(self, subject: Subject, told: Callable[[str], None]) -> list[Classifier]:
         """See ``evaluate.finetuning.finetune``."""

@@ -51,7 +51,7 @@ class Linear:
     """Labels a class that it may see, with --frozen-features, which this implies; 0: all."""
     lr: tuple[float, ...] = ()
     """Learning rates at a batch of 256; several train at once, a classifier each, in one pass over the data."""
-    epochs: int = 0
+    epochs: int | None = None
     """Passes over the training images; 0: the preset's."""
     batch_size: int = 256
     """Images a step."""

@@ -65,7 +65,7 @@ class Semi:
             epochs=self.epochs, batch_size=self.batch_size, lr=(lr_head,), weight_decay=self.weight_decay,
             flag="--lr-head",
         )  # fmt: skip
-        check_training(epochs=1, batch_size=1, lr=(lr_backbone,), flag="--lr-backbone")
+        check_training(epochs=1, batch_size=2, lr=(lr_backbone,), flag="--lr-backbone")
 
     def indices(self, images: ImageSubject) -> list[int]:
         """The training images, by number; ``UserError`` where a class would have none."""

@@ -52,6 +52,22 @@ def test_no_report_is_written_where_none_was_asked_for(
     assert [path.name for path in tmp_path.iterdir()] == ["features.npz"]
 
 
+def test_numbers_of_classes_may_have_gaps(arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer) -> None:
+    for split in ("train_labels", "val_labels"):
+        arrays[split] = arrays[split] * 1_000_000_000
+    out = tmp_path / "figures.json"
+    assert answer("knn", "--features", saved(tmp_path / "f.npz", arrays), "--k", "5", "--json", out)[0] == 0
+    row = json.loads(out.read_text())["rows"][0]
+    assert (row["classes"], row["accuracy"]) == (3, 100)
+    assert "top5" not in row
+
+
+def test_a_text_is_no_npz(tmp_path: Path, answer: Answer) -> None:
+    (tmp_path / "text.npz").write_text("hello")
+    code, line = answer("knn", "--features", tmp_path / "text.npz")
+    assert (code, "write it by numpy.savez" in line) == (2, True), line
+
+
 def damaged(arrays: dict[str, np.ndarray], **changed: Any) -> dict[str, Any]:
     return {key: value for key, value in {**arrays, **changed}.items() if value is not None}
 
@@ -67,7 +83,12 @@ def damaged(arrays: dict[str, np.ndarray], **changed: Any) -> dict[str, Any]:
         (lambda a: {"train_features": a["train_features"][0]}, "of shape (8,)"),
         (lambda a: {"train_features": a["train_features"].astype(int)}, "give floats"),
         (lambda a: {"val_labels": a["val_labels"] / 2}, "one whole number a sample"),
-        (lambda a: {"val_labels": a["val_labels"] - 1}, "4 of the 12 images"),
+        (lambda a: {"val_labels": a["val_labels"] - 1}, "val_labels: 4 of 12 are below 0"),
+        (lambda a: {"train_features": a["train_features"].astype(float) * 1e300}, "not finite"),
+        (lambda a: {"train_features": a["train_features"] * np.float32(1e30)}, "scale them to 1e+15 at most"),
+        (lambda a: {"val_features": np.ones_like(a["val_features"])}, "val_features are all equal"),
+        (lambda a: {"classes": np.array(["a", "b", "a"])}, "'classes' has 'a' twice"),
+        (lambda a: {"classes": np.array(["a", "b", "c"], dtype=object)}, "numpy.array(names, dtype=str)"),
         (lambda a: {"train_labels": 0 * a["train_labels"], "val_labels": 0 * a["val_labels"]}, "of one class"),
         (lambda a: {"train_labels": a["train_labels"] % 2}, "has no image of '2'"),
         (lambda a: {"classes": np.array(["a", "b"])}, "has 2 names, and the labels go up to 2"),
@@ -93,6 +114,11 @@ def test_a_file_that_gives_no_figure_is_one_line(
         (("knn", "RUN", "--features", "FILE"), "give either a run"),
         (("knn",), "give either a run"),
         (("knn", "--features", "FILE", "--data", "x"), "--data x goes with a run"),
+        (("knn", "--features", "FILE", "--arch", "resnet50"), "--arch resnet50 goes with a run"),
+        (
+            ("linear", "--features", "FILE", "--frozen-features", "--solver", "sgd", "--epochs", "0"),
+            "--epochs 0: give 1",
+        ),
         (("knn", "--features", "missing.npz"), "missing.npz does not exist"),
         (("knn", "--features", "features.txt"), "give a .npz or a .safetensors file"),
         (("linear", "--features", "FILE"), "--features holds features alone"),
