@@ -33,7 +33,7 @@ def require_run(path: Path) -> None:
         raise UserError(f"{path} is a file, not a run: give the folder that fastvicreg train wrote (--out).")
     if path.is_dir():
         raise UserError(f"{path} is not the folder of a run, it has no config.json: give what was train's --out.")
-    raise UserError(f"there is no run {path}: give what was train's --out.")
+    raise UserError(f"there is no run {path}: give what was train's --out, or a file of weights.")
 
 
 class Lock:
