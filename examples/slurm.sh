@@ -24,9 +24,8 @@ stop_and_requeue() {
 trap stop_and_requeue USR1
 
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-# A process that dies, or a machine that is lost, costs the steps since the last checkpoint: torchrun starts all again.
 srun --kill-on-bad-exit=1 torchrun \
-    --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-8}" --max-restarts 3 \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-8}" \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
     -m fastvicreg train --resume --out "$run" "$@" &
 step=$!
