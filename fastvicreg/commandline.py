@@ -6,13 +6,14 @@ import contextlib
 import difflib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
 from fastvicreg.errors import UserError
+from fastvicreg.registry import unknown
 
 Options = TypeVar("Options")
 
@@ -56,6 +57,28 @@ def with_parts(kind: type[Any], **parts: Any) -> type[Any]:
     narrowed = make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True)
     narrowed.__doc__ = kind.__doc__
     return narrowed
+
+
+def part_named(
+    arguments: Sequence[str], command: str, noun: str, usage: Callable[[], str], known: Iterable[str]
+) -> tuple[str, list[str]] | None:
+    """The part of ``command`` that the first word names, and the rest; None where there is none, with the usage shown.
+
+    ``--help`` in its place shows the usage and ends. ``UserError`` where an option stands there, and for a name that
+    is not in ``known``, with the nearest.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        if arguments:
+            raise SystemExit(0)
+        return None
+    name, *rest = arguments
+    names = tuple(known)
+    if name.startswith("-"):
+        raise UserError(f"{command} {name}: name the {noun} first, such as fastvicreg {command} {names[0]} {name} ...")
+    if name not in names:
+        raise UserError(unknown(noun, name, names))
+    return name, rest
 
 
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:

@@ -90,6 +90,21 @@ def document(command: str, rows: Sequence[Mapping[str, Any]], n: int) -> dict[st
     }
 
 
+def require_place(path: str | Path) -> None:
+    """``UserError`` where no file can be written at ``path``: to be told before minutes of work. Nothing is made."""
+    path = Path(path)
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    reason = ""
+    if path.is_dir():
+        reason = "it is a folder"
+    elif not there.is_dir():
+        reason = f"{there} is no folder"
+    elif not os.access(path if path.exists() else there, os.W_OK):
+        reason = "there is no right to"
+    if reason:
+        raise UserError(f"cannot write to {path}: {reason}; give another place.")
+
+
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write ``content``; ``UserError`` where the place cannot be written."""
     try:

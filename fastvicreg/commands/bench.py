@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from fastvicreg.commandline import parse
+from fastvicreg.commandline import parse, part_named
 from fastvicreg.commands import bench_compare, bench_swap
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.bench.registry import BENCHMARKS, SWAP, Benchmark, DeviceOptions, Output, benchmark
-from fastvicreg.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,12 @@ LEAST = {"repeats": 1, "size": 1, "workers": 0}
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, write; returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        if arguments:
-            raise SystemExit(0)
-        return 2
-    part, *rest = arguments
     own = {"swap": bench_swap.main, "compare": bench_compare.main, "all": _all}
+    if (named := part_named(arguments, "bench", "part", usage, (*BENCHMARKS, *own))) is None:
+        return 2
+    part, rest = named
     if part in own:
         return own[part](rest)
-    if part.startswith("-"):
-        raise UserError(f"bench {part}: name the part first, such as fastvicreg bench loss {part} ...")
-    if part not in BENCHMARKS:
-        raise UserError(unknown("part", part, (*BENCHMARKS, *own)))
     measured = benchmark(part)
     options = _checked(parse(measured.options, rest, f"bench {part}"))
     if options.plot and measured.picture is None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastvicreg.commandline import parse, with_parts
+from fastvicreg.commandline import parse, part_named, with_parts
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
+from fastvicreg.provenance import require_place
 
 if TYPE_CHECKING:
     from fastvicreg.evaluate.frozen import Evaluated
@@ -26,9 +27,8 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """Evaluate a run's encoder, or features from a file; eval PROTOCOL --help shows a protocol's own settings."""
+    """Evaluate a run's encoder, or features from a file."""
 
-    protocol: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=f"{', '.join(PROTOCOLS)}.")]
     run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
     data: str | None = None
@@ -61,13 +61,16 @@ class EvalOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the figures and write them; returns the exit code."""
-    words = [argument for argument in arguments if not argument.startswith("-")]
-    named = next((word for word in words if word in PROTOCOLS), words[0] if words else None)
-    asked = {"-h", "--help"} & set(arguments)
-    if named is None and not asked:
-        raise UserError(f"give fastvicreg eval PROTOCOL RUN [OPTIONS]; the protocols are {', '.join(PROTOCOLS)}.")
-    name = named or next(iter(PROTOCOLS))
-    options: Any = parse(with_parts(EvalOptions, settings=protocol_class(name)()), arguments, "eval")
+    if (named := part_named(arguments, "eval", "protocol", usage, PROTOCOLS)) is None:
+        return 2
+    name, rest = named
+    kind = protocol_class(name)
+    options_class = with_parts(EvalOptions, settings=kind())
+    options_class.__doc__ = f"{EvalOptions.__doc__} {kind.__doc__}"
+    options: Any = parse(options_class, rest, f"eval {name}")
+    for path in (options.json, options.report and Path(options.report) / f"{name}.html"):
+        if path:
+            require_place(path)
 
     from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
 
@@ -76,6 +79,22 @@ def main(arguments: Sequence[str]) -> int:
     _show(name, evaluated)
     _write(name, options, evaluated)
     return 0
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [f"  {name:10} {(protocol_class(name).__doc__ or '').splitlines()[0]}" for name in PROTOCOLS]
+    return "\n".join(
+        [
+            "usage: fastvicreg eval PROTOCOL RUN [options]",
+            "",
+            "What a run's encoder, a file of weights, or anyone's features (--features FILE) are worth.",
+            "",
+            *lines,
+            "",
+            "fastvicreg eval PROTOCOL --help shows a protocol's options.",
+        ]
+    )
 
 
 def _show(name: str, evaluated: Evaluated) -> None:

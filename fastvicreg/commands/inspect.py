@@ -11,6 +11,7 @@ import tyro
 
 from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
+from fastvicreg.provenance import require_place
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     out = Path(options.out or (run.with_suffix(".inspect.html") if run.is_file() else run / "inspect.html"))
     if out.is_dir() or out.suffix not in (".html", ".htm"):
         raise UserError(f"--out {options.out}: give the name of an .html file.")
+    for path in (out if options.out else None, options.json):
+        if path:
+            require_place(path)
 
     from fastvicreg.evaluate.inspection import compared, inspect_run, row
     from fastvicreg.pretrained import load_trained

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastvicreg.commandline import parse
-from fastvicreg.errors import UserError
+from fastvicreg.commandline import parse, part_named
 from fastvicreg.study import STUDIES, Study, study_class
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a study; returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        if arguments:
-            raise SystemExit(0)
+    if (named := part_named(arguments, "study", "study", usage, STUDIES)) is None:
         return 2
-    name, *rest = arguments
-    if name.startswith("-"):
-        raise UserError(
-            f"study {name}: name the study first, such as fastvicreg study {next(iter(STUDIES))} {name} ..."
-        )
+    name, rest = named
     study: Study = parse(study_class(name), rest, f"study {name}")
     study.check()
     return study.run()

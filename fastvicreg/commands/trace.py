@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fastvicreg.commandline import parse, share
+from fastvicreg.commandline import parse, part_named, share
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
@@ -102,14 +102,9 @@ class OpenOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one subcommand; returns its exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        if arguments:
-            raise SystemExit(0)
+    if (named := part_named(arguments, "trace", "trace command", usage, SUBCOMMANDS)) is None:
         return 2
-    name, *rest = arguments
-    if name not in SUBCOMMANDS:
-        raise UserError(unknown("trace command", name, SUBCOMMANDS))
+    name, rest = named
     return SUBCOMMANDS[name][0](rest)
 
 

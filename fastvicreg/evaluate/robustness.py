@@ -47,7 +47,7 @@ def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range") -
     found = _corruptions(Path(folder)) or [Path(folder)]
     sets = []
     for path in found:
-        name = path.name if len(found) == 1 else f"{path.parent.name}/{path.name}"
+        name = path.name if len(found) == 1 else f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
         source = open_source(path, to_rgb=to_rgb)
         numbers = by_name(classes, source.classes)
         if numbers is None:
@@ -86,7 +86,10 @@ def evaluate_sets(
             else:
                 features_MD = subject.extracted(classifier.encoder, one.source).features_NF
             ranked = classifier.rank(features_MD, one.allowed_A)
-            top_MK = next((rank.top_MK for rank in ranked if rank.setting == setting), ranked[-1].top_MK).cpu()
+            chosen = next((rank for rank in ranked if rank.setting == setting), ranked[-1])
+            if chosen.setting != setting:  # a bank of these classes alone may be too small for it
+                told(f"{one.name}: by {chosen.setting}, since {setting} is not to be had there")
+            top_MK = chosen.top_MK.cpu()
             answers_M = torch.tensor([one.source.label(index) for index in range(len(one.source))])
             choice = len(subject.classes) if one.allowed_A is None else len(one.allowed_A)
             figures = scores.accuracies(top_MK, answers_M, choice)

@@ -65,7 +65,7 @@ def tensors_of(trained: TrainedEncoder) -> dict[str, Tensor]:
     return {name: value.detach().contiguous().cpu() for name, value in trained.encoder.state_dict().items()}
 
 
-def probe(trained: TrainedEncoder, batch: int = 2, *, side: int = 0) -> Tensor:
+def noise_images(trained: TrainedEncoder, batch: int = 2, *, side: int = 0) -> Tensor:
     """Images (B, 3, H, W) of noise, the same every time, of ``side`` or the size that the encoder was trained on."""
     side = side or trained.config.data.image_size
     return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))

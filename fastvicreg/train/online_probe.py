@@ -59,7 +59,9 @@ class OnlineProbe(nn.Module):
         """
         features_BF = torch.cat(self._seen).to(self.weight_CF.dtype)
         self._seen.clear()
-        label_B = label_B.to(features_BF.device).repeat(len(features_BF) // len(label_B))
+        if features_BF.is_cuda and not label_B.is_cuda:
+            label_B = label_B.pin_memory().to(features_BF.device, non_blocking=True)  # the host does not wait for it
+        label_B = label_B.repeat(len(features_BF) // len(label_B))
         known_B = label_B >= 0
         count = known_B.sum().clamp_min(1)
         logits_BC = F.linear(features_BF, self.weight_CF, self.bias_C)

@@ -45,7 +45,7 @@ class Finetune:
         from fastvicreg.evaluate.supervised import Training
 
         training = Training(
-            epochs=self.epochs or Finetune.epochs,
+            epochs=self.epochs,
             head_lrs=(self.lr_head,),
             body_lr=self.lr_backbone,
             weight_decay=self.weight_decay,

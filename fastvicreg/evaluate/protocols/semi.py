@@ -106,7 +106,7 @@ class Semi:
             f"{lr_head:g} (classifier)"
         )
         training = Training(
-            epochs=self.epochs or Semi.epochs,
+            epochs=self.epochs,
             head_lrs=(lr_head,),
             body_lr=lr_backbone,
             weight_decay=self.weight_decay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Sequence
@@ -47,7 +48,8 @@ class Guarded:
     def close(self) -> None:
         """Let the thread send what waits, for ``PATIENCE`` seconds at most."""
         if not self._failed:
-            self._waiting.put(None)
+            with contextlib.suppress(queue.Full):  # it hangs, or is too slow: told below
+                self._waiting.put(None, timeout=PATIENCE)
         self._thread.join(0 if self._failed else PATIENCE)
         if self._thread.is_alive() and not self._failed:
             self._complain(f"not all was sent within {PATIENCE:g} s of the run's end")

@@ -118,7 +118,9 @@ def test_other_images_are_classified_by_the_same_classifier(
         chosen = max(written["rows"], key=lambda row: row["accuracy"])
         one, *several, mean = written["robustness"]
         assert (one["images_of"], one["classes"], one["accuracy"]) == ("imagenet-r", 1, 100)
-        assert [row["images_of"] for row in several] == ["blur/1", "noise/1", "noise/2"]
+        assert [row["images_of"] for row in several] == [
+            f"imagenet-c/{name}" for name in ("blur/1", "noise/1", "noise/2")
+        ]
         assert {row["accuracy"] for row in several} == {chosen["accuracy"]}
         assert mean["accuracy"] == pytest.approx(chosen["accuracy"])
         assert "mean of 3 sets" in (report / f"{name}.html").read_text()
@@ -198,3 +200,17 @@ def test_a_list_of_files_is_a_share_and_says_what_it_lacks(tmp_path: Path) -> No
         file.write_text(text)
         with pytest.raises(UserError, match=says):
             named_in(file, source)
+
+
+def test_names_that_several_images_have_need_their_folder(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("ant", "bee"):
+        (root / name).mkdir(parents=True)
+        for number in range(2):
+            (root / name / f"v1.{number}.png").write_bytes(encoded(photo(number, 16, 16), "PNG"))
+    source, file = open_source(root), tmp_path / "1percent.txt"
+    file.write_text("ant/v1.0.png\nbee/v1.1.png\n")
+    assert [source.name(index) for index in named_in(file, source)] == ["ant/v1.0.png", "bee/v1.1.png"]
+    file.write_text("v1.0.png\nbee/v1.1.png\n")
+    with pytest.raises(UserError, match=r"v1.0.png could be any of 2 training images.*write the folder"):
+        named_in(file, source)

@@ -59,6 +59,8 @@ def test_published_figures_stand_beside_runs_of_their_settings_alone() -> None:
     assert [f.value for f in published(config, "semi", Semi(split="x/1percent.txt").described, 1000)] == [54.8]
     assert not published(config, "semi", Semi(split="mine.txt").described, 1000)
     assert not published(config, "linear", LINEAR, 100)
+    assert not published(config, "linear", Linear(epochs=1).described, 1000)
+    assert not published(config, "semi", Semi(percent=10, epochs=2).described, 1000)
     assert not published(config, "linear", Linear(frozen_features=True).described, 1000)
     elsewhere = replace(config, data=replace(config.data, data="elsewhere"), run=replace(config.run, seed=3))
     assert published(elsewhere, "linear", LINEAR, 1000)

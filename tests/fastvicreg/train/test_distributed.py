@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,8 +56,20 @@ def finish(process: subprocess.Popen[str]) -> str:
     try:
         return process.communicate(timeout=SECONDS)[0]
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"still running after {SECONDS} s: {process.communicate()[0]}")
+        # torchrun's processes have sessions of their own: they outlive it, and hold the pipe that is read here.
+        for pid in [process.pid, *descendants(process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        pytest.fail(f"still running after {SECONDS} s: {process.communicate(timeout=10)[0]}")
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that ``pid`` has started, and those that these have."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*children, *(lower for child in children for lower in descendants(child))]
 
 
 @pytest.fixture(scope="module")
