@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,25 @@ def _flush_of(device: str) -> Callable[[], Any] | None:
 
     size = torch.cuda.get_device_properties(device).L2_cache_size
     return torch.empty(2 * size, dtype=torch.uint8, device=device).zero_
+
+
+def in_turn(
+    calls: Mapping[str, Callable[[], Result]], *, repeats: int, device: str = "cpu"
+) -> tuple[dict[str, list[float]], dict[str, Result]]:
+    """(milliseconds of each repeat, last result) of each call, in alternating order and without a warm-up.
+
+    For calls that take seconds: ``interleaved`` would make each twice before it measures.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    results: dict[str, Result] = {}
+    for repeat in range(repeats):
+        for name in alternating(calls, repeat):
+            synchronize(device)
+            began = time.perf_counter()
+            results[name] = calls[name]()
+            synchronize(device)
+            samples[name].append((time.perf_counter() - began) * 1e3)
+    return samples, results
 
 
 def alternating(candidates: Iterable[Key], repeat: int) -> list[Key]:

@@ -44,7 +44,7 @@ the measured variances, the dashed line what independent embeddings would give.<
 {plots.terms(steps, VICReg.columns[:3])}</section>
 <section><h2>Without the variance term</h2>
 <p>The same run with variance weight 0: every image gets nearly the same embedding. Its standard deviation falls to
-{collapse_steps[-1]["embedding_std"]:.3f}, against {accuracy["embedding_std"]:.3f} with it.</p>
+{collapse_steps[-1]["embedding_std"]:.3g}, against {accuracy["embedding_std"]:.3g} with it.</p>
 {plots.collapse(steps, collapse_steps)}</section>
 <section><h2>Two views of an image</h2>
 <p>Left the image file, right of it the pair of views that one training step saw: crops, flips, colour jitter, grey,
@@ -76,7 +76,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     head = "".join(f"<th>{heading}</th>" for heading in ("features", *HEADINGS.values()))
     lines = []
     for row in rows:
-        std = "" if row["embedding_std"] is None else f"{row['embedding_std']:.3f}"
+        std = "" if row["embedding_std"] is None else f"{row['embedding_std']:.3g}"
         cells = [html.escape(row["features"]), *(f"{row[name]:.1f}" for name in PROBES), std]
         own = ' class="own"' if row is rows[-1] else ""
         lines.append(f"<tr{own}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")

@@ -176,7 +176,7 @@ def table(rows: Sequence[Mapping[str, Any]], seeds: int = 1) -> Table:
     for heading in HEADINGS.values():
         shown.add_column(heading, justify="right")
     for row in rows:
-        std = "" if row["embedding_std"] is None else f"{row['embedding_std']:.3f}"
+        std = "" if row["embedding_std"] is None else f"{row['embedding_std']:.3g}"
         style = "bold" if row is rows[-1] else ""
         shown.add_row(row["features"], *(f"{row[name]:.1f}" for name in PROBES), std, style=style)
     return shown

@@ -25,7 +25,7 @@ PAIRS = 20
 
 def write_html(path: Path, title: str, evaluated: Evaluated, settings: Mapping[str, Any]) -> None:
     """Write the page; ``UserError`` where its place cannot be written."""
-    facts = ", ".join(f"{name} {value}" for name, value in evaluated.facts.items())
+    facts = ", ".join(f"{name}: {value}" for name, value in evaluated.facts.items())
     lines = [*evaluated.published, *evaluated.notes]
     body = f"<h1>{_text(title)}</h1><p class='lead'>{_text(facts)}</p>"
     body += "".join(f"<p>{_text(line)}</p>" for line in lines)

@@ -219,7 +219,9 @@ def assemble(config: TrainConfig) -> Run:
 
 
 def build_probe(config: TrainConfig, method: Method, data: Datasets, processes: Processes) -> OnlineProbe | None:
-    """The classifier that listens to ``method``'s encoder, as a part of it that checkpoints hold; None without one.
+    """The classifier that will listen to ``method``'s encoder, as a part of it that checkpoints hold; None without one.
+
+    It listens once a trainer lets it: without one, as in a profile, nobody would take what it hears.
 
     ``UserError`` where there are no classes, or a step whose passes are not the encoder's own.
     """
@@ -231,6 +233,6 @@ def build_probe(config: TrainConfig, method: Method, data: Datasets, processes: 
         raise UserError(f"--probe {config.run.probe} hears the passes of --step {' and '.join(HEARD)} alone.")
     encoder = next(iter(method.encoders.values()))
     probe = OnlineProbe(cast(Encoder, encoder).features, len(data.train.classes), processes=processes.world_size)
-    probe.to(next(encoder.parameters()).device).listen(encoder)
+    probe.to(next(encoder.parameters()).device)
     as_module(method).add_module(NAME, probe)
     return probe

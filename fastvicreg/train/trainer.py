@@ -82,6 +82,8 @@ class Trainer:
         if shortened:
             self._display.note(shortened)
         self._probe_scale = config.run.probe_lr / config.optim.base_lr  # of the run's, which follows its schedule
+        if self._run.probe:
+            self._run.probe.listen(self._run.encoder)
         self._samples = len(self._run.data.train)
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
         self._writing, self._saving = Background(), 0.0

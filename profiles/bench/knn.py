@@ -5,7 +5,6 @@ N samples of the bank, M queries, D features, C classes, K neighbours, Q queries
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from fastvicreg.evaluate.knn import Distance, knn_rank
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
-from fastvicreg.profiles.measure import alternating, summarize, synchronize
+from fastvicreg.profiles.measure import in_turn, summarize
 
 COLUMNS = ("impl", "distance", "k", "n", "m", "d", "classes", "device", "s", "spread", "repeats", "ratio", "equal")
 
@@ -113,21 +112,13 @@ def _calls(
 
 
 def _timed(calls: Calls, device: str, repeats: int, case: dict[str, Any]) -> list[dict[str, Any]]:
-    """Whole passes in alternating order: each takes long enough that none is called twice for one figure."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    found: dict[str, list[Tensor]] = {}
-    for repeat in range(repeats):
-        for name in alternating(calls, repeat):
-            synchronize(device)
-            began = time.perf_counter()
-            found[name] = calls[name]()
-            synchronize(device)
-            times[name].append((time.perf_counter() - began) * 1e3)
+    """One row a call; ``ratio`` is of pairs of one round."""
+    times, found = in_turn(calls, repeats=repeats, device=device)
     truth = torch.cat(found["loop"])
     rows = []
     for name in calls:
         timing = summarize(times[name])
-        ratio = summarize([a / b for a, b in zip(times["loop"], times[name], strict=True)]).ms  # of pairs
+        ratio = summarize([a / b for a, b in zip(times["loop"], times[name], strict=True)]).ms
         equal = float((torch.cat(found[name]) == truth).float().mean())
         rows.append(
             {"impl": name, **case, "s": timing.ms / 1e3, "spread": timing.spread, "ratio": ratio, "equal": equal}

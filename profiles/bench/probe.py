@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastvicreg.evaluate.knn import accuracy
 from fastvicreg.evaluate.linear import fit_linear
 from fastvicreg.evaluate.supervised import Training, feature_batches, train_heads
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions
-from fastvicreg.profiles.measure import alternating, summarize, synchronize
+from fastvicreg.profiles.measure import in_turn, summarize
 
 COLUMNS = ("impl", "n", "m", "d", "classes", "epochs", "device", "s", "spread", "repeats", "accuracy", "best_epoch")
 
@@ -80,15 +79,7 @@ def run(
         return {"accuracy": reports[-1], "best_epoch": max(reports)}
 
     calls = {"lbfgs": lbfgs, "sgd": sgd}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    found: dict[str, dict[str, Any]] = {}
-    for repeat in range(repeats):
-        for name in alternating(calls, repeat):
-            synchronize(device)
-            began = time.perf_counter()
-            found[name] = calls[name]()
-            synchronize(device)
-            times[name].append((time.perf_counter() - began) * 1e3)
+    times, found = in_turn(calls, repeats=repeats, device=device)
     size = {"n": samples, "m": queries, "d": features, "classes": classes, "device": device, "repeats": repeats}
     rows = []
     for name in calls:

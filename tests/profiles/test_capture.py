@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from images import encoded, photo
+from runs import unevaluated
 
 from fastvicreg import stages
 from fastvicreg.cli import main
-from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.contracts import Cursor
-from fastvicreg.encoders.resnet.config import ResNetConfig
-from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.pipelines import build_engine
 from fastvicreg.pipelines.engines.annotate import in_worker
 from fastvicreg.pipelines.feed import AugmentedFeed, DataWait
@@ -70,17 +68,6 @@ def assert_once_a_step(trace: Trace, expected: set[str]) -> None:
     assert {e["name"] for e in trace.annotations if e["tid"] == trace.steps[0]["tid"]} == expected
 
 
-def tiny(data: Path, **run: Any) -> TrainConfig:
-    settings = {"epochs": 20, "batch_size": 8, "device": "cpu", "eval_every": 0} | run
-    return TrainConfig(
-        data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
-        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
-        method=VICRegConfig(expander=(16, 16)),
-        optim=OptimConfig(base_lr=8.0),
-        run=RunConfig(**settings),
-    )
-
-
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Captured, Trace]:
     """A capture of a whole run and its trace."""
@@ -88,7 +75,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Captured, Trace]:
     (root / "data").mkdir()
     for number in range(24):
         (root / "data" / f"{number:02d}.jpg").write_bytes(encoded(photo(number, 40, 30)))
-    captured = capture(tiny(root / "data"), root / "run" / "tensorboard", settings=SHORT)
+    captured = capture(unevaluated(root / "data"), root / "run" / "tensorboard", settings=SHORT)
     return captured, read(captured.trace)
 
 
@@ -138,7 +125,7 @@ def test_the_sidecar_says_what_was_captured_and_what_it_costs(taken: tuple[Captu
     ],
 )
 def test_a_part_alone_has_its_own_stages(part: str, expected: set[str], make_folder, tmp_path: Path) -> None:
-    captured = capture(tiny(make_folder(val=0)), tmp_path / "traces", part=part, settings=SHORT)
+    captured = capture(unevaluated(make_folder(val=0)), tmp_path / "traces", part=part, settings=SHORT)
     trace = read(captured.trace)
     assert_once_a_step(trace, expected)
     assert captured.trace.name.startswith(part)
@@ -147,14 +134,14 @@ def test_a_part_alone_has_its_own_stages(part: str, expected: set[str], make_fol
 
 def test_a_run_longer_than_an_epoch_goes_on_with_the_next(make_folder, tmp_path: Path) -> None:
     settings = Settings(wait=0, warmup=1, active=4)  # 15 steps, of 3 an epoch
-    captured = capture(tiny(make_folder(val=0)), tmp_path, part="loader", settings=settings)
+    captured = capture(unevaluated(make_folder(val=0)), tmp_path, part="loader", settings=settings)
     assert len(read(captured.trace).steps) == 4
 
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_stacks_and_memory_are_recorded_where_asked_for(asked: bool, make_folder, tmp_path: Path) -> None:
     settings = replace(SHORT, stacks=asked, memory=asked)
-    trace = read(capture(tiny(make_folder(val=0)), tmp_path, part="loss", settings=settings).trace)
+    trace = read(capture(unevaluated(make_folder(val=0)), tmp_path, part="loss", settings=settings).trace)
     assert any(e.get("cat") == "python_function" for e in trace.events) == asked
     assert any(e.get("name") == "[memory]" for e in trace.events) == asked
     assert_once_a_step(trace, {stages.LOSS, stages.BACKWARD})

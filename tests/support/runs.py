@@ -29,6 +29,11 @@ def tiny(data: Path, **run: Any) -> TrainConfig:
     )
 
 
+def unevaluated(data: Path, **run: Any) -> TrainConfig:
+    """``tiny`` for longer, without evaluations and with few checkpoints."""
+    return tiny(data, **({"epochs": 20, "eval_every": 0, "checkpoint_every": 500, "log_every": 10} | run))
+
+
 def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Outcome:
     with (folder.parent / "display.txt").open("a") as text:
         display = Display(Console(file=text, width=300))

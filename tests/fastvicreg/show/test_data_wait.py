@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
+from runs import unevaluated
 
-from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
-from fastvicreg.encoders.resnet.config import ResNetConfig
-from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.show.display import Display
 from fastvicreg.show.watch import DataWaitWatch
 from fastvicreg.train.trainer import Trainer
-
-
-def tiny(data: Path, **run: Any) -> TrainConfig:
-    settings = {"epochs": 20, "batch_size": 8, "device": "cpu", "eval_every": 0} | run
-    return TrainConfig(
-        data=DataConfig(data=str(data), image_size=16, recipe="small", workers=2, prefetch=2),
-        encoder=ResNetConfig(arch="resnet18", width=16, stem="3x3s2"),
-        method=VICRegConfig(expander=(16, 16)),
-        optim=OptimConfig(base_lr=8.0),
-        run=RunConfig(**settings),
-    )
 
 
 def rows(waits: list[float], images_per_s: float = 100.0) -> list[dict[str, float]]:
@@ -57,6 +43,6 @@ def test_a_run_shows_the_warning_once(make_folder, tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(f"fastvicreg.show.watch.{name}", value)
     with (tmp_path / "shown.txt").open("w") as text:
         display = Display(Console(file=text, width=300))
-        config = tiny(make_folder(val=0), epochs=3, log_every=2)
+        config = unevaluated(make_folder(val=0), epochs=3, log_every=2)
         Trainer(config, tmp_path / "run", resume=False, display=display).train()
     assert (tmp_path / "shown.txt").read_text().count("of the last 3 steps: the native pipeline") == 1

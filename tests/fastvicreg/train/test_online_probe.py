@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fastvicreg.cli import main
 from fastvicreg.contracts import Method, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.show.metrics import read
+from fastvicreg.train.assemble import assemble
 from fastvicreg.train.online_probe import MOMENTUM, OnlineProbe
 from fastvicreg.train.steps.compiled.config import CompiledConfig
 from fastvicreg.train.steps.compiled.step import CompiledStep
@@ -140,6 +142,15 @@ def test_the_runs_encoder_is_still_evaluated_and_inspected(
     assert main(["eval", "knn", str(probed), "--k", "3"]) == 0
     assert main(["inspect", str(probed), "--out", str(tmp_path / "page.html")]) == 0
     assert "epoch" not in capsys.readouterr().err
+
+
+def test_without_a_trainer_it_hears_and_keeps_nothing(uninterrupted: tuple[Path, Path]) -> None:
+    run = assemble(tiny(uninterrupted[0], probe="linear"))
+    features_BF = run.encoder.train()(torch.zeros(2, 3, 16, 16))
+    alive = weakref.ref(features_BF)
+    del features_BF
+    run.engine.close()
+    assert alive() is None
 
 
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
