@@ -17,8 +17,9 @@ test: $(TESTABLE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 # What exchanges weights with torchvision and timm, beside a torch that their builds go with (5 GB, CUDA included).
+# Only the files that hold such tests: others may import what is installed for `make test` alone.
 test-peers: $(PEERED)
-	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers tests/fastvicreg
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers $$(grep -rl 'pytest[.]mark[.]peers' tests --include='*.py')
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
