@@ -24,8 +24,9 @@ stop_and_requeue() {
 trap stop_and_requeue USR1
 
 read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+# A process that dies costs the steps since the last checkpoint: torchrun starts all again, up to three times.
 srun --kill-on-bad-exit=1 torchrun \
-    --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-8}" \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-8}" --max-restarts 3 \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
     -m fastvicreg train --resume --out "$run" "$@" &
 step=$!

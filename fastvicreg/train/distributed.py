@@ -14,8 +14,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from fastvicreg.errors import UserError
+from fastvicreg.train.meeting import meeting_place
 
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: longer than writing a checkpoint takes, so that no wait is unbounded."""
@@ -109,8 +111,15 @@ def join(processes: Processes, device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
+        store, rank, world_size = next(rendezvous("env://", processes.rank, processes.world_size, timeout=PATIENCE))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
+            store=meeting_place(store, rank, world_size, timeout=PATIENCE),
+            rank=rank,
+            world_size=world_size,
+            timeout=PATIENCE,
+        )
+    except (RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the {processes.world_size} processes do not meet ({reason}): start them by torchrun."

@@ -38,7 +38,7 @@ def test_the_run_is_stopped_and_the_job_requeued_at_the_notice(tmp_path: Path) -
     assert job.wait(timeout=20) == 0
     show, run, *rest = (tmp_path / "log").read_text().splitlines()
     assert show == "scontrol show hostnames all"
-    assert "torchrun --nnodes 2 --nproc-per-node 4" in run
+    assert "torchrun --nnodes 2 --nproc-per-node 4 --max-restarts 3" in run
     assert "--rdzv-endpoint first:29500" in run
     assert run.endswith("-m fastvicreg train --resume --out runs/mine --data a folder")
     assert rest == ["scancel --signal=TERM 7", "scontrol requeue 7"]

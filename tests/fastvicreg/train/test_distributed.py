@@ -43,8 +43,10 @@ def config_file(folder: Path, **run: object) -> Path:
     return folder / "config.json"
 
 
-def launch(processes: int, *arguments: str, command: tuple[str, ...] = ("train",)) -> subprocess.Popen[str]:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+def launch(
+    processes: int, *arguments: str, command: tuple[str, ...] = ("train",), options: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options]
     line = [sys.executable, *(torchrun if processes > 1 else []), "-m", "fastvicreg", *command, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -138,6 +140,31 @@ def test_a_signal_stops_all_at_the_same_step(tmp_path: Path) -> None:
     assert steps < 2000
     assert f"stopped at step {steps}" in output
     assert sorted((run / "checkpoints").iterdir())[-1].name == f"step-{steps:08d}"
+
+
+def test_a_killed_process_is_started_again_by_torchrun_and_loses_nothing_that_was_saved(tmp_path: Path) -> None:
+    config = config_file(tmp_path, epochs=6, eval_every=0, checkpoint_every=1)
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    output = finish(launch(2, "--config", str(config), "--out", str(whole)))
+    assert (whole / "metrics.jsonl").exists(), output
+    process = launch(2, "--resume", "--config", str(config), "--out", str(run), options=("--max-restarts", "2"))
+    deadline = time.monotonic() + SECONDS
+    while not (run / "checkpoints").exists() or not any((run / "checkpoints").glob("step-*")):
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    os.kill(worker_of(process.pid), signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "resumed" in output
+    ended = [sorted((folder / "checkpoints").iterdir())[-1] / "model.safetensors" for folder in (whole, run)]
+    first, second = (load_file(path) for path in ended)
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def worker_of(torchrun: int) -> int:
+    """The last of the processes that torchrun has started."""
+    return int(Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()[-1])
 
 
 def test_the_swap_test_leaves_out_communication(one: tuple[Path, Path], tmp_path: Path) -> None:
