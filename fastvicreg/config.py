@@ -172,6 +172,8 @@ class RunConfig:
     precision: Literal["auto", "off", "tf32", "bf16", "fp16"] = "auto"
     """bf16 or fp16: autocast; tf32: fp32 whose products are rounded on a GPU; off: fp32. auto is bf16 on CUDA and off
     on the CPU."""
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """bf16: several processes send each other gradients rounded to bf16, half as many bytes."""
     views: Literal["separate", "joint"] = resumable("separate")
     """separate: one view after another through the networks; joint: all of one size as one batch, in which each has
     statistics of its own: the same but for rounding."""

@@ -149,6 +149,11 @@ class Recorder:
                 self._board.flush()
         return row
 
+    def processes(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Give the trackers what an epoch showed of the processes; the log is the run's, however many made it."""
+        with self._disk():
+            self._track("processes", [{"epoch": epoch, "step": step, **values}])
+
     def close(self) -> None:
         """Flush the log and all trackers."""
         try:

@@ -63,7 +63,10 @@ class Run:
 
 
 def resolve_device(asked: str) -> str:
-    """ "auto" as cuda where there is one; ``UserError`` for a device that is not here."""
+    """ "auto" as cuda where there is one; ``UserError`` for a device that is not here.
+
+    A numbered device becomes the current one: kernels that are not torch's are launched there.
+    """
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -76,6 +79,8 @@ def resolve_device(asked: str) -> str:
         raise UserError(f"--device {asked}: torch {torch.__version__} finds no CUDA device here; give --device cpu.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return asked
 
 
@@ -162,7 +167,10 @@ def build_step(
         config.optim, groups, batch_size=config.run.batch_size, impl=kernels["lars"], captured=captured
     )
     updater = Updater(as_module(method), optimizer, device=device, precision=precision)
-    return config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
+    step = config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
+    if config.run.gradients == "bf16":
+        step.average_in_bf16()
+    return step
 
 
 def exact_products(precision: str) -> None:

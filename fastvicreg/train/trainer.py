@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import claim, save_config
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
+from fastvicreg.train.stragglers import Waits, tell_epoch
 from fastvicreg.train.updater import NON_FINITE
 
 LATE = 2
@@ -90,6 +90,7 @@ class Trainer:
         self._not_finite = 0
         self._halted = False
         self._agreed = Agreement(processes)
+        self._waits = Waits()
         spare = 0 < config.data.workers < processes.cores
         self._watches = (
             DataWaitWatch(config.data.pipeline, more_workers=spare),
@@ -212,12 +213,8 @@ class Trainer:
         return True
 
     def _end_epoch(self, epoch: int) -> None:
-        faults, named = Counter[str](), list[str]()
-        for counts, names in gather(self._run.engine.faults(), self._run.processes):
-            faults.update(counts)
-            named += names
-        if faults:
-            self._display.faults(epoch, faults, named)
+        told = gather((self._run.engine.faults(), self._waits.take()), self._run.processes)
+        tell_epoch(epoch, self._progress.step, told, self._display, self._recorder)
         every = self._config.run.eval_every
         final = epoch + 1 == self._config.run.epochs
         if self._evaluate and ((epoch + 1) % every == 0 or final):
@@ -242,6 +239,7 @@ class Trainer:
         if rows:
             self._outcome.last = rows[-1]
             self._display.step(rows)
+            self._waits.see(rows)
             for watch in self._watches:
                 if warning := watch.see(rows):
                     self._display.note(warning)

@@ -22,6 +22,16 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.show.metrics import read
 
 SECONDS = 120
+SLOW_DECODING = """
+import os, time
+if os.environ.get("RANK") == "1":
+    import simplejpeg
+    decode = simplejpeg.decode_jpeg
+    def late(*args, **options):
+        time.sleep(0.1)
+        return decode(*args, **options)
+    simplejpeg.decode_jpeg = late
+"""
 
 
 def config_file(folder: Path, **run: object) -> Path:
@@ -165,6 +175,17 @@ def test_a_killed_process_is_started_again_by_torchrun_and_loses_nothing_that_wa
 def worker_of(torchrun: int) -> int:
     """The last of the processes that torchrun has started."""
     return int(Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()[-1])
+
+
+def test_the_process_whose_images_come_late_is_named(
+    one: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_DECODING)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    process = launch(2, "--config", str(one[0]), "--out", str(tmp_path / "run"), "--eval-every", "0")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("process 1 waited for its images") == 2, output  # of two epochs
 
 
 def test_the_swap_test_leaves_out_communication(one: tuple[Path, Path], tmp_path: Path) -> None:

@@ -94,8 +94,9 @@ class CachedStep(EagerStep):
         grads = [param.grad for group in groups for param in group["params"] if param.grad is not None]
         for dtype in {grad.dtype for grad in grads}:
             own = [grad for grad in grads if grad.dtype == dtype]
-            flat = torch.cat([grad.reshape(-1) for grad in own])
+            flat = torch.cat([grad.reshape(-1) for grad in own]) / self._world_size
+            flat = flat.bfloat16() if self._in_bf16 else flat
             dist.all_reduce(flat)
-            pieces = (flat / self._world_size).split([grad.numel() for grad in own])
+            pieces = flat.split([grad.numel() for grad in own])
             for grad, piece in zip(own, pieces, strict=True):
                 grad.copy_(piece.view_as(grad))
