@@ -91,7 +91,7 @@ class EagerStep:
         """Let the processes send each other gradients as bf16, rounded to 8 bits: half of what fp32 takes."""
         self._in_bf16 = True
         if isinstance(self._forward, DistributedDataParallel):
-            # torch's own bf16_compress_hook refuses gloo, which can. Unannotated: torch compares types, not their names.
+            # Not torch's bf16_compress_hook, which refuses gloo. Unannotated: torch compares types, not their names.
             self._forward.register_comm_hook(self._world_size, lambda world, bucket: _average_in_bf16(bucket, world))
 
     def replaced(
