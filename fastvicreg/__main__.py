@@ -1,8 +1,6 @@
 """``python -m fastvicreg``."""
 
-import sys
-
-from fastvicreg.cli import main
+from fastvicreg.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -12,6 +12,7 @@ from importlib import import_module
 from fastvicreg import __version__
 from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
+from fastvicreg.stalls import leave
 
 COMMANDS = {
     "convert": "write images in a form that is read fast: FFCV's .beton, or tar shards for DALI",
@@ -68,6 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away
         _drop_output()
         return 0
+
+
+def entry() -> None:
+    """``main`` as a program: the process ends with its exit code, and without threads that are stuck."""
+    leave(main())
 
 
 def _flush() -> None:

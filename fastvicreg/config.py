@@ -17,6 +17,7 @@ from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.show.trackers import names_of
+from fastvicreg.stalls import LIMIT
 from fastvicreg.train.steps import StepConfig
 from fastvicreg.train.steps.eager.config import EagerConfig
 
@@ -75,6 +76,9 @@ class DataConfig:
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse counts them as faults."""
+    stall_timeout: float = resumable(LIMIT)
+    """Seconds without an image, an answer of another process or a step's end after which the run ends and says where it
+    is stuck; 0: never."""
     fault_count: int = resumable(10)
     """A run stops when an epoch has replaced more samples than this ..."""
     fault_share: float = resumable(0.01)
@@ -97,6 +101,7 @@ class DataConfig:
                 "--small-size": (self.small_size or 8, 8),
                 "--prefetch": (self.prefetch, 1),
                 "--workers": (self.workers, 0),
+                "--stall-timeout": (self.stall_timeout, 0.0),
                 "--fault-count": (self.fault_count, 0),
                 "--fault-share": (self.fault_share, 0.0),
             }

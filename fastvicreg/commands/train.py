@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from fastvicreg.show.display import Display
+    from fastvicreg.stalls import FIRST, Watchdog
     from fastvicreg.train.distributed import launched, leave
     from fastvicreg.train.run_folder import save_preset
     from fastvicreg.train.signals import exit_code
@@ -87,11 +89,15 @@ def main(arguments: Sequence[str]) -> int:
             told = [f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule"]
         for divergence in told:
             display.note(f"{options.preset}: {divergence}")
+    # Behind the limits of its parts, which say more and leave a checkpoint.
+    watchdog = Watchdog(3 * options.settings.data.stall_timeout, told=_last_words)
     try:
-        trainer = Trainer(options.settings, out, resume=options.resume, display=display)
-        if processes.main and options.preset in PRESETS and not options.config:
-            save_preset(out, options.preset, told)
-        outcome = trainer.train()
+        with watchdog as watch:
+            watch("opening the data", factor=FIRST)
+            trainer = Trainer(options.settings, out, resume=options.resume, display=display, watch=watch)
+            if processes.main and options.preset in PRESETS and not options.config:
+                save_preset(out, options.preset, told)
+            outcome = trainer.train()
     except UserError as error:
         raise error if processes.main else UserError(f"process {processes.rank}: {error}") from error
     finally:
@@ -104,6 +110,10 @@ def main(arguments: Sequence[str]) -> int:
     labelled = " --val-data FOLDER" if outcome.no_knn else ""
     display.note(f"next: fastvicreg eval knn {out}{labelled}   or: tensorboard --logdir {out}")
     return 0
+
+
+def _last_words(text: str) -> None:
+    print(f"fastvicreg: {text}", file=sys.stderr, flush=True)
 
 
 def options_of(arguments: list[str]) -> TrainOptions:

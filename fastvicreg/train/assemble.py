@@ -19,6 +19,7 @@ from fastvicreg.optim import LARS, lars_groups
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
+from fastvicreg.stalls import NEVER
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
 from fastvicreg.train.memory import shortage
@@ -158,7 +159,7 @@ def build_step(
             as_module(method),
             impl=kernels["norm"],
             ranks=processes.world_size,
-            group=own_group() if processes.world_size > 1 else "",
+            group=own_group(patience=patience_of(config)) if processes.world_size > 1 else "",
             joint=config.run.views == "joint",
             recompute=config.run.activations == "recompute",
         )
@@ -181,6 +182,11 @@ def exact_products(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
+def patience_of(config: TrainConfig) -> float:
+    """Seconds that a process waits for others: longer than each for its own images, so that the stuck one is named."""
+    return 2 * (config.data.stall_timeout or NEVER)
+
+
 def fault_budget(config: TrainConfig, processes: Processes) -> FaultBudget:
     """This process's share of the run's: each counts the faults among its own samples."""
     return FaultBudget(-(-config.data.fault_count // processes.world_size), config.data.fault_share)
@@ -190,7 +196,7 @@ def assemble(config: TrainConfig) -> Run:
     """Build everything; ``UserError`` for the first thing that cannot be had."""
     processes = launched()
     device = device_of(processes, resolve_device(config.run.device))
-    join(processes, device)
+    join(processes, device, patience=patience_of(config))
     precision = config.run.precision
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else "off"
@@ -218,6 +224,7 @@ def assemble(config: TrainConfig) -> Run:
         resample=kernels["resample"],
         decoder=config.data.decoder,
         hw_decoder_load=config.data.hw_decoder_load,
+        stall=config.data.stall_timeout or NEVER,
     )
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)

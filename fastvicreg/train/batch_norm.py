@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvicreg.kernels.norm import BatchNorm, JointViews
+from fastvicreg.train.distributed import PATIENCE
 
 
-def own_group() -> str:
-    """Name of a new process group of all processes; each must call it.
+def own_group(*, patience: float = PATIENCE) -> str:
+    """Name of a new process group of all processes, which wait ``patience`` seconds for each other; each must call it.
 
     The norms' small collectives have a communicator to themselves: in the gradients' they would wait behind these.
     """
-    group = dist.new_group()
+    group = dist.new_group(timeout=timedelta(seconds=patience))
     assert isinstance(group, dist.ProcessGroup)
     return group.group_name
 

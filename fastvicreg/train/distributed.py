@@ -19,8 +19,8 @@ from torch.distributed.rendezvous import rendezvous
 from fastvicreg.errors import UserError
 from fastvicreg.train.meeting import meeting_place
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others: longer than writing a checkpoint takes, so that no wait is unbounded."""
+PATIENCE = 1800.0
+"""Seconds that a process waits for the others where nothing else is asked for: no wait is unbounded."""
 
 Result = TypeVar("Result")
 
@@ -104,20 +104,24 @@ def device_of(processes: Processes, device: str) -> str:
     return f"cuda:{processes.local_rank}"
 
 
-def join(processes: Processes, device: str) -> None:
-    """Meet the other processes, by gloo on the host and NCCL on CUDA. ``UserError`` where they do not come."""
+def join(processes: Processes, device: str, *, patience: float = PATIENCE) -> None:
+    """Meet the other processes, by gloo on the host and NCCL on CUDA, and wait for them ``patience`` seconds at most.
+
+    ``UserError`` where they do not come.
+    """
     if processes.world_size == 1 or dist.is_initialized():
         return
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=patience)
     try:
-        store, rank, world_size = next(rendezvous("env://", processes.rank, processes.world_size, timeout=PATIENCE))
+        store, rank, world_size = next(rendezvous("env://", processes.rank, processes.world_size, timeout=timeout))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
-            store=meeting_place(store, rank, world_size, timeout=PATIENCE),
+            store=meeting_place(store, rank, world_size, timeout=timeout),
             rank=rank,
             world_size=world_size,
-            timeout=PATIENCE,
+            timeout=timeout,
         )
     except (RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).splitlines()[0]

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
@@ -19,18 +17,18 @@ from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.watch import CollapseWatch, DataWaitWatch
+from fastvicreg.stalls import FIRST, StalledError, Watchdog
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import Run, assemble
 from fastvicreg.train.background import Background
 from fastvicreg.train.checkpoint import Progress
-from fastvicreg.train.device_failure import PEER_GONE, device_failure
-from fastvicreg.train.distributed import Agreement, OtherProcessError, gather, together
+from fastvicreg.train.distributed import Agreement, gather, together
+from fastvicreg.train.failures import device_failure, diverged, explained
 from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import claim, save_config
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
 from fastvicreg.train.stragglers import Waits, tell_epoch
-from fastvicreg.train.updater import NON_FINITE
 
 LATE = 2
 """Steps of a device that the log stays behind: reading the newest would wait until it is idle."""
@@ -55,9 +53,18 @@ class Trainer:
     """One run, from its config to its last checkpoint; ``run`` are its parts, by default those of ``config``."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, *, resume: bool, display: Display, run: Run | None = None
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        resume: bool,
+        display: Display,
+        run: Run | None = None,
+        watch: Watchdog | None = None,
     ) -> None:
+        """``watch`` hears of every stage that the run comes to."""
         config.check()
+        self._watch = watch or Watchdog(0)
         self._config = config
         self._folder = folder
         self._display = display
@@ -131,19 +138,18 @@ class Trainer:
             self._agreed.settle()
             together(self._writing.wait, self._run.processes)
             self._outcome.signal = stopped[0] if stopped else None
-        except torch.OutOfMemoryError as error:
-            size = self._config.run.batch_size
-            raise UserError(
-                f"the device's memory does not hold this run: give less than --batch-size {size}."
-            ) from error
+        except StalledError as error:
+            if self._run.processes.world_size == 1:  # nobody else is needed for it
+                self._save()
+                self._writing.wait()
+            raise UserError(f"{error} Continue with --resume --out {self._folder}.") from error
         except RuntimeError as error:
             if failure := device_failure(self._run.device):
                 self._recorder.forget()
-            if self._run.processes.world_size > 1 and PEER_GONE.search(str(error)):
-                raise OtherProcessError("another process has ended, which tells why; this one cannot go on.") from error
-            if not any(sign in f"{error} {failure}" for sign in (NON_FINITE, "device-side assert")):
-                raise
-            raise DivergedError(self._diverged(self._progress.step)) from error
+            processes, last_finite = self._run.processes.world_size, self._diverged(self._progress.step)
+            if told := explained(error, failure, self._config, processes=processes, diverged=last_finite):
+                raise told from error
+            raise
         finally:
             self._display.stop()
             self._writing.close()
@@ -160,11 +166,7 @@ class Trainer:
             self._lock.release()
 
     def _diverged(self, step: int) -> str:
-        return (
-            f"loss or gradient are no longer finite after step {step} of {self._folder}: "
-            f"start a new run with a lower --base-lr than {self._config.optim.base_lr:g}"
-            + (", or with --precision off." if self._run.precision != "off" else ".")
-        )
+        return diverged(self._config, self._run.precision, self._folder, step)
 
     def _epoch(self, last: int, stopped: list[int]) -> None:
         config, run = self._config.run, self._run
@@ -174,6 +176,7 @@ class Trainer:
         self._saving = 0.0
         try:
             for fed in feed:
+                self._watch(f"step {step + 1}", factor=1 if step > self._outcome.step else FIRST)
                 scalars = {name: schedule(step) for name, schedule in self._schedules.items()}
                 terms = run.step(fed.batch, scalars)
                 if run.probe:
@@ -218,8 +221,11 @@ class Trainer:
         every = self._config.run.eval_every
         final = epoch + 1 == self._config.run.epochs
         if self._evaluate and ((epoch + 1) % every == 0 or final):
+            self._watch(f"the evaluation after epoch {epoch}", factor=FIRST)  # each of its waits has its own limit
             try:
                 values = self._evaluate(self._run.encoder, self._run.probe)
+            except StalledError:
+                raise
             except UserError as error:  # what cannot be evaluated can still be trained
                 if str(error) != self._no_evaluation:
                     self._no_evaluation = str(error)

@@ -9,6 +9,7 @@ from fastvicreg.pipelines.engines.options import Decoder, EngineOptions
 from fastvicreg.pipelines.engines.workload import Workload
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.registry import resolve
+from fastvicreg.stalls import LIMIT
 
 ENGINES = {
     "dali": "fastvicreg.pipelines.engines.dali:DALIBackend",
@@ -34,14 +35,16 @@ def build_engine(
     resample: str = "auto",
     decoder: Decoder = "auto",
     hw_decoder_load: float = 0.65,
+    stall: float = LIMIT,
 ) -> Engine:
     """The engine called ``name`` over ``source`` and ``plan``.
 
     ``batch_size`` is the total over all ranks; ``decoder`` and ``hw_decoder_load`` are the dali engine's.
+    ``stall`` is how many seconds a batch is waited for without a result (``StalledError``).
     ``UserError`` for an unknown name, a batch larger than the data, or a batch that does not divide among the ranks.
     """
     build = resolve("pipeline", name, ENGINES)
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
-    options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load)
+    options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load, stall)
     work = Workload(source, plan, batching, options)
     return BatchEngine(work, build(work))

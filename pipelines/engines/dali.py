@@ -74,8 +74,10 @@ class DALIBackend:
         self._graph = None
 
     def deliver(self, epoch: Epoch) -> Generator[Delivery, None, None]:
-        """See ``Backend.deliver``; ``RuntimeError`` when DALI fails for no sample's sake or hangs."""
-        running = Watched(self._deliveries(epoch), "dali", max(1, self._work.options.prefetch - self._depth))
+        """See ``Backend.deliver``; ``RuntimeError``: DALI fails for no sample's sake; ``StalledError``: it hangs."""
+        running = Watched(
+            self._deliveries(epoch), "dali", max(1, self._work.options.prefetch - self._depth), self._work.options.stall
+        )
         try:
             for delivery in running:
                 yield delivery

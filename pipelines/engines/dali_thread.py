@@ -8,12 +8,12 @@ import weakref
 from collections.abc import Generator
 from typing import Generic, TypeVar
 
+from fastvicreg.stalls import LIMIT, StalledError, whereabouts
+
 Item = TypeVar("Item")
 
 LAST_WAIT = 10.0
 """Seconds that the process's end waits for the thread."""
-STALL = 300.0
-"""Seconds without an item after which the thread is given up."""
 
 
 class _End:
@@ -29,9 +29,10 @@ class Watched(Generic[Item]):
     The thread is a daemon, so that the process always ends.
     """
 
-    def __init__(self, items: Generator[Item, None, None], name: str, ahead: int = 1) -> None:
+    def __init__(self, items: Generator[Item, None, None], name: str, ahead: int = 1, stall: float = LIMIT) -> None:
+        """``stall``: seconds without an item after which the thread is given up."""
         self._items = items
-        self._name = name
+        self._name, self._stall = name, stall
         self._ready: queue.Queue[Item | _End] = queue.Queue(maxsize=ahead)
         self._stopped = threading.Event()
         self._given_up = False
@@ -44,16 +45,15 @@ class Watched(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        """The next item; what the iterator raises, or ``RuntimeError`` after ``STALL`` seconds without one."""
+        """The next item; what the iterator raises, or ``StalledError`` where none comes within the limit."""
         if self._stopped.is_set():
             raise StopIteration
         try:
-            item = self._ready.get(timeout=STALL)
+            item = self._ready.get(timeout=self._stall)
         except queue.Empty:
             self._given_up = True
-            raise RuntimeError(
-                f"the {self._name} pipeline gave nothing for {STALL:.0f} s; --pipeline native reads the same data."
-            ) from None
+            where = f"{whereabouts(self._thread.name)}; --pipeline native reads the same data"
+            raise StalledError(f"the {self._name} pipeline", self._stall, where) from None
         if not isinstance(item, _End):
             return item
         self._ready.put(item)  # for whoever asks again
@@ -62,9 +62,9 @@ class Watched(Generic[Item]):
         raise StopIteration
 
     def close(self) -> bool:
-        """Stop after the item that is being made; False where it does not come within ``STALL`` seconds."""
+        """Stop after the item that is being made; False where it does not come within the limit."""
         self._stopped.set()
-        self._thread.join(timeout=0.1 if self._given_up else STALL)
+        self._thread.join(timeout=0.1 if self._given_up else self._stall)
         self._given_up = self._thread.is_alive()
         self._at_exit.detach()  # it has ended, or never will
         return not self._given_up

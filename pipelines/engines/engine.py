@@ -41,7 +41,8 @@ class BatchEngine:
     def batches(self, start: Cursor) -> Iterator[Crops]:
         """From ``start`` to the end of its epoch; ends an epoch that is still running.
 
-        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` where the backend has failed or hangs.
+        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` where the backend has failed, ``StalledError``
+        where it hangs.
         """
         self._stop()
         self._faults.start_epoch()

@@ -53,7 +53,7 @@ class FFCVBackend:
         """Nothing: an epoch's threads end with it."""
 
     def deliver(self, epoch: Epoch) -> Generator[Delivery, None, None]:
-        """See ``Backend.deliver``; ``RuntimeError`` when a thread of the loader has ended or hangs."""
+        """See ``Backend.deliver``; ``RuntimeError``: a thread of the loader has ended; ``StalledError``: it hangs."""
         if not epoch.batches:
             return
         shares_of_batch = [np.array_split(epoch.slots(batch).numpy(), self._workers) for batch in epoch.batches]
@@ -64,6 +64,7 @@ class FFCVBackend:
             epoch.groups,
             lambda slot_B: self._jobs(epoch, slot_B),
             self._intact,
+            self._work.options.stall,
         )
         try:
             for batch, shares in zip(epoch.batches, shares_of_batch, strict=True):

@@ -34,9 +34,7 @@ from numpy.typing import NDArray
 
 from fastvicreg.pipelines.engines.ffcv_compiled import cut_views, link
 from fastvicreg.pipelines.engines.workload import ViewGroup
-
-STALL = 300.0
-"""Seconds without a batch after which a thread that still lives is given up."""
+from fastvicreg.stalls import StalledError, whereabouts
 
 PIXEL, FLAG = np.dtype(np.uint8), np.dtype(np.bool_)
 Share = tuple[tuple[NDArray[np.uint8], ...], NDArray[np.bool_]]
@@ -101,11 +99,14 @@ class Worker(EpochIterator):
         share: int,
         jobs: Callable[[NDArray[np.int64]], NDArray[np.int64]],
         intact: Callable[[int], bool],
+        stall: float,
     ) -> None:
         """``slot_N`` are its samples of all batches, ``share`` of them a batch; the last batch may have fewer.
 
-        ``jobs`` gives the samples' job_BJ; ``intact`` whether a sample's bytes are the recorded ones.
+        ``jobs`` gives the samples' job_BJ; ``intact`` whether a sample's bytes are the recorded ones; ``stall`` is how
+        many seconds a share is waited for.
         """
+        self._stall = stall
         self._jobs, self._intact = jobs, intact
         self.error: BaseException | None = None
         loader.batch_size = share  # the constructor allocates and cuts the order by it
@@ -125,8 +126,8 @@ class Worker(EpochIterator):
         return tuple(groups), done_B
 
     def take(self) -> Share:
-        """The next share; ``RuntimeError`` where the thread has ended or delivers nothing for ``STALL`` seconds."""
-        until = time.monotonic() + STALL
+        """The next share; ``RuntimeError`` where the thread has ended ``StalledError`` where none comes in time."""
+        until = time.monotonic() + self._stall
         while True:
             alive = self.is_alive()
             try:
@@ -134,8 +135,12 @@ class Worker(EpochIterator):
             except queue.Empty:
                 if alive and time.monotonic() < until:
                     continue
-                what = f"ended with {self.error!r}" if self.error else f"gave nothing for {STALL:.0f} s"
-                raise RuntimeError(f"a loader thread of the ffcv pipeline {what}.") from self.error
+                if self.error:
+                    raise RuntimeError(
+                        f"a loader thread of the ffcv pipeline ended with {self.error!r}."
+                    ) from self.error
+                waited, self._stall = self._stall, 0.1  # it is not waited for a second time
+                raise StalledError("a loader thread of the ffcv pipeline", waited, whereabouts(self.name)) from None
             if entry is None:
                 raise RuntimeError("a loader thread of the ffcv pipeline ended before its epoch did.")
             return entry[1]
@@ -143,7 +148,7 @@ class Worker(EpochIterator):
     def stop(self) -> None:
         """End the thread after the share it works on."""
         self.close()
-        until = time.monotonic() + STALL
+        until = time.monotonic() + self._stall
         while self.is_alive() and time.monotonic() < until:
             with contextlib.suppress(queue.Empty):  # a full queue would hold it
                 self.output_queue.get(timeout=0.02)
@@ -177,6 +182,7 @@ class FFCVLoader:
         groups: Sequence[ViewGroup],
         jobs: Callable[[NDArray[np.int64]], NDArray[np.int64]],
         intact: Callable[[int], bool],
+        stall: float,
     ) -> list[Worker]:
         """Started threads; ``order[w]`` are the shares of thread w, all as long as its first but the last one."""
         self._operation.groups = groups
@@ -184,7 +190,7 @@ class FFCVLoader:
         started: list[Worker] = []
         try:
             for shares in order:
-                started.append(Worker(self._loader, np.concatenate(shares), len(shares[0]), jobs, intact))
+                started.append(Worker(self._loader, np.concatenate(shares), len(shares[0]), jobs, intact, stall))
         except BaseException:
             for worker in started:
                 worker.stop()

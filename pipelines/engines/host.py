@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class HostCutter:
         self._source = work.source
         self._plan = work.plan
         self._resample = resampler(work.options.resample)
+        self._under_way: dict[int, int] = {}  # by thread
 
     def fill(self, crops: Crops, out: Sequence[np.ndarray], first: int, last: int) -> list[Replaced]:
         """Decode and crop the samples ``first`` to ``last`` of a batch into their places; returns the faulty ones.
@@ -43,7 +45,9 @@ class HostCutter:
         slots_B1 = crops.slot_B[first:last].split(1)
         for at, slot, slot_1 in zip(range(first, last), crops.slot_B[first:last].tolist(), slots_B1, strict=True):
             with in_worker(stages.DECODE):
+                self._under_way[get_ident()] = slot
                 index, image_HWC, fault, reason = self._decode(slot)
+                del self._under_way[get_ident()]
             shape_12[0] = image_HWC.shape[1::-1]
             box_1V4, flip_1V = self._plan.boxes(epoch, slot_1, wh_12)
             with in_worker(stages.RESAMPLE):
@@ -59,6 +63,10 @@ class HostCutter:
                 crops.fault_B[at] = fault
                 replaced.append(Replaced(at, fault, self._source.name(slot), reason))
         return replaced
+
+    def under_way(self) -> set[str]:
+        """The samples being read and decoded: where a thread is stuck, what it is stuck with."""
+        return {self._source.name(slot) for slot in self._under_way.copy().values()}
 
     def _decode(self, slot: int) -> tuple[int, np.ndarray, Fault, str]:
         """(index, pixels) of the sample or of the next one that can be decoded, and why it is not the sample itself."""

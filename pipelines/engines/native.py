@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 
 from fastvicreg.contracts import Crops
@@ -12,6 +12,9 @@ from fastvicreg.pipelines.engines.engine import Delivery
 from fastvicreg.pipelines.engines.host import HostCutter
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
 from fastvicreg.pipelines.faults import Replaced
+from fastvicreg.stalls import StalledError, whereabouts
+
+THREADS = "fastvicreg-native"
 
 
 class NativeBackend:
@@ -25,10 +28,11 @@ class NativeBackend:
         self._work = work
         self._cutter = HostCutter(work)
         self._workers = work.options.threads
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="fastvicreg-native")
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix=THREADS)
+        self._given_up = False
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=not self._given_up, cancel_futures=True)
 
     def deliver(self, epoch: Epoch) -> Generator[Delivery, None, None]:
         pending: deque[tuple[Crops, list[Future[list[Replaced]]]]] = deque()
@@ -40,11 +44,18 @@ class NativeBackend:
                 if not pending:
                     return
                 crops, parts = pending.popleft()
-                yield crops, [entry for part in parts for entry in part.result()]
+                yield crops, [entry for part in parts for entry in self._result(part)]
         finally:
             for _, parts in pending:
                 for part in parts:
                     part.cancel()
+
+    def _result(self, part: Future[list[Replaced]]) -> list[Replaced]:
+        if not wait([part], self._work.options.stall).done:
+            self._given_up = True
+            names = ", ".join(sorted(self._cutter.under_way()))
+            raise StalledError("the native pipeline", self._work.options.stall, f"{names}; {whereabouts(THREADS)}")
+        return part.result()
 
     def _submit(self, epoch: Epoch, batch: int) -> tuple[Crops, list[Future[list[Replaced]]]]:
         slot_B = epoch.slots(batch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.stalls import LIMIT
 
 Decoder = Literal["auto", "cpu", "mixed"]
 
@@ -22,6 +23,7 @@ class EngineOptions:
     resample: str = "auto"
     decoder: Decoder = "auto"  # dali's
     hw_decoder_load: float = 0.65  # dali's
+    stall: float = LIMIT  # seconds without a result after which a thread is given up
 
     @property
     def threads(self) -> int:

@@ -67,7 +67,7 @@ import sys
 import torch
 from fastvicreg.contracts import Cursor
 from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.engines import dali_samples, dali_thread
+from fastvicreg.pipelines.engines import dali_samples
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 

@@ -20,7 +20,7 @@ from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import read
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import Run, assemble
-from fastvicreg.train.device_failure import device_failure
+from fastvicreg.train.failures import device_failure
 from fastvicreg.train.trainer import Trainer
 
 ASSERTED = "CUDA error: device-side assert triggered"

@@ -16,10 +16,10 @@ from stored import damage, epoch_of, training, unchecked
 from fastvicreg.contracts import Cursor, Fault
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
-from fastvicreg.pipelines.engines import dali_thread
 from fastvicreg.pipelines.engines.dali_thread import Watched
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.formats.beton.source import BetonSource
+from fastvicreg.stalls import StalledError
 
 VICTIM = 6
 
@@ -104,17 +104,18 @@ def test_a_hang_inside_dali_is_given_up_and_the_process_ends(beton: Path) -> Non
     script = """
     import time
     from fastvicreg.pipelines.engines.dali_graph import Graph
+    from fastvicreg.stalls import StalledError
 
-    dali_thread.STALL = 1.0
+    dali = build_engine("dali", source, plan, batch_size=5, workers=2, stall=5.0)
     list(dali.batches(Cursor(0, 0)))
     Graph.take = lambda graph, stream: time.sleep(3600)
     try:
         list(dali.batches(Cursor(1, 0)))
-    except RuntimeError as error:
+    except StalledError as error:
         print(error)
     dali.close()
     """
-    assert "gave nothing for 1 s" in run_apart(script, beton)
+    assert "gave nothing for 5 s" in run_apart(script, beton)
 
 
 def test_what_the_thread_raises_is_raised_where_it_is_waited_for() -> None:
@@ -130,15 +131,14 @@ def test_what_the_thread_raises_is_raised_where_it_is_waited_for() -> None:
     assert watched.close()
 
 
-def test_a_thread_that_gives_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dali_thread, "STALL", 0.1)
+def test_a_thread_that_gives_nothing_is_given_up() -> None:
     freed = threading.Event()
 
     def items():  # type: ignore[no-untyped-def]
         yield freed.wait()
 
-    watched = Watched(items(), "test")
-    with pytest.raises(RuntimeError, match="gave nothing for"):
+    watched = Watched(items(), "test", stall=0.1)
+    with pytest.raises(StalledError, match="gave nothing for"):
         next(watched)
     assert not watched.close()
     freed.set()

@@ -23,6 +23,7 @@ from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.formats.beton.layout import DESCRIPTOR, HEADER, read_layout
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.plan import eval_plan
+from fastvicreg.stalls import StalledError
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed: make ffcv")
 VICTIM = 6
@@ -194,16 +195,13 @@ def test_a_thread_that_fails_ends_the_run_with_its_reason(beton: Path, monkeypat
 
 @needs_ffcv
 def test_a_thread_that_gives_nothing_is_given_up(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastvicreg.pipelines.engines import ffcv_loader
-
     source = open_source(beton)
     plan = training(len(source))
     freed = threading.Event()
-    monkeypatch.setattr(ffcv_loader, "STALL", 0.1)
     monkeypatch.setattr(plan, "boxes", lambda epoch, index_B, wh_B2: freed.wait() and None)
-    engine = build_engine("ffcv", source, plan, batch_size=4, workers=1)
+    engine = build_engine("ffcv", source, plan, batch_size=4, workers=1, stall=0.1)
     try:
-        with pytest.raises(RuntimeError, match="gave nothing for"):
+        with pytest.raises(StalledError, match="gave nothing for"):
             epoch_of(engine, Cursor(0, 0))
     finally:
         freed.set()
