@@ -8,7 +8,7 @@ TESTABLE := .venv/.testable
 DOCUMENTED := .venv-docs/.installed
 PEERED := .venv-peers/.installed
 
-.PHONY: demo test test-peers lint docs wheel ffcv clean
+.PHONY: demo test test-peers soak lint docs wheel ffcv clean
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
@@ -20,6 +20,10 @@ test: $(TESTABLE)
 # Only the files that hold such tests: others may import what is installed for `make test` alone.
 test-peers: $(PEERED)
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers $$(grep -rl 'pytest[.]mark[.]peers' tests --include='*.py')
+
+# What docs/reliability.md gives figures of: the same tests, ten times as much of each (an hour).
+soak: $(TESTABLE)
+	FASTVICREG_SOAK=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/fastvicreg/train/test_kills.py
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
