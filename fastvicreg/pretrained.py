@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastvicreg import config_file
@@ -123,11 +121,11 @@ def load_trained(
     found, passed_over = checkpoints.listed(path / "checkpoints"), ""
     for each in reversed(found if checkpoint is None else [_named(path, checkpoint, found)]):
         try:
-            tensors = load_file(each / "model.safetensors")
-        except (OSError, SafetensorError) as error:
+            tensors = checkpoints.read_tensors(each, "model")
+        except checkpoints.CheckpointError as error:
             if checkpoint is not None:
-                raise UserError(f"the checkpoint {each} is damaged ({error}): leave out --checkpoint.") from error
-            passed_over = passed_over or f"the newer checkpoint {each} is damaged ({error})"
+                raise UserError(f"the checkpoint {error}: leave out --checkpoint.") from error
+            passed_over = passed_over or f"the newer checkpoint {error}"
             continue
         own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
         if spoilt := checkpoints.not_finite(own):

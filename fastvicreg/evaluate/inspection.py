@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastvicreg.config import TrainConfig, kernel_choices
@@ -115,7 +114,7 @@ def inspect_run(
     encoder, head = trained.encoder.to(device), None
     if trained.run is not None:
         method = build_method(config, kernel_choices(config), device)
-        tensors = without_probe(load_file(trained.checkpoint / "model.safetensors"))
+        tensors = without_probe(checkpoints.read_tensors(trained.checkpoint, "model"))
         checkpoints.load_weights(as_module(method), tensors, str(trained.checkpoint))
         encoder, head = next(iter(method.encoders.values())).eval(), method.head.eval()
     note(f"features of {len(source):,} images of {where}")

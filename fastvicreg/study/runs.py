@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Horizon, Method
@@ -99,7 +98,7 @@ def finished(config: TrainConfig, folder: Path) -> Method:
     """The method that ``train`` left in ``folder``."""
     method = fresh(config)
     newest = checkpoints.listed(folder / "checkpoints")[-1]
-    checkpoints.load_weights(as_module(method), without_probe(load_file(newest / "model.safetensors")), str(newest))
+    checkpoints.load_weights(as_module(method), without_probe(checkpoints.read_tensors(newest, "model")), str(newest))
     return method
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,14 +15,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from xxhash import xxh3_128_hexdigest
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.train.updater import Updater, UpdaterState
 
-FORMAT = 2
-"""1: the method's own parts were under "objective."."""
+FORMAT, WITHOUT_DIGESTS = 4, (1, 2)
+"""1: the method's own parts were under "objective."; 1 and 2 recorded no digests. 3 was left out: a bit makes it 2."""
 PREFIX = "step-"
+PARTS = ("model", "optimizer")
+"""Of a checkpoint; each is a file, whose XXH3-128 state.json records beside its own."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,13 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
         "torch": torch.__version__,
     }
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for cut_short in folder.glob(f".{PREFIX}*.tmp"):  # by a kill
+            shutil.rmtree(cut_short, ignore_errors=True)
         draft.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in tensors.items()}, draft / "model.safetensors")
         save_file({k: v.contiguous() for k, v in moments.items()}, draft / "optimizer.safetensors")
+        content["digests"] = {part: _digest(draft / f"{part}.safetensors") for part in PARTS}
+        content["digest"] = _digest_of(content)
         (draft / "state.json").write_text(json.dumps(content, indent=1) + "\n")
         for path in (*draft.iterdir(), draft):
             _fsync(path)
@@ -152,23 +159,59 @@ def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
     ``CheckpointError`` where a file is missing or damaged; ``UserError`` where it belongs to another architecture.
     """
     try:
-        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-        tensors = load_file(checkpoint / "model.safetensors")
-        moments = load_file(checkpoint / "optimizer.safetensors")
-        if state["format"] not in (1, FORMAT):
-            raise UserError(f"{checkpoint} is of format {state['format']}, this version reads {FORMAT}: use the other.")
+        state = _read_state(checkpoint)
+        tensors, moments = (read_tensors(checkpoint, part) for part in PARTS)
         cursor = Cursor(int(state["epoch"]), int(state["batch"]))
         progress = Progress(cursor, int(state["step"]), int(state["samples"]))
         scaler_state = state["scaler"]
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
     if state["format"] == 1:
         tensors, moments = ({k.removeprefix("objective."): v for k, v in held.items()} for held in (tensors, moments))
     load_weights(module, tensors, str(checkpoint))
     updater.load(UpdaterState(moments, scaler_state))
     return progress
+
+
+def read_tensors(checkpoint: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of one of ``PARTS``; ``CheckpointError`` where they are not those that were written."""
+    path = checkpoint / f"{part}.safetensors"
+    try:
+        state = _read_state(checkpoint)
+        if "digests" in state and _digest(path) != state["digests"][part]:
+            raise ValueError(f"{path.name} is not as it was written")
+        return load_file(path)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    """``UserError`` for a newer version's; ``ValueError``, ``KeyError`` or ``TypeError`` where it is damaged."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    recorded = state.pop("digest", None)
+    if recorded is not None and recorded != _digest_of(state):  # first: what else it says is not to be relied on
+        raise ValueError("state.json is not as it was written")
+    if state["format"] not in (*WITHOUT_DIGESTS, FORMAT):
+        raise UserError(f"{checkpoint} is of format {state['format']}, this version reads {FORMAT}: use the other.")
+    if recorded is None and state["format"] == FORMAT:
+        raise KeyError("digest")
+    return state
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise ValueError(f"{path.name} is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return xxh3_128_hexdigest(content)
+
+
+def _digest_of(state: Mapping[str, Any]) -> str:
+    return xxh3_128_hexdigest(json.dumps(state, sort_keys=True).encode())
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:

@@ -109,6 +109,16 @@ class PerfettoServer(ThreadingHTTPServer):
 class _Handler(SimpleHTTPRequestHandler):
     """Files of the UI, and the trace in a folder that the UI does not have."""
 
+    def parse_request(self) -> bool:
+        """Only what was asked of this machine by its own name: a page of a foreign one may point its name here."""
+        if not super().parse_request():
+            return False
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        if host in (HOST, "localhost"):
+            return True
+        self.send_error(403, "Asked for under a foreign name")
+        return False
+
     def translate_path(self, path: str) -> str:
         assert isinstance(self.server, PerfettoServer)
         trace = self.server.trace

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import unquote
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from traces import device_trace
@@ -59,6 +59,20 @@ def test_the_ui_and_the_trace_are_served_to_this_machine_alone(trace: Path) -> N
             with pytest.raises(HTTPError) as refused:
                 urlopen(page + other, timeout=10)
             assert refused.value.code == 404
+
+
+@needs_viztracer
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", ""])
+def test_a_page_whose_name_was_pointed_here_gets_nothing(trace: Path, host: str) -> None:
+    with serving(trace) as server:
+        page, _, link = server.url.partition("#!/?url=")
+        port = server.server_address[1]
+        for url in (page, unquote(link)):
+            with pytest.raises(HTTPError) as refused:
+                urlopen(Request(url, headers={"Host": host.format(port=port)}), timeout=10)
+            assert refused.value.code == 403
+            with urlopen(Request(url, headers={"Host": f"localhost:{port}"}), timeout=10) as answer:
+                assert answer.status == 200
 
 
 @needs_viztracer
