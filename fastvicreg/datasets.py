@@ -71,13 +71,15 @@ def open_data(config: TrainConfig) -> Datasets:
     splits = splits_of(data.data)
     notes = list(splits.notes)
     root, val_path = splits.train, splits.validation
-    train = open_source(root, to_rgb=data.to_rgb, label=data.label)
+    train = open_source(root, to_rgb=data.to_rgb, image=data.image, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
         given = splits_of(data.val_data)
         notes += given.notes
         val_path = given.validation or given.train
-    validation = open_source(val_path, to_rgb=data.to_rgb, label=data.label) if val_path else None
+    validation = None
+    if val_path:
+        validation = open_source(val_path, to_rgb=data.to_rgb, image=data.image, label=data.label)
     if data.val_labels:
         if validation is None:
             raise UserError(f"--val-labels {data.val_labels}: there are no validation images; give --val-data too.")

@@ -53,8 +53,11 @@ class ConvertOptions:
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse skips them."""
+    image: str = ""
+    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton."""
     label: str = ""
-    """Field of a .beton SRC that holds the classes, where its name does not tell."""
+    """What holds the class, where its name does not tell: a member of tar shards (cls, txt, json:FIELD), a field of a
+    .beton. Names get numbers in sorted order."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (beton)."""
     shard_size: int = 256
@@ -115,6 +118,7 @@ def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
                 settings,
                 workers=options.workers,
                 max_skipped=options.max_skipped,
+                numbered_like=job.numbered_like,
                 on_progress=lambda state: progress.update(*state),
             )
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
+from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.changes import names_of
 from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, Progress, Summary, versions
@@ -19,8 +20,9 @@ from fastvicreg.pipelines.convert.settings import FORMATS, Settings
 from fastvicreg.pipelines.convert.workspace import Workspace, refuse_target
 from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
-from fastvicreg.pipelines.manifest import to_bytes
+from fastvicreg.pipelines.manifest import manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
+from fastvicreg.pipelines.sources.labelled import numbered_as
 from fastvicreg.registry import resolve
 
 BEFORE_TRAINING = -1
@@ -36,6 +38,7 @@ def convert_dataset(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     commit_seconds: float = 5.0,
     max_skipped: str = "",
+    numbered_like: Path | None = None,
 ) -> Summary:
     """Write the dataset ``source_path`` to ``target``, with its manifest beside the file or in the folder.
 
@@ -43,6 +46,7 @@ def convert_dataset(
     ``commit_seconds`` of work; ``target`` appears only when it is complete and on the disk. Memory: a few dozen
     encoded samples, of raw ones 4 a thread. ``max_skipped`` ends it once
     more samples are skipped than that number, or share such as "1%". Continued, it tries skipped samples again.
+    Classes whose names the converted dataset ``numbered_like`` has too get its numbers.
     ``UserError`` for a mistake or a full disk.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
@@ -51,7 +55,9 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source = open_source(source_path, to_rgb=settings.to_rgb, label=settings.label)
+    source: Source = open_source(source_path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label)
+    if numbered_like is not None:
+        source = numbered_as(source, read_manifest(manifest_path(numbered_like)).classes)
     order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     names = names_of(source)
     command = _command(names, len(source), source_path, settings)

@@ -22,7 +22,6 @@ from fastvicreg.pipelines.engines.data import require_format
 from fastvicreg.pipelines.engines.engine import Delivery
 from fastvicreg.pipelines.engines.host import HostCutter
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
-from fastvicreg.pipelines.formats.beton.layout import RGB_FIELD
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import digest
 
@@ -120,8 +119,7 @@ def _open_loader(source: BetonSource, prefetch: int) -> FFCVLoader:
                 f"--pipeline ffcv needs FFCV, which does not import ({error}): fastvicreg doctor shows how to install "
                 "it; --pipeline native reads the same file."
             ) from error
-        images = [name for name, kind in source.layout.fields if kind == RGB_FIELD]
-        field = "image" if "image" in images else images[0]
+        field = source.layout.image
         others = [name for name, _ in source.layout.fields if name != field]
         return FFCVLoader(source.path, field, others, prefetch)
 
