@@ -71,10 +71,11 @@ class DataConfig:
     small_size: int = 0
     """Side of multicrop's small views in pixels; 0: 96."""
     image: str = ""
-    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton."""
+    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
+    column of arrow files."""
     label: str = ""
     """What holds the class, where its name does not tell (cls; label, target, y, class ...): a member of tar shards
-    (cls, txt, json:FIELD), a field of a .beton. Names get numbers in sorted order."""
+    (cls, txt, json:FIELD), a field of a .beton, a column of arrow files. Names get numbers in sorted order."""
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse counts them as faults."""

@@ -61,7 +61,7 @@ def verify_dataset(
     started = time.monotonic()
     path = one_dataset(path, "verify")
     try:
-        source = open_source(path, image=image, label=label)
+        source = open_source(path, image=image, label=label, sequential=True)
     except DamagedError as error:
         whole = (Finding(-1, str(path), str(error)),)
         return Report(Path(path), 0, 0, 0, False, False, whole, time.monotonic() - started)

@@ -31,7 +31,8 @@ class ConvertOptions:
     Interrupted, the same command continues."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of images, of class folders or of tar shards, a .beton file, or a pattern of tar files in quotes."""
+    """Folder of images, of class folders, of tar shards or of parquet files, a .beton file, or a pattern of tar or
+    parquet files in quotes."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """File to write, ending in .beton, or for shards the folder; must not exist. Where SRC holds splits (train/, val/):
     the folder for DST/train.beton and DST/val.beton, or DST/train/ and DST/val/."""
@@ -54,10 +55,11 @@ class ConvertOptions:
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse skips them."""
     image: str = ""
-    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton."""
+    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
+    column of parquet files."""
     label: str = ""
     """What holds the class, where its name does not tell: a member of tar shards (cls, txt, json:FIELD), a field of a
-    .beton. Names get numbers in sorted order."""
+    .beton, a column of parquet files. Names get numbers in sorted order."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (beton)."""
     shard_size: int = 256

@@ -77,5 +77,5 @@ def _complete(job: Job, settings: Settings) -> bool:
     same = dict(manifest.settings) == {**settings.recorded(), **versions()}
     if not same:
         return False
-    source = open_source(job.source, image=settings.image, label=settings.label)
+    source = open_source(job.source, image=settings.image, label=settings.label, sequential=True)
     return len(manifest) + len(manifest.skipped) == len(source)

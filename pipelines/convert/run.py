@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from xxhash import xxh3_64_hexdigest
@@ -24,6 +24,16 @@ from fastvicreg.pipelines.manifest import manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.sources.labelled import numbered_as
 from fastvicreg.registry import resolve
+
+
+@runtime_checkable
+class Spooled(Protocol):
+    """A source whose samples are read fast in their order alone, unless they have been written out."""
+
+    random: bool
+
+    def spool(self, path: Path) -> Iterator[int]: ...
+
 
 BEFORE_TRAINING = -1
 """The epoch whose permutation shuffles a dataset as it is written: the same seed's epochs shuffle it otherwise."""
@@ -44,8 +54,9 @@ def convert_dataset(
 
     The bytes depend on source and settings alone. Interrupted, an identical call continues, having lost at most
     ``commit_seconds`` of work; ``target`` appears only when it is complete and on the disk. Memory: a few dozen
-    encoded samples, of raw ones 4 a thread. ``max_skipped`` ends it once
-    more samples are skipped than that number, or share such as "1%". Continued, it tries skipped samples again.
+    encoded samples, of raw ones 4 a thread. Parquet's images are written out first where the format shuffles them.
+    ``max_skipped`` ends it once more samples are skipped than that number, or share such as "1%". Continued, it tries
+    skipped samples again.
     Classes whose names the converted dataset ``numbered_like`` has too get its numbers.
     ``UserError`` for a mistake or a full disk.
     """
@@ -55,7 +66,10 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source: Source = open_source(source_path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label)
+    source: Source = open_source(
+        source_path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label, sequential=True
+    )
+    spool = source.spool if build.shuffled and isinstance(source, Spooled) and not source.random else None
     if numbered_like is not None:
         source = numbered_as(source, read_manifest(manifest_path(numbered_like)).classes)
     order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
@@ -63,6 +77,9 @@ def convert_dataset(
     command = _command(names, len(source), source_path, settings)
     try:
         with closing(Workspace(target, command, names)) as work:
+            if spool is not None:
+                for size in spool(work.folder / "spool"):
+                    on_progress(Progress(0, len(source), size, 0))
             with closing(build(work.data, len(source), settings)) as writer, closing(Journal(work.journal)) as journal:
                 conversion = Conversion(source, order_N, settings, writer, journal, commit_seconds, most)
                 conversion.run(workers, on_progress)

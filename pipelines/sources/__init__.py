@@ -14,6 +14,7 @@ from fastvicreg.pipelines.formats.keys import Keys
 from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     BETON_ENDINGS,
+    TABLE_ENDINGS,
     ending_of,
     holds_data,
     list_folder,
@@ -28,16 +29,25 @@ from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 __all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
 
 
-def open_source(path: str | Path, *, to_rgb: str = "range", image: str = "", label: str = "") -> DatasetSource:
-    """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, or tar
-    shards by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``.
+def open_source(
+    path: str | Path, *, to_rgb: str = "range", image: str = "", label: str = "", sequential: bool = False
+) -> DatasetSource:
+    """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, tar shards
+    by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``, or arrow files.
 
     ``to_rgb`` says how images of more than 8 bits become 8: range, LOW:HIGH or refuse, as ``pipelines.to_rgb`` tells.
     ``image`` and ``label`` name what holds them: members of tar shards by their extensions (``jpg``, ``input.png``;
-    ``cls``, ``txt``, ``json:FIELD``), or fields of a ``.beton``.
+    ``cls``, ``txt``, ``json:FIELD``), fields of a ``.beton``, or columns of a table. ``sequential`` opens parquet files
+    too, whose images are read fast in their order alone.
     ``UserError`` where there is nothing to read, or the class folders are splits.
     """
-    return _open(Path(path), parse_rule(to_rgb), Keys(image, label))
+    source = _open(Path(path), parse_rule(to_rgb), Keys(image, label))
+    if not sequential and source.format == "tables" and not getattr(source, "random", True):
+        raise UserError(
+            f"{path} holds parquet files, which give no fast access to one image by itself: fastvicreg convert {path} "
+            "images.beton first."
+        )
+    return source
 
 
 def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
@@ -49,13 +59,17 @@ def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
         if ending_of(path.name) in ARCHIVES:
             how = ARCHIVES[ending_of(path.name)]
             raise UserError(f"{path} is compressed, which gives no access to one image by itself: {how} {path} first.")
+        if ending_of(path.name) in TABLE_ENDINGS:
+            return _table(path, [path], rule, keys)
         return ShardSource(path, rule, keys) if path.suffix == ".tar" else BetonSource(path, keys)
     if _holds_shards(path):
         return ShardSource(path, rule, keys)
+    if tables := _tables_in(path):
+        return _table(path, tables, rule, keys)
     if keys.options():
         raise UserError(
-            f"{keys.options()} names a member of tar shards or a field of a .beton, and {path} is neither: leave it "
-            "out; a folder's classes are its folders."
+            f"{keys.options()} names a member of tar shards, a field of a .beton or a column, and {path} is a "
+            "folder of images: leave it out; its classes are its folders."
         )
     source = FolderSource(path, rule)
     refuse_split_classes(source.classes, path)
@@ -83,13 +97,37 @@ def _open_pattern(pattern: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
     files = expand(pattern)
     if len(files) == 1 and files[0].suffix in BETON_ENDINGS:
         return BetonSource(files[0], keys)
+    if all(ending_of(file.name) in TABLE_ENDINGS for file in files):
+        return _table(pattern, files, rule, keys)
     for file in files:
         if file.suffix != ".tar":
-            raise UserError(f"{pattern} names {file}: a pattern stands for tar shards alone.")
+            raise UserError(f"{pattern} names {file}: a pattern stands for tar shards or parquet files alone.")
     folder = files[0].parent
     if manifest_path(folder).is_file() and set(files) == set(folder.glob("*.tar")):
         return ShardSource(folder, rule, keys)  # a whole folder of ours, whose manifest knows names and hashes
     return ShardSource(pattern, rule, keys)
+
+
+def _table(path: Path, files: list[Path], rule: ToRGB, keys: Keys) -> DatasetSource:
+    try:
+        from fastvicreg.pipelines.formats.tables.source import TableSource
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs pyarrow, which does not import ({error}): pip install 'fastvicreg[parquet]'."
+        ) from error
+    return TableSource(path, files, rule, keys)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """The parquet files of a folder that holds no images otherwise, else its arrow files; caches are none."""
+    if not path_exists(folder) or not folder.is_dir():
+        return []
+    listing = list_folder(folder, to_first_image=True)
+    if listing.images or listing.tars or any(holds_data(folder / name) for name in listing.folders):
+        return []
+    tables = [name for name in listing.tables if not name.startswith("cache-")]  # what datasets' map left
+    parquet = [name for name in tables if ending_of(name) == ".parquet"]
+    return [folder / name for name in parquet or tables]
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -24,6 +24,9 @@ from fastvicreg.pipelines.formats.listing import (
 from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
 
+PART = ".parquet"
+"""img2dataset's output as files: the folders 00000/, 00001/ ... lie beside 00000.parquet, 00001.parquet ..."""
+
 
 class FolderSource:
     """Random access to the image files below ``root``.
@@ -52,9 +55,13 @@ class FolderSource:
                 f"{root} holds {len(flat)} images (such as {flat[0]}) beside folders of images (such as "
                 f"{next(f for f in by_class if f)[0]}): move them into a class folder, or the folders elsewhere."
             )
-        self.classes: tuple[str, ...] = () if flat else tuple(folders)
+        parts = bool(folders) and all(path_exists(self.path / f"{folder}{PART}") for folder in folders)
+        self.notes: tuple[str, ...] = (f"{root}: img2dataset's parts are no classes: no labels",) if parts else ()
+        self.classes: tuple[str, ...] = () if flat or parts else tuple(folders)
         self._files: list[str] = flat or [file for files in by_class for file in files]
-        self._labels: list[int] = [-1] * len(flat) or [n for n, files in enumerate(by_class) for _ in files]
+        self._labels: list[int] = [-1] * len(flat) or [
+            -1 if parts else n for n, files in enumerate(by_class) for _ in files
+        ]
         if not self._files:
             endings = ".jpg .jpeg .png .webp"
             there = self.passed.lines()

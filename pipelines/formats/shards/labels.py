@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.classes import numbered
+from fastvicreg.pipelines.classes import DIGITS, number_or_name, numbered, numbers_of
 from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.formats.shards import tarfiles
 from fastvicreg.pipelines.formats.shards.layout import ShardLayout
 from fastvicreg.pipelines.mapped import address_of
-
-DIGITS = 12
-"""Decimal digits that a class number has at most; a longer one is a name."""
 
 
 def addresses(layout: ShardLayout, start_N: np.ndarray) -> np.ndarray:
@@ -102,8 +99,7 @@ def label_in(member: bytes | memoryview, extension: str, field: str = "") -> int
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str):
-        value = value.strip()
-        value = int(value) if value.isdecimal() and len(value) < DIGITS else value
+        value = number_or_name(value)
     if value in ("", None):
         raise ValueError(f"whose {where} is empty")
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -113,17 +109,6 @@ def label_in(member: bytes | memoryview, extension: str, field: str = "") -> int
     if isinstance(value, str) and not value.isprintable():
         raise ValueError(f"whose {where} is no line of text")
     return value
-
-
-def numbers_of(found: Sequence[int | str | None]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(label_N, int64, -1 for None; classes): numbers as they are, or names in sorted order where some are names."""
-    if not any(isinstance(label, str) for label in found):
-        label_N = np.array([-1 if label is None else label for label in found], np.int64)
-        return label_N, numbered(label_N.clip(0)) if (label_N >= 0).any() else ()
-    names = [None if label is None else str(label) for label in found]
-    classes = tuple(sorted({name for name in names if name is not None}))
-    place: dict[str | None, int] = {name: at for at, name in enumerate(classes)}
-    return np.array([place.get(name, -1) for name in names], np.int64), classes
 
 
 def _field(member: bytes | memoryview, extension: str, field: str) -> Any:

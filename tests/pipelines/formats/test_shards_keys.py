@@ -179,7 +179,7 @@ def test_our_own_shards_and_folders_of_images_take_no_keys(trees: Path, tmp_path
         open_source(tmp_path / "ours", label="cls")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/a.jpg").write_bytes(jpeg(0))
-    with pytest.raises(UserError, match=r"--image jpg --label x names .* is neither: leave it out"):
+    with pytest.raises(UserError, match=r"--image jpg --label x names .* is a folder of images: leave it out"):
         open_source(tmp_path / "folder", image="jpg", label="x")
 
 
