@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import signal
 import sys
@@ -68,6 +69,9 @@ class ConvertOptions:
     """The order in shards; which images --proportion takes."""
     max_skipped: str = ""
     """Stop once more samples are skipped: a number, or a share such as 1%; any number is skipped by default."""
+    append: bool = False
+    """Add SRC's new files, by name, to a DST that the same options have written: shards get more shards; a .beton is
+    written anew from what it holds, nothing encoded twice."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
     json: str | None = None
@@ -90,7 +94,9 @@ def main(arguments: Sequence[str]) -> int:
         shard_size=options.shard_size << 20,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
-    jobs, notes = jobs_of(options.src, options.dst, settings)
+    if options.append and not os.path.lexists(options.dst):
+        raise UserError(f"--append: {options.dst} does not exist: leave --append out, which writes it.")
+    jobs, notes = jobs_of(options.src, options.dst, settings, append=options.append)
     for note in notes:
         print(note)
     summaries = []
@@ -109,12 +115,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
-    from fastvicreg.pipelines.convert import convert_dataset
+    from fastvicreg.pipelines.convert import append_dataset, convert_dataset
     from fastvicreg.show.progress import WalkProgress
 
     try:
         with WalkProgress(f"converting {job.split}".strip(), "skipped") as progress:
-            return convert_dataset(
+            write = append_dataset if options.append and job.target.exists() else convert_dataset
+            return write(
                 job.source,
                 job.target,
                 settings,

@@ -28,11 +28,14 @@ class Job(NamedTuple):
     numbered_like: Path | None = None  # the converted training split, whose class numbers the others take
 
 
-def jobs_of(source: str | Path, target: str | Path, settings: Settings) -> tuple[list[Job], list[str]]:
+def jobs_of(
+    source: str | Path, target: str | Path, settings: Settings, *, append: bool = False
+) -> tuple[list[Job], list[str]]:
     """(what is still to be converted, what a person should know of it).
 
     Of several splits each is written into the folder ``target``, which is made; those that an interrupted call with
-    the same settings has completed are left out. ``UserError`` where ``target`` does not suit.
+    the same settings has completed are left out, unless they are to ``append`` to. ``UserError`` where ``target`` does
+    not suit.
     """
     settings.check()
     target = Path(target)
@@ -61,7 +64,7 @@ def jobs_of(source: str | Path, target: str | Path, settings: Settings) -> tuple
         Job(part.name, part.path, target / f"{part.name}{build.ending}", training if at else None)
         for at, part in enumerate(splits.parts)
     ]
-    missing = [job for job in jobs if not _complete(job, settings)]
+    missing = [job for job in jobs if append or not _complete(job, settings)]
     if not missing:
         raise UserError(f"{target} holds {', '.join(names)} already: delete it, or choose another name.")
     notes += [f"{job.target} is there already, complete" for job in jobs if job not in missing]

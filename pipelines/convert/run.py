@@ -66,18 +66,13 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source: Source = open_source(
-        source_path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label, sequential=True
-    )
-    spool = source.spool if build.shuffled and isinstance(source, Spooled) and not source.random else None
-    if numbered_like is not None:
-        source = numbered_as(source, read_manifest(manifest_path(numbered_like)).classes)
-    order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
+    source, spool = opened(source_path, settings, numbered_like)
+    order_N = shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     names = names_of(source)
-    command = _command(names, len(source), source_path, settings)
+    command = command_of(names, len(source), source_path, settings)
     try:
         with closing(Workspace(target, command, names)) as work:
-            if spool is not None:
+            if spool is not None and build.shuffled:
                 for size in spool(work.folder / "spool"):
                     on_progress(Progress(0, len(source), size, 0))
             with closing(build(work.data, len(source), settings)) as writer, closing(Journal(work.journal)) as journal:
@@ -86,11 +81,22 @@ def convert_dataset(
                 index_hash = writer.finish(conversion.stored())
             work.publish(to_bytes(conversion.manifest(index_hash)))
     except OSError as error:
-        raise _refused(error, target) from error
+        raise refused(error, target) from error
     return conversion.summary(target)
 
 
-def _command(names: bytes, samples: int, path: Path, settings: Settings) -> dict[str, Any]:
+def opened(
+    path: Path, settings: Settings, numbered_like: Path | None
+) -> tuple[Source, Callable[[Path], Iterator[int]] | None]:
+    """(the source, how its images are written out where they are read fast in their order alone)."""
+    source = open_source(path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label, sequential=True)
+    spool = source.spool if isinstance(source, Spooled) and not source.random else None
+    if numbered_like is None:
+        return source, spool
+    return numbered_as(source, read_manifest(manifest_path(numbered_like)).classes), spool
+
+
+def command_of(names: bytes, samples: int, path: Path, settings: Settings) -> dict[str, Any]:
     """All that decides the written bytes, the source's content excepted."""
     return {
         "source": str(path.resolve()),
@@ -101,13 +107,13 @@ def _command(names: bytes, samples: int, path: Path, settings: Settings) -> dict
     }
 
 
-def _shuffled(seed: int, samples: int) -> np.ndarray:
+def shuffled(seed: int, samples: int) -> np.ndarray:
     """index_N: an order of the source that depends on the seed alone."""
     same_bits = int(np.uint64(seed).astype(np.int64))
     return permutation(same_bits, BEFORE_TRAINING, samples)
 
 
-def _refused(error: OSError, target: Path) -> UserError:
+def refused(error: OSError, target: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             f"no room for {target} ({error.strerror}): make some, then run the same command again, which continues; "
