@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -32,8 +35,8 @@ class ConvertOptions:
     Interrupted, the same command continues."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of images, of class folders, of tar shards or of parquet files, a .beton file, or a pattern of tar or
-    parquet files in quotes."""
+    """Folder of images, of class folders, of tar shards or of parquet files, a .beton file, a pattern of tar or parquet
+    files in quotes, also compressed (.tar.gz, .tar.zst), or the address of such files (https://, s3://, gs://, hf://)."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """File to write, ending in .beton, or for shards the folder; must not exist. Where SRC holds splits (train/, val/):
     the folder for DST/train.beton and DST/val.beton, or DST/train/ and DST/val/."""
@@ -85,7 +88,6 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
 
     from fastvicreg.pipelines.convert import Settings
-    from fastvicreg.pipelines.convert.parts import jobs_of
 
     fields = {field.name for field in dataclasses.fields(Settings)} - {"page_size", "shard_size"}
     settings = Settings(
@@ -93,10 +95,49 @@ def main(arguments: Sequence[str]) -> int:
         page_size=options.page_size << 20,
         shard_size=options.shard_size << 20,
     )
+    settings.check()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
+    _refuse_early(options)
+    with _local(options) as source:
+        _convert_all(source, settings, options)
+    return 0
+
+
+def _refuse_early(options: ConvertOptions) -> None:
+    """``UserError`` for what would end the command after the source was brought here."""
+    from fastvicreg.pipelines.convert.workspace import FILES, refuse_existing
+
+    target = Path(options.dst)
+    if not options.append and target.suffix in FILES:
+        refuse_existing(target)
+    if not target.parent.is_dir():
+        raise UserError(f"the folder {target.parent} does not exist: make it first.")
     if options.append and not os.path.lexists(options.dst):
         raise UserError(f"--append: {options.dst} does not exist: leave --append out, which writes it.")
-    jobs, notes = jobs_of(options.src, options.dst, settings, append=options.append)
+
+
+@contextlib.contextmanager
+def _local(options: ConvertOptions) -> Iterator[str | Path]:
+    """The source on this disk: as it is, or for as long as it takes in DST.source, fetched or unpacked."""
+    from fastvicreg.pipelines.fetch import local_copy, needs_copy
+    from fastvicreg.show.progress import WalkProgress
+
+    if not needs_copy(options.src):
+        yield options.src
+        return
+    folder = Path(f"{options.dst.rstrip('/')}.source")
+    print(f"{options.src} is brought to {folder} first, which is deleted at the end", flush=True)
+    with WalkProgress("bringing", "", unit="files") as progress:
+        source = local_copy(options.src, folder, lambda done, total, size: progress.update(done, total, size, 0))
+    yield source
+    shutil.rmtree(folder)
+
+
+def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions) -> None:
+    """Convert each split, and tell what was written."""
+    from fastvicreg.pipelines.convert.parts import jobs_of
+
+    jobs, notes = jobs_of(source, options.dst, settings, append=options.append)
     for note in notes:
         print(note)
     summaries = []
@@ -111,7 +152,6 @@ def main(arguments: Sequence[str]) -> int:
         from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("convert", [row(summary) for summary in summaries], 1))
-    return 0
 
 
 def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, decode_sample
+from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.formats.dataset import DatasetSource
 from fastvicreg.pipelines.formats.folder.source import FolderSource
@@ -51,6 +52,10 @@ def open_source(
 
 
 def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
+    if is_remote(path):
+        raise UserError(
+            f"{path} is on another machine: fastvicreg convert brings it here; train and eval fetch it as --data."
+        )
     if is_pattern(path):
         return _open_pattern(path, rule, keys)
     if path_exists(path) and path.is_file():
@@ -58,7 +63,10 @@ def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
         if ending_of(path.name) in ARCHIVES:
             how = ARCHIVES[ending_of(path.name)]
-            raise UserError(f"{path} is compressed, which gives no access to one image by itself: {how} {path} first.")
+            raise UserError(
+                f"{path} is compressed, which gives no access to one image by itself: {how} {path} first, or "
+                "fastvicreg convert it."
+            )
         if ending_of(path.name) in TABLE_ENDINGS:
             return _table(path, [path], rule, keys)
         return ShardSource(path, rule, keys) if path.suffix == ".tar" else BetonSource(path, keys)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.formats.listing import Listing, holds_data, list_folder, path_exists
 
 TRAIN = ("train", "training")
@@ -57,6 +58,8 @@ class Splits:
 
 def splits_of(path: str | Path) -> Splits:
     """The splits at or below ``path``; ``UserError`` where names do not tell splits from classes."""
+    if is_remote(path):
+        raise UserError(f"{path} is on another machine: fastvicreg convert {path} images.beton brings it here.")
     root = Path(path)
     if not path_exists(root) or not root.is_dir():
         return Splits(root)
