@@ -86,12 +86,12 @@ class Remote:
     def _named(self, path: str) -> dict[str, str]:
         """{path: name} of the files that a path or a pattern stands for."""
         if any(sign in path for sign in "*["):
-            matches = self._patiently(lambda: self._call("glob", path), path)
+            matches = self._patiently(lambda: self._call("glob", path), self.address)
             return _below(self._base(path), matches)
         name = PurePosixPath(urlsplit(path).path if self._protocol in ("http", "https") else path).name
         if is_data(name):
             return {path: name}
-        return _below(path.rstrip("/") + "/", self._patiently(lambda: self._call("find", path), path))
+        return _below(path.rstrip("/") + "/", self._patiently(lambda: self._call("find", path), self.address))
 
     @staticmethod
     def _base(pattern: str) -> str:
@@ -158,9 +158,15 @@ def _reason(error: BaseException) -> tuple[str, bool]:
         return f"nothing came for {STALL:g} s", False
     if isinstance(error, PermissionError):
         return f"access is denied ({error})", True
-    if isinstance(error, FileNotFoundError) and (cause is error or isinstance(cause, FileNotFoundError)):
+    if isinstance(error, FileNotFoundError) and not _unreachable(cause):
         return "there is no such file", True
     return " ".join(str(cause).split()) or type(cause).__name__, isinstance(error, NotImplementedError | ImportError)
+
+
+def _unreachable(cause: BaseException) -> bool:
+    """Whether a file that was not found may be there, but the connection is not: fsspec's web client says no more."""
+    other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    return other or type(cause).__module__.startswith("aiohttp")
 
 
 def _checksum(info: dict[str, Any], etag: str) -> tuple[str, str] | None:
