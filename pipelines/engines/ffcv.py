@@ -74,8 +74,12 @@ class FFCVBackend:
                 worker.stop()
 
     def _jobs(self, epoch: Epoch, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names."""
-        from fastvicreg.pipelines.engines.ffcv_compiled import jobs
+        """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names.
+
+        A sample beyond the end of a file that was cut is left to the host, which counts it: to read there would end the
+        process.
+        """
+        from fastvicreg.pipelines.engines.ffcv_compiled import HOST, SAMPLE, jobs
 
         wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()])
         box_BV4, flip_BV = self._plan.boxes(epoch.number, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
@@ -84,12 +88,17 @@ class FFCVBackend:
             np.concatenate([windows_of(width, height, box_V4[g.views], g.count, g.side, support) for g in epoch.groups])
             for (width, height), box_V4 in zip(wh_B2.tolist(), box_BV4.numpy(), strict=True)
         ]
-        return jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
+        job_BJ = jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
+        job_BJ[~self._source.whole(slot_B), SAMPLE] = HOST
+        return job_BJ
 
     def _intact(self, slot: int) -> bool:
         """Whether the sample's bytes are those that the manifest, where there is one, has recorded."""
         recorded = self._source.expected_hash(slot)
-        return recorded is None or digest(self._source.stored(slot)) == recorded
+        try:
+            return recorded is None or digest(self._source.stored(slot)) == recorded
+        except OSError:  # the file was cut: the host's path tells of it
+            return False
 
     def _collect(self, cursor: Cursor, shares: list[NDArray[np.int64]], workers: list[Worker]) -> Delivery:
         crops = self._work.empty(cursor, torch.from_numpy(np.concatenate(shares)))

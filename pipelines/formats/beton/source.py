@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastvicreg.errors import DamagedError
@@ -23,7 +24,7 @@ from fastvicreg.pipelines.manifest import (
     manifest_path,
     read_manifest,
 )
-from fastvicreg.pipelines.mapped import address_of, require_whole
+from fastvicreg.pipelines.mapped import address_of, require_whole, size_now
 
 
 class BetonSource:
@@ -79,6 +80,11 @@ class BetonSource:
         end = start + int(self._stored[index])
         require_whole(self.path, end)
         return self._mapped[start:end]
+
+    def whole(self, index_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B,) whether the file, as it is now, still holds these samples."""
+        end_B = self._start[index_B] + self._stored[index_B]
+        return end_B <= np.uint64(size_now(self.path, len(self._mapped)))
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""

@@ -14,9 +14,9 @@ from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     ending_of,
     identity,
+    image_extensions,
     is_file,
     is_folder,
-    is_image,
     is_shown,
     path_exists,
     scan,
@@ -113,9 +113,14 @@ class FolderSource:
     def _list(self, folder: str, above: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
         """(images, folders) in ``folder``, which lies in the folders ``above``: their paths relative to the root."""
         images, folders = [], []
+        extensions, prefix = image_extensions(), "" if folder == "." else f"{folder}/"
         for entry in scan(self.path / folder):
-            path = entry.name if folder == "." else f"{folder}/{entry.name}"
-            if is_folder(entry):
+            name = entry.name
+            path = prefix + name
+            # Most entries by far: a million of them take seconds.
+            if name[name.rfind(".") :].lower() in extensions and name[0] != "." and is_file(entry):
+                images.append(path)
+            elif is_folder(entry):
                 if not is_shown(entry.name):
                     self.passed.add("hidden or left by a program", path)
                 elif entry.is_symlink() and identity(entry.path) in above:
@@ -124,8 +129,6 @@ class FolderSource:
                     folders.append(path)
             elif not is_file(entry):
                 self.passed.add("link that leads nowhere" if entry.is_symlink() else "no regular file", path)
-            elif is_image(entry.name):
-                images.append(path)
             else:
                 hidden = entry.name.startswith(".")
                 self.passed.add("hidden file" if hidden else ending_of(entry.name) or "no ending", path)
