@@ -14,7 +14,7 @@ from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
 from fastvicreg.pipelines.fetch import is_remote, local_copy
-from fastvicreg.pipelines.passed import notes_of
+from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.plan import TrainPlan, train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
@@ -91,7 +91,8 @@ def open_data(config: TrainConfig) -> Datasets:
             raise UserError(f"--val-labels {data.val_labels}: there are no validation images; give --val-data too.")
         validation = label_by_file(validation, data.val_labels, train.classes)
     where = str(val_path) if val_path else ""
-    notes += [*notes_of(train), *(notes_of(validation) if validation is not None else ())]
+    for source in (train, validation):
+        notes += [*notes_of(source), *left_out(source)]
     return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
 
 

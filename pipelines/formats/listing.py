@@ -137,7 +137,9 @@ def list_folder(folder: Path, *, to_first_image: bool = False) -> Listing:
             indices = True
         elif is_shown(entry.name) and is_folder(entry) and not leads_back(entry, folder):
             folders.append(entry.name)
-    return Listing(*(tuple(sorted(names)) for names in (folders, tars, betons, tables)), images, indices)
+    for names in (folders, tars, betons, tables):
+        names.sort()
+    return Listing(tuple(folders), tuple(tars), tuple(betons), tuple(tables), images, indices)
 
 
 def holds_data(folder: Path) -> bool:

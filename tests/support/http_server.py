@@ -85,12 +85,18 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_header("Accept-Ranges", "bytes")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: a client that gave up waiting is no error here."""
+
+
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Website]:
     """``root`` at ``Website.address`` on this machine."""
     site = Website(root)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, site))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), partial(_Handler, site))
     site.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

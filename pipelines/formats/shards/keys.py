@@ -28,6 +28,8 @@ class Members(NamedTuple):
     named: bool = False
     """Whether a person named the label: a sample without it is left out."""
     notes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Extensions of members that are neither, among them perhaps the label."""
 
     def label_of(self, table: tarfiles.Table) -> tuple[int, int] | None:
         """(column of the label in ``table``, place of its extension in ``label``), or None."""
@@ -66,7 +68,8 @@ def chosen(keys: Keys, kinds: Iterable[Sequence[Kind]], path: Path) -> Members:
         raise UserError(f"--label {keys.label}: name a field of the JSON too, such as {label}:label.")
     if found.field and not colon:
         notes += (f"{path}: the labels are the field {found.field!r} of each sample's .json",)
-    return found._replace(image=image, notes=notes)
+    others = {one: None for kind in seen for one in kind if not _any([(one,)], (*tarfiles.IMAGE, *tarfiles.LABEL))}
+    return found._replace(image=image, notes=notes, others=tuple(others))
 
 
 def _labelled(label: str, field: str, kinds: Sequence[Kind], *, guess: bool) -> Members | None:

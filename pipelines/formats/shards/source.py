@@ -16,6 +16,7 @@ from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.formats.shards import tarfiles
 from fastvicreg.pipelines.formats.shards.check import check_shard
+from fastvicreg.pipelines.formats.shards.keys import SHOWN
 from fastvicreg.pipelines.formats.shards.labels import addresses, read_labels
 from fastvicreg.pipelines.formats.shards.layout import ShardLayout, read_layout
 from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
@@ -58,7 +59,7 @@ class ShardSource:
         else:
             self._label, self.classes = self.manifest.label_N, self.manifest.classes
         self.layout: ShardLayout = layout
-        self.notes: tuple[str, ...] = layout.members.notes
+        self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout))
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
         self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
         self._hints = PageHints(addresses(self.layout, self._start), self._size)
@@ -66,6 +67,12 @@ class ShardSource:
         for why, key in self.layout.left_out:
             self.passed.add(why, key)
         self._paths = self.layout.names if self.manifest is None else self.manifest.paths
+
+    def _unlabelled(self, layout: ShardLayout) -> Iterator[str]:
+        """A word on members that may hold the labels, where there are none."""
+        if layout.members.others and not self.classes and not (self._label >= 0).any():
+            there = ", ".join(f".{one}" for one in layout.members.others[:SHOWN])
+            yield f"{self.path}: no labels among the members {there} (--label KEY or --label json:FIELD names some)"
 
     def __len__(self) -> int:
         return len(self._start)

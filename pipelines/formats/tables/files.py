@@ -7,7 +7,7 @@ import bisect
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,7 +56,6 @@ class ParquetFile:
         with pq.ParquetFile(path) as file:
             self.schema, self.rows = file.schema_arrow, file.metadata.num_rows
             counts = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        self._damaged: dict[int, str] = {}
         self._starts = [sum(counts[:group]) for group in range(len(counts))]
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -66,21 +65,34 @@ class ParquetFile:
     def images(self, name: str) -> Images:
         return Window(lambda first: self._batches(name, first))
 
-    def _batches(self, name: str, first: int) -> Iterator[tuple[int, pa.Array]]:
+    def _batches(self, name: str, first: int) -> Iterator[tuple[int, Any]]:
         """(row of its first value, values) of the column from a row not after ``first`` on."""
         begin = max(at for at, start in enumerate(self._starts) if start <= first)
         with pq.ParquetFile(self.path, buffer_size=BUFFER, pre_buffer=False) as file:
             for group in range(begin, len(self._starts)):
-                if group in self._damaged:  # not read again for each of its rows
-                    raise OSError(self._damaged[group])
-                row = self._starts[group]
+                row, end = self._starts[group], [*self._starts, self.rows][group + 1]
                 try:
                     for batch in file.iter_batches(BATCH, row_groups=[group], columns=[name], use_threads=False):
                         yield row, _bytes(batch.column(0))
                         row += batch.num_rows
                 except (OSError, pa.ArrowException) as error:
-                    self._damaged[group] = f"row group {group} is damaged after row {row} ({_first_line(error)})"
-                    raise OSError(self._damaged[group]) from error
+                    yield (
+                        row,
+                        _Damaged(end - row, f"row group {group} is damaged after row {row} ({_first_line(error)})"),
+                    )
+
+
+class _Damaged:
+    """Values that cannot be read; those after them may be."""
+
+    def __init__(self, rows: int, reason: str) -> None:
+        self._rows, self._reason = rows, reason
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, row: int) -> pa.Scalar:
+        raise OSError(self._reason)
 
 
 class ArrowFile:

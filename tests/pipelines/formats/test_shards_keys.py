@@ -83,7 +83,10 @@ def test_the_image_is_the_member_named(trees: Path) -> None:
     guessed = open_source(trees)
     assert isinstance(guessed, ShardSource)
     assert guessed.size(0) == (40, 30)
-    assert guessed.notes == (f"{trees}: the images are the members .input.jpg, not .seg.png (--image names another)",)
+    assert guessed.notes == (
+        f"{trees}: the images are the members .input.jpg, not .seg.png (--image names another)",
+        f"{trees}: no labels among the members .json, .txt, .target.txt (--label KEY or --label json:FIELD names some)",
+    )
     assert [guessed.label(index) for index in range(6)] == [-1] * 6
     fields = open_source(trees, label="label")
     assert isinstance(fields, ShardSource)
@@ -106,7 +109,7 @@ def test_the_image_is_the_member_named(trees: Path) -> None:
 )
 def test_keys_that_name_nothing_are_refused(trees: Path, keys: dict[str, str], says: str) -> None:
     with pytest.raises(UserError, match=says):
-        open_source(trees, **keys)
+        open_source(trees, image=keys.get("image", ""), label=keys.get("label", ""))
 
 
 def test_samples_without_the_named_parts_are_left_out_and_counted(tmp_path: Path) -> None:

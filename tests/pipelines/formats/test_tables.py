@@ -189,6 +189,10 @@ def test_damaged_and_differing_files_are_named(tmp_path: Path) -> None:
     at = content.index(image(25)) + 5
     content[at - 400 : at] = bytes(400)  # a page's header among it
     good.write_bytes(content)
+    source = table_at(good)
+    assert bytes(source.encoded(35)) == image(35)  # behind the damage
+    with pytest.raises(OSError, match="row group 2 is damaged after row 20"):
+        source.encoded(29)
     summary = convert_dataset(good, tmp_path / "x.beton")
     assert [entry.path for entry in summary.skipped] == [f"a.parquet/n{n:03d}.jpg" for n in range(20, 30)]
     assert "row group 2 is damaged after row 20" in summary.skipped[0].reason
