@@ -30,6 +30,8 @@ from fastvicreg.pipelines.formats.listing import (
 from fastvicreg.pipelines.patterns import expand, is_pattern
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/{1,2}[^/]", re.IGNORECASE)
+LOCK = ".lock"
+"""Name of the file that makes a folder ours: what else lies in it is deleted."""
 Told = Callable[[int, int, int], None]
 """(files done, of, bytes that came)."""
 
@@ -57,9 +59,11 @@ def local_copy(source: str | Path, folder: Path, told: Told = lambda done, total
     Called again it goes on where it was stopped; of several processes one works, and the others wait. ``UserError``
     where there is nothing, the disk has no room, or a file cannot be read; ``DamagedError`` for a damaged archive.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
+        raise UserError(f"{folder} holds other files, and {source} would be brought there: move it away.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if is_remote(source):
                 placed = _fetch(Remote(str(source)), folder, told)

@@ -83,6 +83,15 @@ def test_what_is_unpacked_already_is_not_unpacked_again(
     assert local_copy(archive, tmp_path / "c").read_bytes() == (plain / "x-train-0.tar").read_bytes()
 
 
+def test_a_folder_of_other_files_is_left_alone(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress((plain / "x-val-0.tar").read_bytes()))
+    (tmp_path / "o.beton.source").mkdir()
+    (tmp_path / "o.beton.source/mine.tar").write_bytes(b"mine")
+    assert main(["convert", str(tmp_path / "x.tar.gz"), str(tmp_path / "o.beton")]) == 2
+    assert "o.beton.source holds other files" in capsys.readouterr().err
+    assert (tmp_path / "o.beton.source/mine.tar").read_bytes() == b"mine"
+
+
 def test_archives_beside_images_are_what_these_came_from(plain: Path, tmp_path: Path) -> None:
     (tmp_path / "d/a").mkdir(parents=True)
     (tmp_path / "d/x.tar.gz").write_bytes(gzip.compress(b""))
