@@ -17,6 +17,7 @@ from fastvicreg.stalls import leave
 COMMANDS = {
     "convert": "write images in a form that is read fast: FFCV's .beton, or tar shards for DALI",
     "verify": "check a dataset: structure, checksums, and with --decode every image",
+    "advise": "which format and size of a dataset feeds a GPU on this machine, measured in a minute",
     "train": "train an encoder by VICReg or another method, on a folder of images or on the embedded ones",
     "eval": "what a trained encoder is worth: knn, linear, semi, finetune, retrieval, svm",
     "inspect": "what a run's features are like without labels: rank, spectrum, dead dimensions, neighbours; CKA of two",

@@ -71,8 +71,12 @@ class DataConfig:
     CIFAR), multicrop (two large and six small views, as SwAV; for methods that take eight)."""
     small_size: int = 0
     """Side of multicrop's small views in pixels; 0: 96."""
+    image: str = ""
+    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
+    column of arrow files."""
     label: str = ""
-    """Field of a .beton that holds the classes, where its name does not tell (label, target, y, class ...)."""
+    """What holds the class, where its name does not tell (cls; label, target, y, class ...): a member of tar shards
+    (cls, txt, json:FIELD), a field of a .beton, a column of arrow files. Names get numbers in sorted order."""
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse counts them as faults."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from xxhash import xxh3_64_hexdigest
+
+from fastvicreg.caches import cache_folder
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Source
 from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
-from fastvicreg.pipelines.passed import notes_of
+from fastvicreg.pipelines.fetch import is_remote, local_copy
+from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.plan import TrainPlan, train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
 from fastvicreg.pipelines.sources.labelled import label_by_file
 from fastvicreg.pipelines.to_rgb import COLOUR
+from fastvicreg.show.progress import WalkProgress
 
 LOOKED_AT = 8
 """Samples whose headers are read to tell of images of more than 8 bits."""
@@ -68,23 +74,35 @@ def open_data(config: TrainConfig) -> Datasets:
             str(folder / names[1]),
             embedded=str(folder / names[0]),
         )
-    splits = splits_of(data.data)
+    splits = splits_of(_here(data.data))
     notes = list(splits.notes)
     root, val_path = splits.train, splits.validation
-    train = open_source(root, to_rgb=data.to_rgb, label=data.label)
+    train = open_source(root, to_rgb=data.to_rgb, image=data.image, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
-        given = splits_of(data.val_data)
+        given = splits_of(_here(data.val_data))
         notes += given.notes
         val_path = given.validation or given.train
-    validation = open_source(val_path, to_rgb=data.to_rgb, label=data.label) if val_path else None
+    validation = None
+    if val_path:
+        validation = open_source(val_path, to_rgb=data.to_rgb, image=data.image, label=data.label)
     if data.val_labels:
         if validation is None:
             raise UserError(f"--val-labels {data.val_labels}: there are no validation images; give --val-data too.")
         validation = label_by_file(validation, data.val_labels, train.classes)
     where = str(val_path) if val_path else ""
-    notes += [*notes_of(train), *(notes_of(validation) if validation is not None else ())]
+    for source in (train, validation):
+        notes += [*notes_of(source), *left_out(source)]
     return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
+
+
+def _here(path: str) -> str | Path:
+    """``path``, or where in the cache folder the remote files are that it names; they are fetched once."""
+    if not is_remote(path):
+        return path
+    folder = cache_folder() / "remote" / xxh3_64_hexdigest(path.encode())
+    with WalkProgress(f"fetching {path} into {folder}:", "", unit="files") as progress:
+        return local_copy(path, folder, lambda done, total, size: progress.update(done, total, size, 0))
 
 
 def _deep(source: Source, rule: str) -> tuple[str, ...]:

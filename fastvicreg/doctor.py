@@ -225,6 +225,7 @@ def _packages() -> list[Finding]:
         "nvidia.dali": ("nvidia-dali-cuda130", "decodes on the GPU, for --pipeline dali"),
         "triton": ("triton", "compiles GPU kernels; comes with torch for CUDA"),
         "torch_tb_profiler": ("torch-tb-profiler", "TensorBoard's view of profiler traces"),
+        "pyarrow": ("pyarrow", "reads parquet and arrow files of images, and .tar.zst, for convert"),
         "onnxscript": ("onnxscript", "writes ONNX, with onnx and onnxruntime, for export --to onnx"),
         "wandb": ("wandb", "Weights & Biases, for train --log wandb"),
         "mlflow": ("mlflow-skinny", "MLflow's client, for train --log mlflow"),

@@ -47,12 +47,17 @@ def require_whole(path: Path, end: int) -> None:
 
     A file that was deleted or replaced is still mapped whole.
     """
-    try:
-        size = os.stat(path).st_size
-    except OSError:
-        return
+    size = size_now(path, end)
     if size < end:
         raise OSError(errno.EIO, f"the file was cut to {size} bytes after it had been opened", str(path))
+
+
+def size_now(path: Path, mapped: int) -> int:
+    """Bytes of the file at ``path``; ``mapped`` where it was deleted, since its memory is still whole."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return mapped
 
 
 def address_of(view: memoryview) -> int:

@@ -27,7 +27,7 @@ def expand(pattern: str | Path) -> list[Path]:
     ``UserError`` where it names none, or a brace list names one that is not there.
     """
     found: dict[Path, None] = {}
-    for name in _braces(str(pattern)):
+    for name in braces(str(pattern)):
         matches = glob.glob(name) if glob.has_magic(name) else [name]
         for match in matches:
             if not Path(match).is_file():
@@ -41,7 +41,7 @@ def expand(pattern: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.parent, len(path.name), path.name))
 
 
-def _braces(text: str) -> Iterator[str]:
+def braces(text: str) -> Iterator[str]:
     """``text`` once for each choice of its brace lists and ranges, as a shell would write them out."""
     brace = _BRACE.search(text)
     if brace is None:
@@ -57,4 +57,4 @@ def _braces(text: str) -> Iterator[str]:
     else:
         choices = brace[1].split(",")
     for choice in choices:
-        yield from _braces(text[: brace.start()] + choice + text[brace.end() :])
+        yield from braces(text[: brace.start()] + choice + text[brace.end() :])

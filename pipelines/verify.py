@@ -45,6 +45,8 @@ class Report:
 def verify_dataset(
     path: str | Path,
     *,
+    image: str = "",
+    label: str = "",
     decode: bool = False,
     workers: int = 0,
     on_progress: Callable[[int, int, int, int], None] = lambda done, total, size, faults: None,
@@ -53,13 +55,13 @@ def verify_dataset(
 
     Always: the structure of a ``.beton``, a tar shard's members against its index and class numbers; hashes where there
     is a manifest; of a JPEG the markers up to the scan and its end, of other images the header; sizes against the
-    metadata. With ``decode`` every image in full.
+    metadata. With ``decode`` every image in full. ``image`` and ``label`` as for ``open_source``.
     ``UserError`` where ``path`` is no dataset.
     """
     started = time.monotonic()
     path = one_dataset(path, "verify")
     try:
-        source = open_source(path)
+        source = open_source(path, image=image, label=label, sequential=True)
     except DamagedError as error:
         whole = (Finding(-1, str(path), str(error)),)
         return Report(Path(path), 0, 0, 0, False, False, whole, time.monotonic() - started)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
+import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -31,7 +35,8 @@ class ConvertOptions:
     Interrupted, the same command continues."""
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """Folder of images, of class folders or of tar shards, a .beton file, or a pattern of tar files in quotes."""
+    """Folder of images, of class folders, of tar shards or of parquet files, a .beton file, a pattern of tar or parquet
+    files in quotes, also compressed (.tar.gz, .tar.zst), or the address of such files (https://, s3://, gs://, hf://)."""
     dst: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """File to write, ending in .beton, or for shards the folder; must not exist. Where SRC holds splits (train/, val/):
     the folder for DST/train.beton and DST/val.beton, or DST/train/ and DST/val/."""
@@ -53,8 +58,12 @@ class ConvertOptions:
     to_rgb: str = "range"
     """Images of more than 8 bits (16-bit, integer, float): range scales each from its own smallest value to its
     largest, LOW:HIGH from these two (0:65535), refuse skips them."""
+    image: str = ""
+    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
+    column of parquet files."""
     label: str = ""
-    """Field of a .beton SRC that holds the classes, where its name does not tell."""
+    """What holds the class, where its name does not tell: a member of tar shards (cls, txt, json:FIELD), a field of a
+    .beton, a column of parquet files. Names get numbers in sorted order."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (beton)."""
     shard_size: int = 256
@@ -63,6 +72,9 @@ class ConvertOptions:
     """The order in shards; which images --proportion takes."""
     max_skipped: str = ""
     """Stop once more samples are skipped: a number, or a share such as 1%; any number is skipped by default."""
+    append: bool = False
+    """Add SRC's new files, by name, to a DST that the same options have written: shards get more shards; a .beton is
+    written anew from what it holds, nothing encoded twice."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
     json: str | None = None
@@ -76,7 +88,6 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
 
     from fastvicreg.pipelines.convert import Settings
-    from fastvicreg.pipelines.convert.parts import jobs_of
 
     fields = {field.name for field in dataclasses.fields(Settings)} - {"page_size", "shard_size"}
     settings = Settings(
@@ -84,8 +95,49 @@ def main(arguments: Sequence[str]) -> int:
         page_size=options.page_size << 20,
         shard_size=options.shard_size << 20,
     )
+    settings.check()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
-    jobs, notes = jobs_of(options.src, options.dst, settings)
+    _refuse_early(options)
+    with _local(options) as source:
+        _convert_all(source, settings, options)
+    return 0
+
+
+def _refuse_early(options: ConvertOptions) -> None:
+    """``UserError`` for what would end the command after the source was brought here."""
+    from fastvicreg.pipelines.convert.workspace import FILES, refuse_existing
+
+    target = Path(options.dst)
+    if not options.append and target.suffix in FILES:
+        refuse_existing(target)
+    if not target.parent.is_dir():
+        raise UserError(f"the folder {target.parent} does not exist: make it first.")
+    if options.append and not os.path.lexists(options.dst):
+        raise UserError(f"--append: {options.dst} does not exist: leave --append out, which writes it.")
+
+
+@contextlib.contextmanager
+def _local(options: ConvertOptions) -> Iterator[str | Path]:
+    """The source on this disk: as it is, or for as long as it takes in DST.source, fetched or unpacked."""
+    from fastvicreg.pipelines.fetch import local_copy, needs_copy
+    from fastvicreg.show.progress import WalkProgress
+
+    if not needs_copy(options.src):
+        yield options.src
+        return
+    folder = Path(f"{options.dst.rstrip('/')}.source")
+    print(f"{options.src} is brought to {folder} first, which is deleted at the end", flush=True)
+    with WalkProgress("bringing", "", unit="files") as progress:
+        source = local_copy(options.src, folder, lambda done, total, size: progress.update(done, total, size, 0))
+    yield source
+    shutil.rmtree(folder)
+
+
+def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions) -> None:
+    """Convert each split, and tell what was written."""
+    from fastvicreg.pipelines.convert.parts import jobs_of
+
+    jobs, notes = jobs_of(source, options.dst, settings, append=options.append)
     for note in notes:
         print(note)
     summaries = []
@@ -100,21 +152,22 @@ def main(arguments: Sequence[str]) -> int:
         from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("convert", [row(summary) for summary in summaries], 1))
-    return 0
 
 
 def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
-    from fastvicreg.pipelines.convert import convert_dataset
+    from fastvicreg.pipelines.convert import append_dataset, convert_dataset
     from fastvicreg.show.progress import WalkProgress
 
     try:
         with WalkProgress(f"converting {job.split}".strip(), "skipped") as progress:
-            return convert_dataset(
+            write = append_dataset if options.append and job.target.exists() else convert_dataset
+            return write(
                 job.source,
                 job.target,
                 settings,
                 workers=options.workers,
                 max_skipped=options.max_skipped,
+                numbered_like=job.numbered_like,
                 on_progress=lambda state: progress.update(*state),
             )
     except KeyboardInterrupt:

@@ -35,6 +35,10 @@ class EvalOptions:
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
     val_data: str | None = None
     """Labelled images to classify, where they do not lie in --data as val/ or test/."""
+    image: str | None = None
+    """What holds the image, as for train; default: as the run was trained."""
+    label: str | None = None
+    """What holds the class (cls, txt, json:FIELD of tar shards; a field of a .beton); default: as in training."""
     robustness: tuple[str, ...] = ()
     """More labelled images for the same classifier, one folder or several: class folders, as ImageNet-R and -A, or
     corruption/severity/class folders, as ImageNet-C."""

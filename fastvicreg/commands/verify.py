@@ -25,6 +25,12 @@ class VerifyOptions:
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """Folder of images or of tar shards, a .beton file, or a folder with train/ and val/ of these: each is checked."""
+    image: str = ""
+    """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
+    column of parquet files."""
+    label: str = ""
+    """What holds the class, where its name does not tell: a member of tar shards (cls, txt, json:FIELD), a field of a
+    .beton, a column of parquet files. Names get numbers in sorted order."""
     decode: bool = False
     """Decode every image fully."""
     workers: int = 0
@@ -57,7 +63,14 @@ def _verify(path: Path, options: VerifyOptions) -> Report:
     from fastvicreg.show.progress import WalkProgress
 
     with WalkProgress("verifying", "faults") as progress:
-        report = verify_dataset(path, decode=options.decode, workers=options.workers, on_progress=progress.update)
+        report = verify_dataset(
+            path,
+            image=options.image,
+            label=options.label,
+            decode=options.decode,
+            workers=options.workers,
+            on_progress=progress.update,
+        )
     print("\n".join(lines(report)))
     return report
 

@@ -33,6 +33,8 @@ class Evaluation:
     run: str | None = None
     data: str | None = None
     val_data: str | None = None
+    image: str | None = None
+    label: str | None = None
     robustness: tuple[str, ...] = ()
     features: str | None = None
     checkpoint: str | None = None
@@ -166,6 +168,8 @@ def _run_subject(
         config = replace(config, data=replace(config.data, data=asked.data, val_data=None, val_labels=None))
     if asked.val_data is not None:
         config = replace(config, data=replace(config.data, val_data=asked.val_data))
+    keys = {name: key for name, key in (("image", asked.image), ("label", asked.label)) if key is not None}
+    config = replace(config, data=replace(config.data, **keys))
     own = protocol.open_data(config.data.data) if isinstance(protocol, OwnData) and config.data.data else None
     data, allowed_A = (own, None) if own is not None else _labelled(open_data(config))
     queries = data.validation

@@ -14,6 +14,7 @@ from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.pipelines.sources.labelled import numbered_as
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
 from fastvicreg.train.distributed import Processes, gather, gather_rows, together
 
@@ -44,6 +45,8 @@ class OnlineEvaluation:
     def build(cls, run: Run, config: TrainConfig) -> OnlineEvaluation:
         """Queries are the validation split, or a spread of the training data where there is none."""
         train, validation = run.data.train, run.data.validation
+        if validation is not None:
+            validation = numbered_as(validation, train.classes)
         bank = spread(train, config.run.knn_bank)
         where = run.data.where if bank is train else f"--knn-bank {len(bank)} of {run.data.where}"
         no_knn = obstacle(bank, validation, bank_where=where, queries_where=run.data.validation_where)

@@ -15,8 +15,9 @@ PLAIN_SECONDS = 10.0
 class WalkProgress:
     """A context; call ``update`` after each sample, as often as one likes."""
 
-    def __init__(self, what: str, faults: str, console: Console | None = None) -> None:
+    def __init__(self, what: str, faults: str, console: Console | None = None, unit: str = "images") -> None:
         """``what`` is done to the samples ("converting"), ``faults`` what the bad ones are called ("skipped")."""
+        self._unit = unit
         self._console = console or Console(stderr=True)
         self._what, self._faults = what, faults
         self._first: tuple[float, int, int] | None = None  # time, samples and bytes at the first update
@@ -51,7 +52,7 @@ class WalkProgress:
         start, before, bytes_before = self._first
         seconds = max(now - start, 1e-3)
         rate = (done - before) / seconds
-        text = f"{rate:,.0f} images/s  {(size - bytes_before) / seconds / 1e6:,.0f} MB/s"
+        text = f"{rate:,.0f} {self._unit}/s  {(size - bytes_before) / seconds / 1e6:,.0f} MB/s"
         if faults:
             text += f"  {faults:,} {self._faults}"
         if self._bar:

@@ -8,6 +8,8 @@ from typing import Any
 
 from fastvicreg.contracts import Source
 
+PACKAGES = ("pillow", "simplejpeg")
+"""Whose versions may change re-encoded bytes."""
 FILES = ("names", "samples")
 """What a command says of the source's files; the rest are its options."""
 
@@ -25,11 +27,22 @@ def pack(names: bytes) -> bytes:
 
 def difference(before: dict[str, Any], now: dict[str, Any], kept: Path, names: bytes) -> str:
     """What differs between two commands; "" where nothing does. ``kept`` holds the names of the one before."""
-    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    said = [f"{_option(key)} was {before.get(key)} and is {now.get(key)}" for key in changed if key not in FILES]
+    changed = _changed(before, now)
+    said = [text] if (text := options_changed(before, now)) else []
     if set(FILES) & set(changed) and "source" not in changed:
         said.append(_files(kept, names))
     return "; ".join(said)
+
+
+def options_changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Which options of two commands differ; versions count only where both tell them."""
+    known = {key: before[key] for key in before if key in now or key not in PACKAGES}
+    changed = [key for key in _changed(known, now) if key not in FILES]
+    return "; ".join(f"{_option(key)} was {before.get(key)} and is {now.get(key)}" for key in changed)
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
 
 
 def _option(key: str) -> str:

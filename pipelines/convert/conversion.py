@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.convert.changes import PACKAGES
 from fastvicreg.pipelines.convert.journal import ENTRY, Journal
 from fastvicreg.pipelines.convert.prepare import Sample, Stored, prepare
 from fastvicreg.pipelines.convert.settings import Settings
@@ -24,8 +25,12 @@ from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.to_rgb import COLOUR
 
-ENCODERS = ("pillow", "simplejpeg")
-"""Packages whose version may change re-encoded bytes."""
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A source that has some of its samples in their stored form."""
+
+    def prepared(self, index: int) -> Sample | None: ...
 
 
 class Progress(NamedTuple):
@@ -147,7 +152,9 @@ class Conversion:
         return ""
 
     def _prepare(self, place: int) -> Sample:
-        return prepare(self._source, int(self._order_N[place]), self._settings)
+        index = int(self._order_N[place])
+        stored = self._source.prepared(index) if isinstance(self._source, Prepared) else None
+        return prepare(self._source, index, self._settings) if stored is None else stored
 
     def stored(self) -> np.ndarray:
         """Journalled entries, without the skipped samples."""
@@ -232,4 +239,4 @@ class Conversion:
 
 def versions() -> dict[str, str]:
     """Of the packages that encode."""
-    return {package: importlib.metadata.version(package) for package in ENCODERS}
+    return {package: importlib.metadata.version(package) for package in PACKAGES}

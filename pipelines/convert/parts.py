@@ -13,6 +13,7 @@ from fastvicreg.pipelines.convert.workspace import FILES
 from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.manifest import manifest_path, read_manifest
 from fastvicreg.pipelines.sources import open_source, splits_of
+from fastvicreg.pipelines.sources.splits import TRAIN
 from fastvicreg.registry import resolve
 
 __all__ = ["Job", "convert_dataset", "jobs_of"]
@@ -24,13 +25,17 @@ class Job(NamedTuple):
     split: str  # "" where the source is one dataset
     source: Path
     target: Path
+    numbered_like: Path | None = None  # the converted training split, whose class numbers the others take
 
 
-def jobs_of(source: str | Path, target: str | Path, settings: Settings) -> tuple[list[Job], list[str]]:
+def jobs_of(
+    source: str | Path, target: str | Path, settings: Settings, *, append: bool = False
+) -> tuple[list[Job], list[str]]:
     """(what is still to be converted, what a person should know of it).
 
     Of several splits each is written into the folder ``target``, which is made; those that an interrupted call with
-    the same settings has completed are left out. ``UserError`` where ``target`` does not suit.
+    the same settings has completed are left out, unless they are to ``append`` to. ``UserError`` where ``target`` does
+    not suit.
     """
     settings.check()
     target = Path(target)
@@ -54,8 +59,12 @@ def jobs_of(source: str | Path, target: str | Path, settings: Settings) -> tuple
         raise UserError(f"the folder {target.parent} does not exist: make it first.")
     if target.resolve().is_relative_to(splits.root.resolve()):
         raise UserError(f"{target} lies inside its own source {splits.root}: write it elsewhere.")
-    jobs = [Job(part.name, part.path, target / f"{part.name}{build.ending}") for part in splits.parts]
-    missing = [job for job in jobs if not _complete(job, settings)]
+    training = target / f"{names[0]}{build.ending}" if names[0] in TRAIN else None
+    jobs = [
+        Job(part.name, part.path, target / f"{part.name}{build.ending}", training if at else None)
+        for at, part in enumerate(splits.parts)
+    ]
+    missing = [job for job in jobs if append or not _complete(job, settings)]
     if not missing:
         raise UserError(f"{target} holds {', '.join(names)} already: delete it, or choose another name.")
     notes += [f"{job.target} is there already, complete" for job in jobs if job not in missing]
@@ -69,4 +78,7 @@ def _complete(job: Job, settings: Settings) -> bool:
         return False
     manifest = read_manifest(where)
     same = dict(manifest.settings) == {**settings.recorded(), **versions()}
-    return same and len(manifest) + len(manifest.skipped) == len(open_source(job.source, label=settings.label))
+    if not same:
+        return False
+    source = open_source(job.source, image=settings.image, label=settings.label, sequential=True)
+    return len(manifest) + len(manifest.skipped) == len(source)

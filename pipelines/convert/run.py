@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
+from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.changes import names_of
 from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, Progress, Summary, versions
@@ -19,9 +20,20 @@ from fastvicreg.pipelines.convert.settings import FORMATS, Settings
 from fastvicreg.pipelines.convert.workspace import Workspace, refuse_target
 from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
-from fastvicreg.pipelines.manifest import to_bytes
+from fastvicreg.pipelines.manifest import manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
+from fastvicreg.pipelines.sources.labelled import numbered_as
 from fastvicreg.registry import resolve
+
+
+@runtime_checkable
+class Spooled(Protocol):
+    """A source whose samples are read fast in their order alone, unless they have been written out."""
+
+    random: bool
+
+    def spool(self, path: Path) -> Iterator[int]: ...
+
 
 BEFORE_TRAINING = -1
 """The epoch whose permutation shuffles a dataset as it is written: the same seed's epochs shuffle it otherwise."""
@@ -36,13 +48,16 @@ def convert_dataset(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     commit_seconds: float = 5.0,
     max_skipped: str = "",
+    numbered_like: Path | None = None,
 ) -> Summary:
     """Write the dataset ``source_path`` to ``target``, with its manifest beside the file or in the folder.
 
     The bytes depend on source and settings alone. Interrupted, an identical call continues, having lost at most
     ``commit_seconds`` of work; ``target`` appears only when it is complete and on the disk. Memory: a few dozen
-    encoded samples, of raw ones 4 a thread. ``max_skipped`` ends it once
-    more samples are skipped than that number, or share such as "1%". Continued, it tries skipped samples again.
+    encoded samples, of raw ones 4 a thread. Parquet's images are written out first where the format shuffles them.
+    ``max_skipped`` ends it once more samples are skipped than that number, or share such as "1%". Continued, it tries
+    skipped samples again.
+    Classes whose names the converted dataset ``numbered_like`` has too get its numbers.
     ``UserError`` for a mistake or a full disk.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
@@ -51,23 +66,37 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source = open_source(source_path, to_rgb=settings.to_rgb, label=settings.label)
-    order_N = _shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
+    source, spool = opened(source_path, settings, numbered_like)
+    order_N = shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     names = names_of(source)
-    command = _command(names, len(source), source_path, settings)
+    command = command_of(names, len(source), source_path, settings)
     try:
         with closing(Workspace(target, command, names)) as work:
+            if spool is not None and build.shuffled:
+                for size in spool(work.folder / "spool"):
+                    on_progress(Progress(0, len(source), size, 0))
             with closing(build(work.data, len(source), settings)) as writer, closing(Journal(work.journal)) as journal:
                 conversion = Conversion(source, order_N, settings, writer, journal, commit_seconds, most)
                 conversion.run(workers, on_progress)
                 index_hash = writer.finish(conversion.stored())
             work.publish(to_bytes(conversion.manifest(index_hash)))
     except OSError as error:
-        raise _refused(error, target) from error
+        raise refused(error, target) from error
     return conversion.summary(target)
 
 
-def _command(names: bytes, samples: int, path: Path, settings: Settings) -> dict[str, Any]:
+def opened(
+    path: Path, settings: Settings, numbered_like: Path | None
+) -> tuple[Source, Callable[[Path], Iterator[int]] | None]:
+    """(the source, how its images are written out where they are read fast in their order alone)."""
+    source = open_source(path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label, sequential=True)
+    spool = source.spool if isinstance(source, Spooled) and not source.random else None
+    if numbered_like is None:
+        return source, spool
+    return numbered_as(source, read_manifest(manifest_path(numbered_like)).classes), spool
+
+
+def command_of(names: bytes, samples: int, path: Path, settings: Settings) -> dict[str, Any]:
     """All that decides the written bytes, the source's content excepted."""
     return {
         "source": str(path.resolve()),
@@ -78,13 +107,13 @@ def _command(names: bytes, samples: int, path: Path, settings: Settings) -> dict
     }
 
 
-def _shuffled(seed: int, samples: int) -> np.ndarray:
+def shuffled(seed: int, samples: int) -> np.ndarray:
     """index_N: an order of the source that depends on the seed alone."""
     same_bits = int(np.uint64(seed).astype(np.int64))
     return permutation(same_bits, BEFORE_TRAINING, samples)
 
 
-def _refused(error: OSError, target: Path) -> UserError:
+def refused(error: OSError, target: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
             f"no room for {target} ({error.strerror}): make some, then run the same command again, which continues; "

@@ -39,8 +39,10 @@ class Settings:
     """Decode every image, also one whose bytes are kept."""
     to_rgb: str = "range"
     """How images of more than 8 bits become 8, as ``pipelines.to_rgb`` tells: range, LOW:HIGH or refuse."""
+    image: str = ""
+    """What holds a sample's image where it has several: a member of tar shards, a field of a ``.beton``."""
     label: str = ""
-    """Field of a ``.beton`` source that holds the classes; "": by its name."""
+    """What holds the classes: a field of a ``.beton``, or a member of tar shards; "": by its name."""
     page_size: int = 8 << 20
     """Bytes a page; doubled where a sample does not fit."""
     shard_size: int = 256 << 20
@@ -59,7 +61,10 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings as a manifest and an unfinished conversion hold them, the format under its pipeline's name."""
-        return {**asdict(self), "format": self.pipeline}
+        settings = {**asdict(self), "format": self.pipeline}
+        if not self.image:  # which earlier versions do not have
+            del settings["image"]
+        return settings
 
     def check(self) -> None:
         """``UserError`` for a value that no conversion can have."""

@@ -15,6 +15,8 @@ from fastvicreg.pipelines.convert.changes import difference, pack
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.manifest import manifest_path
 
+READY = "ready"
+"""Name of the file that says that all is written and only has to be put into its place."""
 FILES = (".beton", ".tar", ".idx", ".gz", ".tgz", ".zip")
 """Endings that show that a file was meant where a folder is written."""
 
@@ -22,13 +24,15 @@ FILES = (".beton", ".tar", ".idx", ".gz", ".tgz", ".zip")
 class Workspace:
     """A folder beside ``target`` that is kept when the conversion is interrupted and gone when it is complete."""
 
-    def __init__(self, target: Path, command: Mapping[str, Any], names: bytes) -> None:
+    def __init__(self, target: Path, command: Mapping[str, Any], names: bytes, *, replaces: bool = False) -> None:
         """Take the folder for ``command``, all that decides the written bytes; ``names`` are those of the samples.
 
-        ``UserError`` where it holds another command's work, another process is at it, or ``target`` exists.
+        ``UserError`` where it holds another command's work, another process is at it, or ``target`` exists and is not
+        to be replaced, or added to where it is a folder.
         """
         self.target = target
-        self.folder = target.with_name(f"{target.name}.partial")
+        self.folder = _partial(target)
+        self._replaces = replaces
         self.folder.mkdir(exist_ok=True)
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -36,7 +40,8 @@ class Workspace:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another conversion is writing {target}: wait for it.") from None
-            refuse_existing(target)  # again: another process may have completed it meanwhile
+            if not replaces:
+                refuse_existing(target)  # again: another process may have completed it meanwhile
             self._claim(command, names)
         except BaseException:
             os.close(self._lock)
@@ -52,6 +57,12 @@ class Workspace:
 
     def publish(self, manifest: bytes) -> None:
         """Give manifest and data, which is on the disk already, their final names."""
+        if self._replaces:
+            durable(self.folder / "manifest", manifest)
+            durable(self.folder / READY, b"")
+            sync_folder(self.folder)
+            _put_in_place(self.target)
+            return
         if self.data.is_dir():
             durable(manifest_path(self.data), manifest)
             sync_folder(self.data)
@@ -83,6 +94,32 @@ class Workspace:
                 f"{self.folder} holds the unfinished conversion of another command or of other files ({changed}): "
                 "give the same again, or delete the folder."
             )
+
+
+def finish_interrupted(target: Path) -> None:
+    """Complete an addition to ``target`` that was interrupted when all was written."""
+    if (_partial(target) / READY).exists():
+        _put_in_place(target)
+
+
+def _put_in_place(target: Path) -> None:
+    """What lies ready beside ``target`` into its place; called again, it goes on where it was stopped."""
+    folder = _partial(target)
+    data, manifest = folder / "data", folder / "manifest"
+    if data.is_dir():
+        for path in sorted(data.iterdir()):
+            os.replace(path, target / path.name)
+        sync_folder(target)
+    elif data.exists():
+        os.replace(data, target)
+    if manifest.exists():
+        os.replace(manifest, manifest_path(target))
+    sync_folder(target.parent)
+    shutil.rmtree(folder)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f"{target.name}.partial")
 
 
 def refuse_target(source: Path, target: Path, ending: str) -> None:

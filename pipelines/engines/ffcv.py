@@ -22,7 +22,6 @@ from fastvicreg.pipelines.engines.data import require_format
 from fastvicreg.pipelines.engines.engine import Delivery
 from fastvicreg.pipelines.engines.host import HostCutter
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
-from fastvicreg.pipelines.formats.beton.layout import RGB_FIELD
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import digest
 
@@ -76,8 +75,12 @@ class FFCVBackend:
                 worker.stop()
 
     def _jobs(self, epoch: Epoch, slot_B: NDArray[np.int64]) -> NDArray[np.int64]:
-        """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names."""
-        from fastvicreg.pipelines.engines.ffcv_compiled import jobs
+        """job_BJ of ``ffcv_compiled``: the plan's boxes as windows, drawn from the sizes the metadata names.
+
+        A sample beyond the end of a file that was cut is left to the host, which counts it: to read there would end the
+        process.
+        """
+        from fastvicreg.pipelines.engines.ffcv_compiled import HOST, SAMPLE, jobs
 
         wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()])
         box_BV4, flip_BV = self._plan.boxes(epoch.number, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
@@ -86,12 +89,17 @@ class FFCVBackend:
             np.concatenate([windows_of(width, height, box_V4[g.views], g.count, g.side, support) for g in epoch.groups])
             for (width, height), box_V4 in zip(wh_B2.tolist(), box_BV4.numpy(), strict=True)
         ]
-        return jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
+        job_BJ = jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
+        job_BJ[~self._source.whole(slot_B), SAMPLE] = HOST
+        return job_BJ
 
     def _intact(self, slot: int) -> bool:
         """Whether the sample's bytes are those that the manifest, where there is one, has recorded."""
         recorded = self._source.expected_hash(slot)
-        return recorded is None or digest(self._source.stored(slot)) == recorded
+        try:
+            return recorded is None or digest(self._source.stored(slot)) == recorded
+        except OSError:  # the file was cut: the host's path tells of it
+            return False
 
     def _collect(self, cursor: Cursor, shares: list[NDArray[np.int64]], workers: list[Worker]) -> Delivery:
         crops = self._work.empty(cursor, torch.from_numpy(np.concatenate(shares)))
@@ -121,8 +129,7 @@ def _open_loader(source: BetonSource, prefetch: int) -> FFCVLoader:
                 f"--pipeline ffcv needs FFCV, which does not import ({error}): fastvicreg doctor shows how to install "
                 "it; --pipeline native reads the same file."
             ) from error
-        images = [name for name, kind in source.layout.fields if kind == RGB_FIELD]
-        field = "image" if "image" in images else images[0]
+        field = source.layout.image
         others = [name for name, _ in source.layout.fields if name != field]
         return FFCVLoader(source.path, field, others, prefetch)
 

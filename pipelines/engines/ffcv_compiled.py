@@ -22,6 +22,7 @@ from fastvicreg.pipelines.decode import MAX_PIXELS
 from fastvicreg.pipelines.formats.beton.layout import RAW
 
 SAMPLE = 0  # the job's first column; V windows of 2 x 4 numbers follow, then V flips
+HOST = -1  # in place of a sample: nothing of it is to be read here
 WINDOW = 8
 YCBCR_OR_GRAY = 2  # libturbojpeg numbers RGB 0, YCbCr 1, gray 2, then CMYK and YCCK
 RGB_PIXELS = 0
@@ -105,6 +106,8 @@ def cut_views(
     flips = 1 + views * WINDOW
     largest = 0
     for b in range(len(job_BJ)):
+        if job_BJ[b, SAMPLE] == HOST:
+            continue
         image = image_N[job_BJ[b, SAMPLE]]
         largest = max(largest, np.int64(image["width"]) * np.int64(image["height"]))
     scratch = np.empty(3 * min(largest, MAX_PIXELS), np.uint8)
@@ -112,6 +115,8 @@ def cut_views(
     handle = _init()
     for b in range(len(job_BJ)):
         done_B[b] = False
+        if job_BJ[b, SAMPLE] == HOST:
+            continue
         image = image_N[job_BJ[b, SAMPLE]]
         width, height = np.int64(image["width"]), np.int64(image["height"])
         place = np.searchsorted(ptr_T, image["data_ptr"])

@@ -1,4 +1,4 @@
-"""What a folder holds at first sight, without listing all of it: folders, images, tar files, .beton files."""
+"""What a folder holds at first sight, without listing all of it: folders, images, tar files, .beton files, tables."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ BETON_ENDINGS = frozenset({".beton", ".ffcv"})
 ARCHIVES = {".gz": "gunzip", ".tgz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".bz2": "bunzip2"}
 """Endings of compressed tar files, and what unpacks them: none gives access to a sample without all before it."""
 TAR_ENDINGS = frozenset({".tar"})
+TABLE_ENDINGS = frozenset({".parquet", ".arrow"})
 NO_DATA = frozenset({"__MACOSX", "_tmp", "@eaDir", "__pycache__", "lost+found"})
 """Folders that archivers, file servers and download programs leave beside the data."""
 FEW_ENTRIES, FEW_FOLDERS = 1000, 50
@@ -104,13 +105,14 @@ class Listing:
     folders: tuple[str, ...]
     tars: tuple[str, ...]
     betons: tuple[str, ...]
+    tables: tuple[str, ...]  # parquet and arrow files
     images: bool
     indices: bool  # of tar files
 
     @property
     def data(self) -> bool:
-        """Whether the folder itself holds images, tar files or .beton files."""
-        return self.images or bool(self.tars) or bool(self.betons)
+        """Whether the folder itself holds images, tar files, .beton files or tables."""
+        return self.images or bool(self.tars or self.betons or self.tables)
 
 
 def list_folder(folder: Path, *, to_first_image: bool = False) -> Listing:
@@ -118,7 +120,7 @@ def list_folder(folder: Path, *, to_first_image: bool = False) -> Listing:
 
     A folder that holds images directly is no container of datasets, so that its other entries do not matter.
     """
-    folders, tars, betons, images, indices = [], [], [], False, False
+    folders, tars, betons, tables, images, indices = [], [], [], [], False, False
     for entry in scan(folder):
         ending = ending_of(entry.name)
         if ending in image_extensions() and is_image(entry.name) and is_file(entry):
@@ -129,15 +131,19 @@ def list_folder(folder: Path, *, to_first_image: bool = False) -> Listing:
             tars.append(entry.name)
         elif ending in BETON_ENDINGS and not entry.name.startswith(".") and is_file(entry):
             betons.append(entry.name)
+        elif ending in TABLE_ENDINGS and not entry.name.startswith(".") and is_file(entry):
+            tables.append(entry.name)
         elif ending == ".idx":
             indices = True
         elif is_shown(entry.name) and is_folder(entry) and not leads_back(entry, folder):
             folders.append(entry.name)
-    return Listing(tuple(sorted(folders)), tuple(sorted(tars)), tuple(sorted(betons)), images, indices)
+    for names in (folders, tars, betons, tables):
+        names.sort()
+    return Listing(tuple(folders), tuple(tars), tuple(betons), tuple(tables), images, indices)
 
 
 def holds_data(folder: Path) -> bool:
-    """Whether an image, a tar or a .beton file is seen among the first entries of ``folder`` and of those below it."""
+    """Whether an image, tar, .beton, parquet or arrow file is seen among the first of ``folder`` and of those below."""
     pending, seen = [folder], set()
     for _ in range(FEW_FOLDERS):
         if not pending:
@@ -148,7 +154,7 @@ def holds_data(folder: Path) -> bool:
         seen.add(place)
         for entry in itertools.islice(scan(below), FEW_ENTRIES):
             ending = ending_of(entry.name)
-            if is_image(entry.name) or ending in TAR_ENDINGS or ending in BETON_ENDINGS:
+            if is_image(entry.name) or ending in TAR_ENDINGS | BETON_ENDINGS | TABLE_ENDINGS:
                 if is_file(entry):
                     return True
             elif is_shown(entry.name) and is_folder(entry):

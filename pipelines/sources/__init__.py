@@ -7,12 +7,15 @@ from pathlib import Path
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, decode_sample
+from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.formats.dataset import DatasetSource
 from fastvicreg.pipelines.formats.folder.source import FolderSource
+from fastvicreg.pipelines.formats.keys import Keys
 from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     BETON_ENDINGS,
+    TABLE_ENDINGS,
     ending_of,
     holds_data,
     list_folder,
@@ -27,32 +30,55 @@ from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 __all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
 
 
-def open_source(path: str | Path, *, to_rgb: str = "range", label: str = "") -> DatasetSource:
-    """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, or tar
-    shards by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``.
+def open_source(
+    path: str | Path, *, to_rgb: str = "range", image: str = "", label: str = "", sequential: bool = False
+) -> DatasetSource:
+    """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, tar shards
+    by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``, or arrow files.
 
     ``to_rgb`` says how images of more than 8 bits become 8: range, LOW:HIGH or refuse, as ``pipelines.to_rgb`` tells.
-    ``label`` names the field of a ``.beton`` that holds the classes.
+    ``image`` and ``label`` name what holds them: members of tar shards by their extensions (``jpg``, ``input.png``;
+    ``cls``, ``txt``, ``json:FIELD``), fields of a ``.beton``, or columns of a table. ``sequential`` opens parquet files
+    too, whose images are read fast in their order alone.
     ``UserError`` where there is nothing to read, or the class folders are splits.
     """
-    source = _open(Path(path), parse_rule(to_rgb), label)
-    if label and source.format != BetonSource.format:
-        raise UserError(f"--label {label} names a field of a .beton, and {path} is none: leave it out.")
+    source = _open(Path(path), parse_rule(to_rgb), Keys(image, label))
+    if not sequential and source.format == "tables" and not getattr(source, "random", True):
+        raise UserError(
+            f"{path} holds parquet files, which give no fast access to one image by itself: fastvicreg convert {path} "
+            "images.beton first."
+        )
     return source
 
 
-def _open(path: Path, rule: ToRGB, label: str) -> DatasetSource:
+def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
+    if is_remote(path):
+        raise UserError(
+            f"{path} is on another machine: fastvicreg convert brings it here; train and eval fetch it as --data."
+        )
     if is_pattern(path):
-        return _open_pattern(path, rule, label)
+        return _open_pattern(path, rule, keys)
     if path_exists(path) and path.is_file():
         if path.suffix == ".idx" or (manifest_path(path.parent).is_file() and path.suffix == ".tar"):
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
         if ending_of(path.name) in ARCHIVES:
             how = ARCHIVES[ending_of(path.name)]
-            raise UserError(f"{path} is compressed, which gives no access to one image by itself: {how} {path} first.")
-        return ShardSource(path, rule) if path.suffix == ".tar" else BetonSource(path, label)
+            raise UserError(
+                f"{path} is compressed, which gives no access to one image by itself: {how} {path} first, or "
+                "fastvicreg convert it."
+            )
+        if ending_of(path.name) in TABLE_ENDINGS:
+            return _table(path, [path], rule, keys)
+        return ShardSource(path, rule, keys) if path.suffix == ".tar" else BetonSource(path, keys)
     if _holds_shards(path):
-        return ShardSource(path, rule)
+        return ShardSource(path, rule, keys)
+    if tables := _tables_in(path):
+        return _table(path, tables, rule, keys)
+    if keys.options():
+        raise UserError(
+            f"{keys.options()} names a member of tar shards, a field of a .beton or a column, and {path} is a "
+            "folder of images: leave it out; its classes are its folders."
+        )
     source = FolderSource(path, rule)
     refuse_split_classes(source.classes, path)
     return source
@@ -75,17 +101,41 @@ def require_readable(source: Source, where: str, tries: int = 100) -> None:
     raise UserError(f"no readable image among the first {min(tries, len(source))} in {where} (first: {first}).")
 
 
-def _open_pattern(pattern: Path, rule: ToRGB, label: str) -> DatasetSource:
+def _open_pattern(pattern: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
     files = expand(pattern)
     if len(files) == 1 and files[0].suffix in BETON_ENDINGS:
-        return BetonSource(files[0], label)
+        return BetonSource(files[0], keys)
+    if all(ending_of(file.name) in TABLE_ENDINGS for file in files):
+        return _table(pattern, files, rule, keys)
     for file in files:
         if file.suffix != ".tar":
-            raise UserError(f"{pattern} names {file}: a pattern stands for tar shards alone.")
+            raise UserError(f"{pattern} names {file}: a pattern stands for tar shards or parquet files alone.")
     folder = files[0].parent
     if manifest_path(folder).is_file() and set(files) == set(folder.glob("*.tar")):
-        return ShardSource(folder, rule)  # a whole folder of ours, whose manifest knows names and hashes
-    return ShardSource(pattern, rule)
+        return ShardSource(folder, rule, keys)  # a whole folder of ours, whose manifest knows names and hashes
+    return ShardSource(pattern, rule, keys)
+
+
+def _table(path: Path, files: list[Path], rule: ToRGB, keys: Keys) -> DatasetSource:
+    try:
+        from fastvicreg.pipelines.formats.tables.source import TableSource
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs pyarrow, which does not import ({error}): pip install 'fastvicreg[parquet]'."
+        ) from error
+    return TableSource(path, files, rule, keys)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """The parquet files of a folder that holds no images otherwise, else its arrow files; caches are none."""
+    if not path_exists(folder) or not folder.is_dir():
+        return []
+    listing = list_folder(folder, to_first_image=True)
+    if listing.images or listing.tars or any(holds_data(folder / name) for name in listing.folders):
+        return []
+    tables = [name for name in listing.tables if not name.startswith("cache-")]  # what datasets' map left
+    parquet = [name for name in tables if ending_of(name) == ".parquet"]
+    return [folder / name for name in parquet or tables]
 
 
 def _holds_shards(folder: Path) -> bool:

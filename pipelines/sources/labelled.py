@@ -16,6 +16,7 @@ from typing import Any
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.passed import Passed, Passing, notes_of
 from fastvicreg.pipelines.to_rgb import rule_of
 
 _SEPARATOR = re.compile(r"[,;\t ]+")
@@ -29,6 +30,8 @@ class LabelledSource:
         self._source, self._label = source, label_N
         self.classes = classes
         self.to_rgb = rule_of(source)
+        self.notes = notes_of(source)
+        self.passed = source.passed if isinstance(source, Passing) else Passed()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -44,6 +47,19 @@ class LabelledSource:
 
     def name(self, index: int) -> str:
         return self._source.name(index)
+
+
+def numbered_as(source: Source, classes: tuple[str, ...]) -> Source:
+    """``source`` under the numbers that its classes' names have among ``classes``; as it is where one has none there.
+
+    So a validation split that lacks a class, or lists them in another order, has the training split's numbers.
+    """
+    number = {name: place for place, name in enumerate(classes)}
+    if source.classes == classes or not source.classes or not set(source.classes) <= set(number):
+        return source
+    numbers = [number[name] for name in source.classes]
+    labels = [source.label(index) for index in range(len(source))]
+    return LabelledSource(source, [numbers[label] if label >= 0 else -1 for label in labels], classes)
 
 
 def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) -> LabelledSource:

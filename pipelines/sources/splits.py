@@ -1,9 +1,9 @@
 """Which of a dataset's folders and files are splits (train, val, test ...): one answer for every command.
 
 Splits are recognised by name: folders ``train`` and ``validation`` in any case, one level or several below the path
-given; folders such as ``seg_train`` and ``seg_test`` that differ in the split's name alone; ``.beton`` files and tar
-shards of one folder whose names hold ``-train-`` and ``-validation-``. What could be splits as well as classes is
-refused.
+given; folders such as ``seg_train`` and ``seg_test`` that differ in the split's name alone; ``.beton`` files, tar
+shards and parquet files of one folder whose names hold ``-train-`` and ``-validation-``. What could be splits as well
+as classes is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.formats.listing import Listing, holds_data, list_folder, path_exists
 
 TRAIN = ("train", "training")
@@ -32,7 +33,7 @@ class Part(NamedTuple):
     """One split: its name in lower case, and what ``open_source`` opens it by."""
 
     name: str
-    path: Path  # a folder, a .beton file, or a pattern of tar files
+    path: Path  # a folder, a .beton file, or a pattern of tar files or tables
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Splits:
 
 def splits_of(path: str | Path) -> Splits:
     """The splits at or below ``path``; ``UserError`` where names do not tell splits from classes."""
+    if is_remote(path):
+        raise UserError(f"{path} is on another machine: fastvicreg convert {path} images.beton brings it here.")
     root = Path(path)
     if not path_exists(root) or not root.is_dir():
         return Splits(root)
@@ -131,12 +134,13 @@ def _at(folder: Path, listing: Listing, *, given: bool = False) -> Splits | None
     if listing.images:
         return None
     found = _folders(folder, listing, given=given)
-    if found is not None or not (listing.tars or listing.betons):
+    if found is not None or not (listing.tars or listing.betons or listing.tables):
         return found
     if listing.tars:
         return _shards(folder, listing.tars)
-    filled = any(holds_data(folder / name) for name in listing.folders)
-    return None if filled else _betons(folder, listing.betons)
+    if any(holds_data(folder / name) for name in listing.folders):
+        return None
+    return _betons(folder, listing.betons) if listing.betons else _shards(folder, listing.tables)
 
 
 def _folders(folder: Path, listing: Listing, *, given: bool) -> Splits | None:
@@ -215,24 +219,24 @@ def _one_level_down(root: Path) -> tuple[Path, tuple[Part, ...], tuple[str, ...]
         listing = list_folder(place, to_first_image=True)
         filled = () if listing.data else [name for name in listing.folders if holds_data(place / name)]
         if len(filled) != 1:
-            many = bool(listing.tars or listing.betons) or len(filled) > 1
+            many = bool(listing.tars or listing.betons or listing.tables) or len(filled) > 1
             return (place, (), (f"data found in {place}",)) if many and place != root else (root, (), ())
         place /= filled[0]
     return root, (), ()
 
 
 def _shards(folder: Path, tars: tuple[str, ...]) -> Splits | None:
-    """The tar files of one folder by split, or None where their names tell of none."""
+    """The tar files or tables of one folder by split, or None where their names tell of none."""
     by_split: dict[str, list[str]] = {}
     rest = []
     for name in tars:
-        found = split_name(name.removesuffix(".tar"))
+        found = split_name(Path(name).stem)
         by_split.setdefault(found[0], []).append(name) if found else rest.append(name)
     if len(by_split) < 2:
         return None
     if rest:
         raise UserError(
-            f"{folder} holds tar files of the splits {' and '.join(by_split)} beside {rest[0]}: give a pattern, such "
+            f"{folder} holds files of the splits {' and '.join(by_split)} beside {rest[0]}: give a pattern, such "
             f"as '{folder / _pattern(next(iter(by_split.values())), tars)}'."
         )
     return Splits(folder, _parts((split, folder / _pattern(names, tars)) for split, names in by_split.items()))
@@ -240,8 +244,8 @@ def _shards(folder: Path, tars: tuple[str, ...]) -> Splits | None:
 
 def _pattern(names: list[str], tars: Iterable[str]) -> str:
     """A pattern that matches these of ``tars`` alone."""
-    stem = commonprefix([name.removesuffix(".tar") for name in names]).rstrip("0123456789")  # noqa: RUF071  # character by character is meant
-    pattern = f"{stem}*.tar"
+    stem = commonprefix([Path(name).stem for name in names]).rstrip("0123456789")  # noqa: RUF071  # character by character is meant
+    pattern = f"{stem}*{Path(names[0]).suffix}"
     if {name for name in tars if fnmatchcase(name, pattern)} == set(names) and not set("[?*{") & set(stem):
         return pattern
     return f"{{{','.join(names)}}}"

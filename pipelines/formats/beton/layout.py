@@ -60,11 +60,12 @@ class Layout:
     metadata_end: int
     table: int  # offset of the allocation table
     allocations_T: np.ndarray  # ALLOCATION
+    image: str  # name of the RGB field that is read
 
     @property
     def image_N(self) -> np.ndarray:
-        """IMAGE rows: the field called "image", or the only RGB one."""
-        return self.metadata_N[f"f{self._pick(RGB_FIELD, 'image')}"]
+        """IMAGE rows of the field ``image``."""
+        return self.metadata_N[f"f{self.fields.index((self.image, RGB_FIELD))}"]
 
     def labels(self, name: str = "") -> tuple[np.ndarray, str]:
         """(label_N, int64, -1 everywhere where there is none; what a person may not expect of the choice, or "").
@@ -89,10 +90,6 @@ class Layout:
         why += [f"{field!r} numbers the samples (--label {field} takes it all the same)" for field in others]
         return np.full(len(self.metadata_N), -1), f"{self.path}: no labels: {'; '.join(why)}" if why else ""
 
-    def _pick(self, kind: int, name: str) -> int | None:
-        places = [place for place, (_, number) in enumerate(self.fields) if number == kind]
-        return next((place for place in places if self.fields[place][0] == name), places[0] if places else None)
-
 
 def metadata_dtype(kinds: list[int] | tuple[int, ...]) -> np.dtype:
     """One sample's row: the fields in their order, aligned as C would align them."""
@@ -115,8 +112,9 @@ def check_page_size(size: int) -> None:
         raise ValueError(f"page size {size}: not a power of two between {MIN_PAGE} and {MAX_PAGE}")
 
 
-def read_layout(path: str | Path) -> Layout:
-    """Map the file and check all of it but the samples' own bytes.
+def read_layout(path: str | Path, image: str = "") -> Layout:
+    """Map the file and check all of it but the samples' own bytes. ``image`` names the RGB field to be read; without
+    it that called "image" is, or the only one.
 
     ``DamagedError`` for a file that is cut short or contradicts itself, ``UserError`` for one that is no ``.beton``
     of version 2 or has no images; each in one line that names the file.
@@ -135,6 +133,7 @@ def read_layout(path: str | Path) -> Layout:
     except ValueError as error:
         raise DamagedError(f"{path} is damaged: {error}; convert it again.") from None
     fields, start = _fields(path, mapped, int(header["fields"]))
+    image = _image_field(path, fields, image)
     if samples == 0:
         raise UserError(f"{path} holds no samples: convert it again.")
     row = metadata_dtype([kind for _, kind in fields])
@@ -152,7 +151,7 @@ def read_layout(path: str | Path) -> Layout:
     allocations = allocations[allocations["size"] > 0]
     allocations = allocations[np.argsort(allocations["ptr"], kind="stable")]
     metadata = np.frombuffer(mapped, row, samples, start)
-    layout = Layout(path, mapped, page_size, fields, metadata, end, table, allocations)
+    layout = Layout(path, mapped, page_size, fields, metadata, end, table, allocations, image)
     _check_samples(layout)
     return layout
 
@@ -181,12 +180,20 @@ def _fields(path: Path, mapped: memoryview, count: int) -> tuple[tuple[tuple[str
     for name, kind in fields:
         if kind not in FIELDS:
             raise UserError(f"{path}: the field {name!r} is of type {kind}, whose layout is not known here.")
+    return fields, end
+
+
+def _image_field(path: Path, fields: tuple[tuple[str, int], ...], asked: str) -> str:
     images = [name for name, kind in fields if kind == RGB_FIELD]
     if not images:
         raise UserError(f"{path} has no RGB image field: its fields are {', '.join(n for n, _ in fields) or 'none'}.")
-    if len(images) > 1 and "image" not in images:
-        raise UserError(f'{path} has the image fields {", ".join(images)}, none of which is called "image".')
-    return fields, end
+    if asked and asked not in images:
+        raise UserError(f"--image {asked}: {path} has no RGB field of that name, only {', '.join(images)}.")
+    if not asked and len(images) > 1 and "image" not in images:
+        raise UserError(
+            f'{path} has the image fields {", ".join(images)}, none of which is called "image": name one by --image.'
+        )
+    return asked or ("image" if "image" in images else images[0])
 
 
 def _check_samples(layout: Layout) -> None:

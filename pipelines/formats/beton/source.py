@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastvicreg.errors import DamagedError
@@ -14,6 +15,7 @@ from fastvicreg.pipelines.classes import numbered
 from fastvicreg.pipelines.formats.beton.layout import RAW, Layout, read_layout, stored_size
 from fastvicreg.pipelines.formats.dataset import Finding
 from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.manifest import (
     ChangedError,
     Manifest,
@@ -22,11 +24,11 @@ from fastvicreg.pipelines.manifest import (
     manifest_path,
     read_manifest,
 )
-from fastvicreg.pipelines.mapped import address_of, require_whole
+from fastvicreg.pipelines.mapped import address_of, require_whole, size_now
 
 
 class BetonSource:
-    """Random access to a ``.beton``'s field "image" (or the only RGB one) and its labels, as ``Layout.labels`` picks.
+    """Random access to a ``.beton``'s images and labels, of the fields that ``keys`` name or ``Layout`` picks.
 
     With a manifest beside the file, ``encoded`` checks each sample's hash. The file must not shrink while it is open.
     """
@@ -34,10 +36,13 @@ class BetonSource:
     format: ClassVar[str] = "beton"
     kind: ClassVar[str] = "a .beton file"
 
-    def __init__(self, path: str | Path, label: str = "") -> None:
-        """``UserError`` where ``path`` is no sound ``.beton`` with images, or its manifest is another file's."""
+    def __init__(self, path: str | Path, keys: Keys = ANY) -> None:
+        """``keys``: the fields of image and label.
+
+        ``UserError`` where ``path`` is no sound ``.beton`` with images, or its manifest is another file's.
+        """
         self.path = Path(path)
-        self.layout: Layout = read_layout(path)
+        self.layout: Layout = read_layout(path, keys.image)
         self.manifest: Manifest | None = _manifest(self.layout)
         image = self.layout.image_N
         self._mapped = self.layout.mapped
@@ -46,7 +51,7 @@ class BetonSource:
         self._hints = PageHints(address_of(self._mapped) + self._start.astype(np.int64), self._stored)
         self._width, self._height = np.ascontiguousarray(image["width"]), np.ascontiguousarray(image["height"])
         self._raw = image["mode"] == RAW
-        label_N, note = self.layout.labels(label)
+        label_N, note = self.layout.labels(keys.label)
         self._label = np.ascontiguousarray(label_N)
         self.notes: tuple[str, ...] = (note,) if note else ()
         self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
@@ -75,6 +80,11 @@ class BetonSource:
         end = start + int(self._stored[index])
         require_whole(self.path, end)
         return self._mapped[start:end]
+
+    def whole(self, index_B: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B,) whether the file, as it is now, still holds these samples."""
+        end_B = self._start[index_B] + self._stored[index_B]
+        return end_B <= np.uint64(size_now(self.path, len(self._mapped)))
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""

@@ -14,15 +14,18 @@ from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     ending_of,
     identity,
+    image_extensions,
     is_file,
     is_folder,
-    is_image,
     is_shown,
     path_exists,
     scan,
 )
 from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
+
+PART = ".parquet"
+"""img2dataset's output as files: the folders 00000/, 00001/ ... lie beside 00000.parquet, 00001.parquet ..."""
 
 
 class FolderSource:
@@ -52,9 +55,13 @@ class FolderSource:
                 f"{root} holds {len(flat)} images (such as {flat[0]}) beside folders of images (such as "
                 f"{next(f for f in by_class if f)[0]}): move them into a class folder, or the folders elsewhere."
             )
-        self.classes: tuple[str, ...] = () if flat else tuple(folders)
+        parts = bool(folders) and all(path_exists(self.path / f"{folder}{PART}") for folder in folders)
+        self.notes: tuple[str, ...] = (f"{root}: img2dataset's parts are no classes: no labels",) if parts else ()
+        self.classes: tuple[str, ...] = () if flat or parts else tuple(folders)
         self._files: list[str] = flat or [file for files in by_class for file in files]
-        self._labels: list[int] = [-1] * len(flat) or [n for n, files in enumerate(by_class) for _ in files]
+        self._labels: list[int] = [-1] * len(flat) or [
+            -1 if parts else n for n, files in enumerate(by_class) for _ in files
+        ]
         if not self._files:
             endings = ".jpg .jpeg .png .webp"
             there = self.passed.lines()
@@ -106,9 +113,14 @@ class FolderSource:
     def _list(self, folder: str, above: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
         """(images, folders) in ``folder``, which lies in the folders ``above``: their paths relative to the root."""
         images, folders = [], []
+        extensions, prefix = image_extensions(), "" if folder == "." else f"{folder}/"
         for entry in scan(self.path / folder):
-            path = entry.name if folder == "." else f"{folder}/{entry.name}"
-            if is_folder(entry):
+            name = entry.name
+            path = prefix + name
+            # Most entries by far: a million of them take seconds.
+            if name[name.rfind(".") :].lower() in extensions and name[0] != "." and is_file(entry):
+                images.append(path)
+            elif is_folder(entry):
                 if not is_shown(entry.name):
                     self.passed.add("hidden or left by a program", path)
                 elif entry.is_symlink() and identity(entry.path) in above:
@@ -117,8 +129,6 @@ class FolderSource:
                     folders.append(path)
             elif not is_file(entry):
                 self.passed.add("link that leads nowhere" if entry.is_symlink() else "no regular file", path)
-            elif is_image(entry.name):
-                images.append(path)
             else:
                 hidden = entry.name.startswith(".")
                 self.passed.add("hidden file" if hidden else ending_of(entry.name) or "no ending", path)

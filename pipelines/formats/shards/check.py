@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from fastvicreg.pipelines.formats.dataset import DatasetSource, Finding
 from fastvicreg.pipelines.formats.shards import tarfiles
 from fastvicreg.pipelines.formats.shards.labels import class_name
@@ -20,15 +18,14 @@ def check_shard(source: DatasetSource, layout: ShardLayout, shard: int, first: i
     mapped = layout.mapped[shard]
     listed: list[tarfiles.Component] = []
     tables = tarfiles.read_index(index, index.read_bytes())
-    places = [table.place_S for table in tables if table.column(tarfiles.IMAGE) is not None]
-    sample_of = {
-        place: first + at for at, place in enumerate(np.sort(np.concatenate([np.empty(0, np.int64), *places])).tolist())
-    }
+    places = layout.place_N[layout.shard_N == shard].tolist()
+    sample_of = {place: first + at for at, place in enumerate(places)}
+    own = layout.members.label == tarfiles.LABEL
     for table in tables:
         for place, components in table.samples():
             listed += components
-            sample = sample_of.get(place, -1)  # one without an image is none
-            label = source.label(sample) if sample >= 0 else None
+            sample = sample_of.get(place, -1)  # one that was left out is none
+            label = source.label(sample) if sample >= 0 and own else None
             for component in components:
                 if fault := _member_fault(mapped, component, label, source.classes):
                     yield Finding(sample, source.name(sample) if sample >= 0 else str(tar), fault)

@@ -9,12 +9,14 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from fastvicreg.errors import DamagedError
+from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines.decode import DecodeError, image_size
 from fastvicreg.pipelines.formats.dataset import Finding
 from fastvicreg.pipelines.formats.hints import PageHints
+from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.formats.shards import tarfiles
 from fastvicreg.pipelines.formats.shards.check import check_shard
+from fastvicreg.pipelines.formats.shards.keys import SHOWN
 from fastvicreg.pipelines.formats.shards.labels import addresses, read_labels
 from fastvicreg.pipelines.formats.shards.layout import ShardLayout, read_layout
 from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manifest_path, read_manifest
@@ -30,30 +32,47 @@ class ShardSource:
     Samples come in the order of the shards' names, then of their indices, or of the members where there is none. With
     our manifest in the folder ``encoded`` checks each sample's hash; without one labels are read when the folder is
     opened, a page a sample, and ``encoded`` checks that the member's header is where the index says. ``passed`` counts
-    the samples without an image, which are left out. Names in shards are shown to people only. The files must not
-    shrink while they are open.
+    the samples without an image, or without the label that was named, which are left out. Names in shards are shown to
+    people only. The files must not shrink while they are open.
     """
 
     format: ClassVar[str] = "shards"
     kind: ClassVar[str] = "tar shards"
 
-    def __init__(self, path: str | Path, to_rgb: ToRGB = RANGE) -> None:
-        """``UserError`` where ``path`` holds no shards, ``DamagedError`` where they contradict index or manifest."""
+    def __init__(self, path: str | Path, to_rgb: ToRGB = RANGE, keys: Keys = ANY) -> None:
+        """``keys``: the members that hold image and label, as ``keys.chosen`` reads them.
+
+        ``UserError`` where ``path`` holds no shards, ``DamagedError`` where they contradict index or manifest.
+        """
         self.path = Path(path)
         self.to_rgb = to_rgb
-        self.layout: ShardLayout = read_layout(path)
-        self.manifest: Manifest | None = _manifest(self.layout)
+        layout = read_layout(path, keys)
+        self.manifest: Manifest | None = _manifest(layout)
+        if self.manifest is None:
+            label_N, self.classes, unlabelled = read_labels(layout)
+            layout = layout.without(unlabelled)
+            self._label = np.delete(label_N, list(unlabelled)) if unlabelled else label_N
+        elif keys.options():
+            raise UserError(
+                f"{path} was written by convert, and its manifest names the labels: leave {keys.options()} out."
+            )
+        else:
+            self._label, self.classes = self.manifest.label_N, self.manifest.classes
+        self.layout: ShardLayout = layout
+        self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout))
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
         self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
         self._hints = PageHints(addresses(self.layout, self._start), self._size)
-        if self.manifest is None:
-            self._label, self.classes = read_labels(self.layout)
-        else:
-            self._label, self.classes = self.manifest.label_N, self.manifest.classes
         self.passed = Passed()
-        for key, *extensions in self.layout.without_image:
-            self.passed.add(f"sample without an image, only {', '.join(f'.{one}' for one in extensions)}", key)
+        for why, key in self.layout.left_out:
+            self.passed.add(why, key)
         self._paths = self.layout.names if self.manifest is None else self.manifest.paths
+
+    def _unlabelled(self, layout: ShardLayout) -> Iterator[str]:
+        """A word on members that may hold the labels, where there are none."""
+        if layout.members.others and not self.classes and not (self._label >= 0).any():
+            there = ", ".join(f".{one}" for one in layout.members.others[:SHOWN])
+            yield f"{self.path}: no labels among the members {there} (--label KEY or --label json:FIELD names some)"
 
     def __len__(self) -> int:
         return len(self._start)

@@ -62,15 +62,20 @@ class Table(NamedTuple):
 
     def column(self, extensions: tuple[str, ...]) -> int | None:
         """The column of the first of ``extensions`` that these samples have, whole or as the last part of theirs."""
-        whole = (self.extensions.index(one) for one in extensions if one in self.extensions)
-        ends = (at for one in extensions for at, own in enumerate(self.extensions) if own.endswith(f".{one}"))
-        return next(whole, next(ends, None))
+        return place_of(extensions, self.extensions)
 
     def samples(self) -> Iterator[tuple[int, list[Component]]]:
         """(place in the index, members) of each sample."""
         for at, place in enumerate(self.place_S.tolist()):
             columns = zip(self.extensions, self.start_KS[:, at].tolist(), self.size_KS[:, at].tolist(), strict=True)
             yield place, [Component(*column, names[at]) for column, names in zip(columns, self.names, strict=True)]
+
+
+def place_of(wanted: tuple[str, ...], extensions: tuple[str, ...]) -> int | None:
+    """Where in ``extensions`` the first of ``wanted`` stands, whole or as the last part of another; None: nowhere."""
+    whole = (extensions.index(one) for one in wanted if one in extensions)
+    ends = (at for one in wanted for at, own in enumerate(extensions) if own.endswith(f".{one}"))
+    return next(whole, next(ends, None))
 
 
 def shard_names(number: int) -> tuple[str, str]:

@@ -28,26 +28,28 @@ class ShardWriter:
     ending = ""
     shuffled = True
 
-    def __init__(self, data: Path, capacity: int, settings: Settings) -> None:
+    def __init__(self, data: Path, capacity: int, settings: Settings, shards: int = 0, samples: int = 0) -> None:
+        """``shards`` and ``samples``: how many there are before the first of these."""
         self._data = data
         self._most = settings.shard_size
-        self._number = 0
-        self._shard, self._end = -1, 0
+        self._before, self._samples = shards - 1, samples
+        self._number = samples
+        self._shard, self._end = self._before, 0
         self._handle = -1
         self._flusher = Flusher()
         data.mkdir(exist_ok=True)
 
     def resume(self, entries_N: np.ndarray) -> None:
         for shard, start, size in self._places(entries_N["size"].tolist()):
-            if shard > self._shard and self._shard >= 0:
+            if shard > self._shard > self._before:
                 self._require(self._shard, tarfiles.tar_size(self._end), exactly=True)
             self._shard, self._end = shard, start + tarfiles.record_size(size)
-        self._number = len(entries_N)
-        keep = {tarfiles.shard_names(number)[0] for number in range(self._shard + 1)}
+        self._number = self._samples + len(entries_N)
+        keep = {tarfiles.shard_names(number)[0] for number in range(self._before + 1, self._shard + 1)}
         for path in self._data.iterdir():
             if path.name not in keep:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if self._shard >= 0:
+        if self._shard > self._before:
             self._require(self._shard, self._end, exactly=False)
             self._open()
             os.ftruncate(self._handle, self._end)
@@ -75,7 +77,7 @@ class ShardWriter:
     def finish(self, entries_N: np.ndarray) -> int:
         self._complete()
         self._flusher.wait()
-        digest, lines, current = xxh3_64(), [], 0
+        digest, lines, current = xxh3_64(), [], self._before + 1
         labels = entries_N["label"].tolist()
 
         def write_index() -> None:
@@ -87,13 +89,14 @@ class ShardWriter:
             if shard > current:
                 write_index()
                 lines, current = [], shard
-            lines.append(tarfiles.index_line(number, start, size, labels[number]))
+            lines.append(tarfiles.index_line(self._samples + number, start, size, labels[number]))
         write_index()
         sync_folder(self._data)
         return digest.intdigest()
 
     def notes(self) -> tuple[str, ...]:
-        files = "one tar file" if self._shard == 0 else f"{self._shard + 1:,} tar files"
+        count = self._shard - self._before
+        files = "one tar file" if count == 1 else f"{count:,} tar files"
         return (f"{files}, the samples shuffled over all: they may be read in order",)
 
     def close(self) -> None:
@@ -103,15 +106,15 @@ class ShardWriter:
 
     def _places(self, sizes: list[int]) -> Iterator[tuple[int, int, int]]:
         """(shard, offset in it, size) of each sample."""
-        shard, end = -1, 0
+        shard, end = self._before, 0
         for size in sizes:
             shard, start = self._next(shard, end, size)
             end = start + tarfiles.record_size(size)
             yield shard, start, size
 
     def _next(self, shard: int, end: int, size: int) -> tuple[int, int]:
-        """(shard, offset) of a sample of ``size`` bytes that comes after offset ``end`` of ``shard`` (-1: none)."""
-        full = shard < 0 or (end > 0 and tarfiles.tar_size(end + tarfiles.record_size(size)) > self._most)
+        """(shard, offset) of a sample of ``size`` bytes that comes after offset ``end`` of ``shard``."""
+        full = shard == self._before or (end > 0 and tarfiles.tar_size(end + tarfiles.record_size(size)) > self._most)
         return (shard + 1, 0) if full else (shard, end)
 
     def _open(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,45 @@ def test_a_cmyk_jpeg_in_the_file_is_left_to_pillow(folder: Path, tmp_path: Path)
     assert len(cmyk) <= size
     overwrite(target, offset, cmyk)
     assert assert_as_native(source, training(len(source)), Cursor(0, 0), batch_size=6) == {}
+
+
+CUT = """
+import os, sys
+from fastvicreg.contracts import Cursor
+from fastvicreg.pipelines import build_engine, open_source
+from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.pipelines.plan import train_plan
+from fastvicreg.pipelines.recipes import named_recipe
+
+path, cut, engine = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+source = open_source(path)
+plan = train_plan(len(source), seed=3, recipe=named_recipe("official"), image_size=32)
+engine = build_engine(engine, source, plan, batch_size=4, workers=2, budget=FaultBudget(count=99))
+batches = engine.batches(Cursor(0, 0))
+next(batches)
+os.truncate(path, cut)
+batches.close()
+print([crops.index_B.tolist() for crops in engine.batches(Cursor(1, 0))], engine.faults().counts)
+"""
+
+
+@needs_ffcv
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_file_that_is_cut_while_it_is_read_costs_samples_and_not_the_process(
+    folder: Path, tmp_path: Path, *, checked: bool
+) -> None:
+    said = []
+    for engine in ("native", "ffcv"):
+        target = tmp_path / f"{engine}.beton"
+        convert_dataset(folder, target, Settings(raw=True))
+        source = BetonSource(target if checked else unchecked(target))
+        cut = place_of(source, len(source) // 2)[0] + 5
+        line = (sys.executable, "-c", CUT, str(target), str(cut), engine)
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert "'unreadable': 9" in said[1]  # 11 of the 22 are cut off, 9 of the 20 in whole batches
 
 
 @needs_ffcv

@@ -137,8 +137,21 @@ def test_the_field_of_the_labels_is_chosen_by_name_and_named(
 
 
 def test_a_label_field_of_what_has_no_fields_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"--label y names a field of a \.beton"):
+    with pytest.raises(UserError, match=r"--label y names a member .* is a folder of images: leave it out"):
         open_source(folder, label="y")
+
+
+def test_one_of_several_image_fields_is_named(tmp_path: Path) -> None:
+    rows = np.zeros(1, np.dtype([("", IMAGE), ("", IMAGE)], align=True))
+    rows[0] = ((0, 8, 9, PAGE), (0, 4, 5, PAGE + 3))
+    write_by_hand(tmp_path / "two.beton", [("left", 2), ("right", 2)], rows, [[b"abc", b"de"]])
+    with pytest.raises(UserError, match='image fields left, right, none of which is called "image": name one by --im'):
+        open_source(tmp_path / "two.beton")
+    with pytest.raises(UserError, match=r"--image top: .* has no RGB field of that name, only left, right"):
+        open_source(tmp_path / "two.beton", image="top")
+    for name, size, data in (("left", (8, 9), b"abc"), ("right", (4, 5), b"de")):
+        source = open_source(tmp_path / "two.beton", image=name)
+        assert (source.size(0), bytes(source.encoded(0))) == (size, data)
 
 
 def test_raw_samples_have_their_pixels_and_no_label_is_minus_one(tmp_path: Path) -> None:

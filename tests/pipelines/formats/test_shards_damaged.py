@@ -125,7 +125,10 @@ def test_a_cut_tar_file_is_refused(ours: Path, length: int) -> None:
         (b"v1.2 1\njpg 512 999999999 a.jpg\n", "is cut short"),
         (b"v1.2 1\njpg 512 99999999999999999999 a.jpg\n", "damaged in line 2"),
         (b"v1.2 1\njpg 512 10 a.jpg cls 513 1 a.cls\n", "the class of a.jpg cannot be"),
-        (b"v1.2 1\ntxt 512 10 a.txt\n", "with an image: the first of 1 has only txt"),
+        (
+            b"v1.2 1\ntxt 512 10 a.txt\n",
+            "the first of 1, x.tar/a, is a sample without an image, only .txt",
+        ),
     ],
 )
 def test_an_index_that_cannot_be_is_named(tmp_path: Path, text: bytes, says: str) -> None:

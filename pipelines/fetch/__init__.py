@@ -1,0 +1,5 @@
+"""Data that cannot be read where it lies, on this disk: files of other machines, and compressed tar files unpacked."""
+
+from fastvicreg.pipelines.fetch.copies import is_remote, local_copy, needs_copy
+
+__all__ = ["is_remote", "local_copy", "needs_copy"]

@@ -1,0 +1,179 @@
+"""Files behind an address (https://, s3://, gs://, hf:// ...), through fsspec: their names, and ranges of their bytes.
+
+Every request is repeated with growing pauses where it may succeed later, and one that brings nothing for ``STALL``
+seconds counts as failed, so that no wait is without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch.wanted import is_data, is_wanted
+from fastvicreg.pipelines.patterns import braces
+
+STALL = 60.0
+"""Seconds that a request may take: of a range of ``download.CHUNK`` bytes."""
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Seconds before each repetition."""
+TRANSIENT = frozenset({408, 425, 429})
+"""HTTP's answers below 500 that another time may be others."""
+
+Result = TypeVar("Result")
+
+
+class RemoteFile(NamedTuple):
+    """A file as the other side tells of it."""
+
+    address: str  # as a person writes it
+    path: str  # as its file system names it
+    name: str  # relative to what was asked for; slashes part folders
+    size: int
+    state: str  # changes with the content, where the other side tells of that
+    checksum: tuple[str, str] | None  # (algorithm of hashlib, hexadecimal digest)
+
+
+class Remote:
+    """One file system."""
+
+    def __init__(self, address: str) -> None:
+        """``UserError`` where there is no such protocol, or its package is missing."""
+        try:
+            import fsspec
+            from fsspec.asyn import AsyncFileSystem
+        except ImportError as error:
+            raise UserError(f"{address} needs fsspec ({error}): pip install 'fastvicreg[remote]'.") from error
+        self.address = address
+        self._protocol = address.partition("://")[0]
+        try:
+            self._system: Any
+            self._system, self._path = fsspec.core.url_to_fs(address)
+        except ImportError as error:
+            raise UserError(f"{address}: {error}; install it beside 'fastvicreg[remote]'.") from error
+        except ValueError as error:
+            raise UserError(f"{address}: {error}; give https://, s3://, gs:// or hf://.") from error
+        self._asynchronous = isinstance(self._system, AsyncFileSystem)
+
+    def files(self) -> list[RemoteFile]:
+        """The files that the address names, or that lie below it, sorted; ``UserError`` where there are none."""
+        found: dict[str, str] = {}
+        for path in braces(self._path):
+            found.update(self._named(path))
+        if not found:
+            raise UserError(
+                f"nothing to read at {self.address}: give a .tar, .parquet or .beton, or a folder of these."
+            )
+        return [self._described(path, name) for path, name in sorted(found.items())]
+
+    def read(self, file: RemoteFile, start: int, end: int) -> bytes:
+        """These bytes; ``UserError`` where they do not come, or others do."""
+
+        def read() -> bytes:
+            data = self._call("cat_file", file.path, start=start, end=end)
+            if len(data) == file.size and (start or end < file.size):
+                raise UserError(f"{file.address}: the server gives no ranges of a file: download it by other means.")
+            if len(data) != end - start:
+                raise OSError(f"{len(data)} bytes came instead of {end - start}")
+            return data
+
+        return self._patiently(read, file.address)
+
+    def _named(self, path: str) -> dict[str, str]:
+        """{path: name} of the files that a path or a pattern stands for."""
+        if any(sign in path for sign in "*["):
+            matches = self._patiently(lambda: self._call("glob", path), self.address)
+            return _below(self._base(path), matches)
+        name = PurePosixPath(urlsplit(path).path if self._protocol in ("http", "https") else path).name
+        if is_data(name):
+            return {path: name}
+        return _below(path.rstrip("/") + "/", self._patiently(lambda: self._call("find", path), self.address))
+
+    @staticmethod
+    def _base(pattern: str) -> str:
+        """What all matches of a pattern begin with, up to a slash."""
+        plain = min(pattern.find(sign) for sign in "*[" if sign in pattern)
+        return pattern[: pattern.rfind("/", 0, plain) + 1]
+
+    def _described(self, path: str, name: str) -> RemoteFile:
+        info = self._patiently(lambda: self._call("info", path), path)
+        size = info.get("size")
+        if size is None:
+            raise UserError(f"{path}: the server does not tell the file's size: download it by other means.")
+        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+        time_ = str(
+            info.get("LastModified") or info.get("last_modified") or info.get("mtime") or info.get("updated") or ""
+        )
+        address = path if "://" in path else f"{self._protocol}://{path}"
+        return RemoteFile(address, path, name, int(size), f"{size} {etag} {time_}".strip(), _checksum(info, etag))
+
+    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
+        if self._asynchronous:
+            from fsspec.asyn import sync
+
+            call = getattr(self._system, f"_{method}")
+            return sync(self._system.loop, call, *arguments, timeout=STALL, **named)
+        return getattr(self._system, method)(*arguments, **named)
+
+    def _patiently(self, call: Callable[[], Result], what: str) -> Result:
+        """What ``call`` gives, tried again after each of ``PAUSES``; ``UserError`` with its last reason."""
+        pauses = iter(PAUSES)
+        while True:
+            try:
+                return call()
+            except UserError:
+                raise
+            except Exception as error:  # each file system raises errors of its own library
+                why, final = _reason(error)
+            if final:
+                raise UserError(f"cannot read {what}: {why}.")
+            pause = next(pauses, None)
+            if pause is None:
+                raise UserError(
+                    f"cannot read {what}: {why} ({len(PAUSES) + 1} tries): the same command continues where it stopped."
+                )
+            time.sleep(pause)
+
+
+def _below(base: str, paths: Iterable[object]) -> dict[str, str]:
+    """{path: name below ``base``} of those that are wanted."""
+    names = {str(path): str(path).removeprefix(base) for path in paths}
+    return {path: name for path, name in names.items() if is_wanted(name)}
+
+
+def _reason(error: BaseException) -> tuple[str, bool]:
+    """(what went wrong, whether trying again would not help)."""
+    cause = error.__cause__ or error
+    status = getattr(cause, "status", None)
+    if isinstance(status, int) and status >= 400:
+        return (
+            f"the server answers {status} {getattr(cause, 'message', '')}".strip(),
+            status < 500 and status not in TRANSIENT,
+        )
+    if isinstance(error, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(error).__name__:
+        return f"nothing came for {STALL:g} s", False
+    if isinstance(error, PermissionError):
+        return f"access is denied ({error})", True
+    if isinstance(error, FileNotFoundError) and not _unreachable(cause):
+        return "there is no such file", True
+    return " ".join(str(cause).split()) or type(cause).__name__, isinstance(error, NotImplementedError | ImportError)
+
+
+def _unreachable(cause: BaseException) -> bool:
+    """Whether a file that was not found may be there, but the connection is not: fsspec's web client says no more."""
+    other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    return other or type(cause).__module__.startswith("aiohttp")
+
+
+def _checksum(info: dict[str, Any], etag: str) -> tuple[str, str] | None:
+    """What the other side says of the whole content: S3's ETag of one part, the hub's SHA-256."""
+    large = info.get("lfs")
+    sha256 = large.get("sha256") if isinstance(large, dict) else getattr(large, "sha256", None)
+    if isinstance(sha256, str):
+        return "sha256", sha256
+    whole = "StorageClass" in info and len(etag) == 32 and set(etag) <= set("0123456789abcdef")
+    return ("md5", etag) if whole else None

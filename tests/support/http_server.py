@@ -1,0 +1,108 @@
+"""A web server in this process that serves a folder by ranges, and fails as it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclass
+class Website:
+    """What is served, how it fails, and what was asked for."""
+
+    root: Path
+    address: str = ""
+    ranges: bool = True
+    failures: list[int | str] = field(default_factory=list)
+    """Of the next GET requests: a status, "cut" (half of the body comes) or "stall" (nothing does)."""
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    """(path, first byte, after the last) of each answered GET."""
+    stall: float = 3.0
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, site: Website, *arguments: object) -> None:
+        self.site = site
+        super().__init__(*arguments, directory=str(site.root))  # type: ignore[arg-type]
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return super().do_GET()  # a listing, or 404
+        failure = self.site.failures.pop(0) if self.site.failures else None
+        if isinstance(failure, int):
+            return self.send_error(failure)
+        if failure == "stall":
+            time.sleep(self.site.stall)
+        data = path.read_bytes()
+        start, end = 0, len(data)
+        wanted = self.headers.get("Range") if self.site.ranges else None
+        if wanted:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last) + 1 if last else len(data), len(data))
+        self.send_response(206 if wanted else 200)
+        self._describe(path, end - start)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        self.end_headers()
+        body = data[start:end]
+        if failure == "cut":
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+            return None
+        self.site.asked.append((self.path, start, end))
+        self.wfile.write(body)
+        return None
+
+    def do_HEAD(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return super().do_HEAD()
+        self.send_response(200)
+        self._describe(path, path.stat().st_size)
+        self.end_headers()
+        return None
+
+    def _describe(self, path: Path, size: int) -> None:
+        status = path.stat()
+        self.send_header("Content-Length", str(size))
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("ETag", f'"{status.st_mtime_ns:x}-{status.st_size:x}"')
+        self.send_header("Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True))
+        if self.site.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: a client that gave up waiting is no error here."""
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[Website]:
+    """``root`` at ``Website.address`` on this machine."""
+    site = Website(root)
+    server = _Server(("127.0.0.1", 0), partial(_Handler, site))
+    site.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
