@@ -38,7 +38,7 @@ class Columns:
         self._lane_names: dict[Lane, str] = {}
         self._process_names: dict[int | str, str] = {}
         self._chunks: dict[str, list[NDArray[Any]]] = defaultdict(list)
-        self._memory: list[tuple[float, int, int, int]] = []
+        self._memory: list[tuple[float, int, int, int, int]] = []
 
     def add(self, events: list[Event]) -> None:
         """Take a chunk's timed events, allocations and names of threads."""
@@ -52,8 +52,10 @@ class Columns:
             elif event.name == "[memory]" and event.args and event.ts is not None:
                 args = event.args
                 device = args.device_id if args.device_type else -1
-                sizes = (within_64_bits(args.size or args.bytes), within_64_bits(args.allocated))
-                self._memory.append((event.ts, _device(device), *sizes))
+                size, allocated, reserved = map(
+                    within_64_bits, (args.size or args.bytes, args.allocated, args.reserved)
+                )
+                self._memory.append((event.ts, _device(device), size, allocated, reserved))
         args_N = [event.args or _NO_ARGS for event in timed]
         number, lane, category = self._names.__getitem__, self._lanes.__getitem__, self._categories.__getitem__
         chunk = {
@@ -108,7 +110,7 @@ class Columns:
         kind, name, names = kind[order].astype(np.int8), joined("name")[order], [visible(text) for text in self._names]
         old = np.array([bool(_OLD_ANNOTATION.match(text)) for text in names], bool)
         kind[(kind == Kind.OP) & old[name]] = Kind.ANNOTATION
-        memory = np.array(self._memory, np.float64).reshape(-1, 4)
+        memory = np.array(self._memory, np.float64).reshape(-1, 5)
         return Trace(
             path=stream.path,
             names=names,

@@ -48,6 +48,7 @@ class Args(msgspec.Struct, gc=False):
     device_id: int = msgspec.field(default=-1, name="Device Id")
     size: int = msgspec.field(default=0, name="Bytes")
     allocated: int = msgspec.field(default=-1, name="Total Allocated")
+    reserved: int = msgspec.field(default=-1, name="Total Reserved")
     name: str | int | None = None
     collective: str | None = msgspec.field(default=None, name="Collective name")
     sent: int = msgspec.field(default=0, name="In msg nelems")

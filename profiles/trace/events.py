@@ -46,12 +46,13 @@ class Collective(NamedTuple):
 
 @dataclass(frozen=True)
 class Memory:
-    """The allocator's log: ``device_N`` is -1 for the host; ``allocated_N`` -1 where the total was not written."""
+    """The allocator's log: ``device_N`` is -1 for the host; totals are -1 where they were not written."""
 
     at_N: NDArray[np.float64]
     device_N: NDArray[np.int64]
     bytes_N: NDArray[np.int64]
     allocated_N: NDArray[np.int64]
+    reserved_N: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def show_summary(summary: Summary, out: Console) -> None:
     if summary.workers:
         out.print(_workers(summary))
     if summary.memory:
-        peaks = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in summary.memory.items())
+        peaks = ", ".join(f"{name} {use.peak / 2**20:,.1f} MiB" for name, use in summary.memory.items())
         line(out, f"memory at the peak: {peaks}")
     if summary.missing:
         line(out, "what this trace does not contain:", "bold")

@@ -66,9 +66,9 @@ class TraceWriter:
         self.events.append({"ph": "s", "pid": 100, "tid": tid, "ts": call[0], **flow})
         self.events.append({"ph": "f", "pid": device, "tid": stream, "ts": run[0], "bp": "e", **flow})
 
-    def memory(self, ts: float, size: int, total: int, device: int = -1) -> None:
-        """An allocation (or its release, where ``size`` is negative)."""
-        args = {"Bytes": size, "Total Allocated": total, "Device Id": device, "Device Type": int(device >= 0)}
+    def memory(self, ts: float, size: int, total: int, device: int = -1, **args: int) -> None:
+        """An allocation (or its release, where ``size`` is negative); pass ``**{"Total Reserved": 4096}``."""
+        args |= {"Bytes": size, "Total Allocated": total, "Device Id": device, "Device Type": int(device >= 0)}
         self.events.append({"ph": "i", "s": "t", "name": "[memory]", "pid": 100, "tid": MAIN, "ts": ts, "args": args})
 
     def write(self, path: Path, *, old: bool = False, bare: bool = False, indent: int | None = None) -> Path:
