@@ -98,7 +98,7 @@ def _trace(number: int, summary: Summary, shown: Timeline) -> str:
 <button type="button" data-do="in" title="W or ↑">+</button>
 <button type="button" data-do="out" title="S or ↓">&minus;</button>
 <button type="button" data-do="all" title="0">whole step</button>
-<button type="button" data-do="arrows" title="from launches to their work, where few are on screen">arrows</button></div>
+<button type="button" data-do="arrows" title="from launches to their work, while few are seen">arrows</button></div>
 <div class="stage-canvas"><canvas tabindex="0" role="img" aria-label="Timeline of the chosen step"></canvas></div>
 <div class="keys" hidden></div><p class="chosen" hidden></p>
 <p class="note">{escape(_left_out(summary, shown))}</p></div>

@@ -124,7 +124,8 @@ const press = (x, y) => { point("pointerdown", x, y); point("pointerup", x, y); 
 canvas.setPointerCapture = () => {};
 const rows = () => one.step.rows.map((row) => [row.label, row.shown, row.drawn.length]);
 const table = () => [...tree.querySelectorAll("tbody tr")].map((row) => [...row.cells].map((cell) => cell.textContent));
-const named = (name, kind) => one.step.rows.flatMap((row) => row.events).find((e) => e.name === name && e.kind === kind);
+const every = one.step.rows.flatMap((row) => row.events);
+const named = (name, kind) => every.find((event) => event.name === name && event.kind === kind);
 const set = (selector, value) => {
   const input = tree.querySelector(selector);
   if (typeof value === "boolean") input.checked = value; else input.value = value;
@@ -138,7 +139,7 @@ const frames = one.step.rows.find((row) => row.folds);
 seen.pieces = frames.pieces.map((piece) => [piece.start, piece.end, piece.text]);
 press(20, frames.y + 5); seen.unfolded = rows();
 press(20, frames.y + 5); seen.again = rows();
-seen.operators = one.step.rows.find((row) => row.own && !row.folds).events.filter((e) => e.kind === 0).map((e) => e.depth);
+seen.operators = every.filter((event) => event.kind === 0).map((event) => event.depth);
 press(one.x(120000), frames.y + 5); seen.frame = one.chosenBox.textContent;
 seen.all = Number(canvas.dataset.arrows);
 one.act.arrows(); seen.none = Number(canvas.dataset.arrows);
