@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastvicreg.profiles.trace.events import read_trace
+from fastvicreg.profiles.trace.events import Trace, read_trace
 from fastvicreg.profiles.trace.summary import Summary, summarize
 
 MAIN, AUTOGRAD = 101, 102
@@ -139,3 +139,17 @@ def loop(steps: int = 4, *, first: float = 0.0) -> tuple[TraceWriter, list[float
         writer.launch("gemm", (at + 5, 5), (at + 12, 200))
         starts.append(at)
     return writer, starts
+
+
+def content(trace: Trace) -> list[tuple]:
+    """The events as plain values."""
+    return [
+        (trace.kind_N[i], trace.names[trace.name_N[i]], trace.start_N[i], trace.end_N[i], trace.external_N[i])
+        for i in range(len(trace.kind_N))
+    ]
+
+
+def written(path: Path, data: bytes) -> Path:
+    """The path, after writing."""
+    path.write_bytes(data)
+    return path
