@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, visible
 from fastvicreg.profiles.trace.blocks import Ending
 from fastvicreg.profiles.trace.decode import NOTHING, Args, Event, Stream, within_64_bits
-from fastvicreg.profiles.trace.events import Collective, Lane, Memory, Trace, visible
+from fastvicreg.profiles.trace.events import Collective, Lane, Memory, Trace
 from fastvicreg.profiles.trace.kinds import IGNORED, KINDS, ON_DEVICE, Kind, kind_of, kind_of_process
 
 _OLD_ANNOTATION = re.compile(r"ProfilerStep[#*]|enumerate\(DataLoader\)#|Optimizer\.|fv\.|## ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Stream:
         self.ending = Ending()
         self._read = 0
 
-    def chunks(self) -> Iterator[list[Event]]:
+    def chunks(self) -> Generator[list[Event], None, None]:
         """Lists of events in the file's order.
 
         ``UserError`` where the file cannot be read, is no trace, or ends before its first event does.
@@ -120,6 +120,10 @@ class Stream:
         buffer = next(text, b"").removeprefix(b"\xef\xbb\xbf").lstrip()
         if buffer[:1] == b"[":
             return buffer, True
+        if not buffer and not self.ending.damage:
+            if self.ending.cut:
+                raise UserError(f"{self.path} is cut off before its first event ends; export it again.")
+            raise UserError(f"{self.path} is empty: give the JSON that torch.profiler exports (.json or .json.gz).")
         if buffer[:1] != b"{":
             self._require_sound()
             raise UserError(f"{self.path} is no trace: give the JSON that torch.profiler exports (.json or .json.gz).")
@@ -193,6 +197,15 @@ class Stream:
             else:
                 self.malformed += 1
         return events
+
+
+def require_trace(path: Path) -> None:
+    """Read a file's first events; ``UserError`` where it cannot be read or has none."""
+    chunks = Stream(path).chunks()
+    try:
+        next(chunks)
+    finally:
+        chunks.close()
 
 
 def _event(value: object) -> Event | None:

@@ -13,18 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastvicreg.errors import visible
 from fastvicreg.profiles.trace.decode import Stream
 from fastvicreg.profiles.trace.kinds import ON_DEVICE, Kind
 
-__all__ = ["ON_DEVICE", "Kind", "Lane", "Memory", "Trace", "read_trace", "visible"]
+__all__ = ["ON_DEVICE", "Kind", "Lane", "Memory", "Trace", "read_trace"]
 
 _RANK = re.compile(r"rank[-_]?(\d+)", re.IGNORECASE)
-_HIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """The text with its control characters escaped: none of them reaches a terminal."""
-    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Lane(NamedTuple):

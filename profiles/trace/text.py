@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fastvicreg.errors import visible
 from fastvicreg.profiles.trace.device import counted
-from fastvicreg.profiles.trace.events import visible
 from fastvicreg.profiles.trace.gaps import CAUSES, LABELS
 from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
