@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from traces import MAIN, STEP, TraceWriter, device_trace, loop
+from traces import STEP, TraceWriter, device_trace, loop
 
 from fastvicreg.profiles.trace.summary import Summary
 
@@ -65,15 +65,16 @@ def _pageable() -> TraceWriter:
 
 
 def _step(*events: tuple[str, str, float, float]) -> Callable[[], TraceWriter]:
-    """Marked steps with a kernel in their first 212 us, and these further (category, name, start, length)."""
+    """Marked steps with a kernel in their first 212 us, and these further (category, name, start, length) events."""
 
     def made() -> TraceWriter:
         writer, starts = loop(5)
         for at in starts:
             for category, name, start, length in events:
-                stream = {"device": 0, "stream": 7} if category == "kernel" else {}
-                lane = (7, 0) if category == "kernel" else (MAIN, 100)
-                writer.add(category, name, at + start, length, *lane, **stream)
+                if category == "kernel":
+                    writer.launch(name, (at + 225, 5), (at + start, length))
+                else:
+                    writer.add(category, name, at + start, length)
         return writer
 
     return made
