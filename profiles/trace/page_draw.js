@@ -39,11 +39,11 @@ const draw = (line) => {
 };
 
 const place = (line) => {
-  const cap = line.step.rows.length > 8 ? 4 : 12;
+  const many = line.step.rows.length > 8;
   let y = AXIS;
   for (const row of line.step.rows) {
     row.folded = Boolean(row.folds) && !line.expanded.has(row.key);
-    row.shown = row.folded ? 1 : row.folds || line.expanded.has(row.key) ? row.deep : Math.min(row.deep, cap);
+    row.shown = row.folded ? 1 : row.folds || line.expanded.has(row.key) ? row.deep : Math.min(row.deep, many && !row.own ? 4 : 12);
     row.drawn = row.folded ? row.pieces : row.events;
     Object.assign(row, { y, height: row.chart ? CHART : row.band ? BAND : row.shown * ROW });
     y += row.height + GAP;

@@ -27,6 +27,8 @@ STEPS = 8
 """Steps of a trace that a page holds, at most."""
 EVENTS = 60_000
 """Events of a page, shared by its traces: some 40 bytes each."""
+SHARES, LEAST_SPLIT = (2, 4, 4), 40_000
+"""Parts of so many events or more that the first three steps have at most, so that none takes all."""
 CHANGES = 1_000
 """Changes of a device's memory in a step, at most."""
 AWAY = 2_000
@@ -53,15 +55,17 @@ def timeline(summary: Summary, events: int) -> Timeline:
     trace, windows = summary.trace, summary.steps.windows
     shown = _Shown(summary)
     steps: dict[int, dict[str, Any]] = {}
-    left_out = 0
-    for number in _in_order_of_interest(summary.steps.ms)[:STEPS]:
+    left, left_out = events, 0
+    shares = SHARES if events >= LEAST_SPLIT and len(windows.start_M) > 1 else ()
+    for place, number in enumerate(_in_order_of_interest(summary.steps.ms)[:STEPS]):
         start, end = float(windows.start_M[number]), float(windows.end_M[number])
         inside = np.flatnonzero((trace.start_N < end) & (trace.end_N > start) & shown.lanes_N)
-        if steps and len(inside) > events:
+        limit = min(left, events // shares[place]) if place < len(shares) else left
+        if steps and place >= len(shares) and len(inside) > limit:
             break
-        chosen = _longest(trace, inside, events)
+        chosen = _longest(trace, inside, limit)
         steps[number] = shown.step(start, end, chosen)
-        events -= len(chosen)
+        left -= len(chosen)
         left_out += len(inside) - len(chosen)
     return Timeline(
         {

@@ -14,6 +14,7 @@ from traces import TraceWriter, device_trace
 
 from fastvicreg.cli import main
 from fastvicreg.profiles import trace as trace_package
+from fastvicreg.profiles.trace import page_timeline
 from fastvicreg.profiles.trace.gaps import LABELS
 from fastvicreg.profiles.trace.kinds import Kind
 from fastvicreg.profiles.trace.page import page, write_page
@@ -127,6 +128,22 @@ def test_the_median_step_comes_first_and_the_longest_events_stay(tmp_path: Path)
     names = {event["name"] for event in events_of(shown.content, 4, "thread 101")}
     assert names == {"ProfilerStep#4", *(f"op{i}" for i in (9, 8, 7, 6, 5, 19, 18, 17, 16, 15))}
     assert "5 steps are here" not in page([summary])
+
+
+def test_a_step_of_many_events_leaves_room_for_the_slowest_and_the_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_timeline, "LEAST_SPLIT", 40)
+    writer, at = TraceWriter(), 0.0
+    for number, length in enumerate((500.0, 900.0, 400.0, 700.0)):
+        writer.step(number, at, length)
+        for i in range(60):
+            writer.op(f"op{i}", at + 5 * i, 4)
+        at += length
+    shown = timeline(summary_of(writer, tmp_path / "a.json"), 40)
+    assert list(shown.content["steps"]) == [0, 1, 2]
+    assert [len(shown.content["steps"][step]["lanes"][0]["s"]) for step in (0, 1, 2)] == [20, 10, 10]
+    assert shown.left_out == 3 * 61 - 40
 
 
 def test_a_long_trace_stays_small_and_says_what_it_left_out(tmp_path: Path) -> None:
