@@ -5,7 +5,7 @@ const KINDS = [
   "operator", "annotation", "runtime call", "kernel", "copy", "memset", "Python",
   "annotation, as the device saw it", "profiler's own work", "communication kernel",
 ];
-const [RUNTIME, PYTHON, DEVICE] = [2, 6, new Set([3, 4, 5, 9])];
+const [ANNOTATION, RUNTIME, PYTHON, DEVICE] = [1, 2, 6, new Set([3, 4, 5, 9])];
 const KEYS = ["#3f74c4", "#6f7a8a", "#b98232", "#1f8a83", "#2f9e58", "#7bb26a", "#a8894a", "#6f7a8a", "#a0a7b3", "#8957e5"];
 
 const duration = (ns) => {

@@ -46,13 +46,14 @@ const callTree = (events, [from, to], launches, { frames, flat }) => {
   return root;
 };
 
-// Frames that hold everything and do nothing themselves are told in one line: the tree begins below them.
+// Frames and marks that hold everything and do nothing themselves are told in one line: the tree begins below them.
 const belowFrames = (root) => {
   const above = [];
   let node = root;
   for (;;) {
     const [only, ...others] = node.children.values();
-    if (!only || others.length || only.kind !== PYTHON || !only.children.size || only.own > LITTLE * root.whole) break;
+    const holds = only && !others.length && [PYTHON, ANNOTATION].includes(only.kind) && only.children.size;
+    if (!holds || only.own > LITTLE * root.whole) break;
     above.push(only.text.split("  ")[0]);
     node = only;
   }
@@ -155,6 +156,7 @@ class Tree {
       }
     };
     const [top, above] = this.query ? [this.root, []] : belowFrames(this.root);
+    if (above.length > 6) above.splice(2, above.length - 5, "…");
     if (above.length) lines.push(this.note(`below ${above.join(" › ")}`, "above"));
     walk(top, 0, "");
     if (!lines.length) lines.push(this.note(this.query ? "no name here holds that" : "nothing of this thread here"));
