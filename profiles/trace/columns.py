@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from functools import lru_cache
-from itertools import repeat
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,18 +11,13 @@ from numpy.typing import NDArray
 
 from fastvicreg.errors import UserError, visible
 from fastvicreg.profiles.trace.blocks import Ending
-from fastvicreg.profiles.trace.decode import NOTHING, Args, Event, Stream, within_64_bits
+from fastvicreg.profiles.trace.decode import Args, Event, Stream, within_64_bits
 from fastvicreg.profiles.trace.events import Collective, Lane, Memory, Trace
 from fastvicreg.profiles.trace.kinds import IGNORED, KINDS, ON_DEVICE, Kind, kind_of, kind_of_process
 
 _OLD_ANNOTATION = re.compile(r"ProfilerStep[#*]|enumerate\(DataLoader\)#|Optimizer\.|fv\.|## ")
 """Until torch 1.10 annotations were written as operators."""
 _NO_ARGS = Args()
-_CATEGORY, _NAME, _START, _LENGTH = map(attrgetter, ("cat", "name", "ts", "dur"))
-_LANE = attrgetter("pid", "tid")
-_CORRELATION, _BYTES, _EXTERNAL, _OLD_EXTERNAL, _DEVICE = map(
-    attrgetter, ("correlation", "bytes", "external", "old_external", "device")
-)
 _AGE = 1e10
 """Microseconds: what lies this far before all other events has no time, but a default."""
 
@@ -44,7 +36,6 @@ class Columns:
     def __init__(self) -> None:
         self._names, self._lanes, self._shapes = _Intern(), _Intern(), _Intern()
         self._categories, self._collectives = _Intern(), _Intern()
-        self._known = {category: self._categories[category] for category in KINDS}
         self._lane_names: dict[Lane, str] = {}
         self._process_names: dict[int | str, str] = {}
         self._chunks: dict[str, list[NDArray[Any]]] = defaultdict(list)
@@ -52,30 +43,38 @@ class Columns:
 
     def add(self, events: list[Event]) -> None:
         """Take a chunk's timed events, allocations and names of threads."""
-        timed = [event for event in events if event.ph == "X" and event.cat not in IGNORED]
+        timed: list[Event] = []
         for event in events:
-            if event.ph != "X" and event.args:
-                self._note(event, event.args)
+            if event.ph == "X":
+                if event.cat not in IGNORED:
+                    timed.append(event)
+            elif event.ph == "M":
+                self._name_lane(event)
+            elif event.name == "[memory]" and event.args and event.ts is not None:
+                args = event.args
+                device = args.device_id if args.device_type else -1
+                size, allocated, reserved = map(
+                    within_64_bits, (args.size or args.bytes, args.allocated, args.reserved)
+                )
+                self._memory.append((event.ts, _device(device), size, allocated, reserved))
         args_N = [event.args or _NO_ARGS for event in timed]
-        count, external = len(timed), _ids(list(map(_EXTERNAL, args_N)))
-        # Maps of C functions: a Python call for each of a million events would take longer than reading them.
+        number, lane, category = self._names.__getitem__, self._lanes.__getitem__, self._categories.__getitem__
         chunk = {
-            "category": np.fromiter(map(self._known.get, map(_CATEGORY, timed), repeat(-1)), np.int16, count),
-            "name": np.fromiter(map(self._names.__getitem__, map(_NAME, timed)), np.int32, count),
-            "lane": np.fromiter(map(self._lanes.__getitem__, map(_LANE, timed)), np.int32, count),
-            "device": np.fromiter(map(_device, map(_DEVICE, args_N)), np.int16, count),
-            "start": np.array(list(map(_START, timed)), np.float64),
-            "length": np.array(list(map(_LENGTH, timed)), np.float64),
-            "shape": self._shaped(timed, args_N),
-            "external": np.where(external >= 0, external, _ids(list(map(_OLD_EXTERNAL, args_N)))),
-            "correlation": _ids(list(map(_CORRELATION, args_N))),
-            "bytes": _ids(list(map(_BYTES, args_N))),
+            "category": np.array(
+                [category(e.cat if e.cat in KINDS else _unknown(e, a)) for e, a in zip(timed, args_N, strict=True)],
+                np.int16,
+            ),
+            "name": np.array([number(e.name) for e in timed], np.int32),
+            "lane": np.array([lane((e.pid, e.tid)) for e in timed], np.int32),
+            "device": np.array([_device(a.device) for a in args_N], np.int16),
+            "start": np.array([e.ts for e in timed], np.float64),
+            "length": np.array([e.dur for e in timed], np.float64),
+            "shape": np.array([self._shape(e.name, a) for e, a in zip(timed, args_N, strict=True)], np.int32),
+            "external": _ids([a.external if a.external >= 0 else a.old_external for a in args_N]),
+            "correlation": _ids([a.correlation for a in args_N]),
+            "bytes": _ids([a.bytes for a in args_N]),
             "collective": np.array([-1 if a.collective is None else self._collective(a) for a in args_N], np.int32),
         }
-        for place in np.flatnonzero(chunk["category"] < 0).tolist():
-            event, args = timed[place], args_N[place]
-            key = event.cat, args.stream != -1 or args.device != -1  # whether it names a device or a stream
-            chunk["category"][place] = self._categories[key]
         for column, values in chunk.items():
             self._chunks[column].append(values)
 
@@ -156,34 +155,26 @@ class Columns:
             kind = kind_of_process(self._process_names.get(pid, str(pid)))
             kind_N[bare[lane_N[bare] == lane]] = -1 if kind is None else kind
 
-    def _shaped(self, timed: list[Event], args_N: list[Args]) -> NDArray[np.int32]:
-        places = [place for place, args in enumerate(args_N) if args.dims is not NOTHING]
-        shape_N = np.full(len(timed), -1, np.int32)
-        shape_N[places] = [self._shape(timed[place].name, args_N[place]) for place in places]
-        return shape_N
-
     def _shape(self, name: str, args: Args) -> int:
+        if not len(args.dims):
+            return -1
         return self._shapes[bytes(args.dims), bytes(args.types), bytes(args.concrete) if "conv" in name else b""]
 
     def _collective(self, args: Args) -> int:
         return self._collectives[str(args.collective), args.sent, args.received, args.dtype or "", args.group]
 
-    def _note(self, event: Event, args: Args) -> None:
-        """An allocation, or the name of a thread or process."""
-        if event.ph == "M":
-            self._name_lane(event, args)
-        elif event.name == "[memory]" and event.ts is not None:
-            device = args.device_id if args.device_type else -1
-            size, allocated, reserved = map(within_64_bits, (args.size or args.bytes, args.allocated, args.reserved))
-            self._memory.append((event.ts, _device(device), size, allocated, reserved))
-
-    def _name_lane(self, event: Event, args: Args) -> None:
-        if args.name is None:
+    def _name_lane(self, event: Event) -> None:
+        if not event.args or event.args.name is None:
             return
         if event.name == "thread_name":
-            self._lane_names[Lane(event.pid, event.tid)] = visible(str(args.name))
+            self._lane_names[Lane(event.pid, event.tid)] = visible(str(event.args.name))
         elif event.name == "process_name":
-            self._process_names[event.pid] = str(args.name)
+            self._process_names[event.pid] = str(event.args.name)
+
+
+def _unknown(event: Event, args: Args) -> tuple[str | None, bool]:
+    """The key of a category that ``KINDS`` does not hold: with whether its event names a device or a stream."""
+    return event.cat, args.stream != -1 or args.device != -1
 
 
 def _ended(ending: Ending, count: int) -> list[str]:
@@ -205,7 +196,6 @@ def _counted(foreign: dict[str, int]) -> str:
     return ", ".join(f"{count:,} events of category {name}" for name, count in foreign.items())
 
 
-@lru_cache(1024)
 def _device(value: int | str) -> int:
     """A device's number, -1 where the field holds none."""
     return value if isinstance(value, int) and -1 <= value < 1 << 15 else -1

@@ -25,7 +25,7 @@ _NEAR_END = 1 << 16
 _STRAY = 4 << 20
 _LARGEST = (1 << 63) - 1
 
-NOTHING = msgspec.Raw(b"")
+_NOTHING = msgspec.Raw(b"")
 
 
 class Args(msgspec.Struct, gc=False):
@@ -33,9 +33,9 @@ class Args(msgspec.Struct, gc=False):
 
     external: int = msgspec.field(default=-1, name="External id")
     old_external: int = msgspec.field(default=-1, name="external id")
-    dims: msgspec.Raw = msgspec.field(default=NOTHING, name="Input Dims")
-    types: msgspec.Raw = msgspec.field(default=NOTHING, name="Input type")
-    concrete: msgspec.Raw = msgspec.field(default=NOTHING, name="Concrete Inputs")
+    dims: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input Dims")
+    types: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input type")
+    concrete: msgspec.Raw = msgspec.field(default=_NOTHING, name="Concrete Inputs")
     stream: int | str = -1
     device: int | str = -1
     correlation: int = -1
