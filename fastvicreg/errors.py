@@ -1,5 +1,14 @@
 """The errors of a user's mistake or damaged data; the command line prints their line and exits with code 2."""
 
+import re
+
+_HIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with its control characters escaped: none of a file's name or content reaches a terminal."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
 
 class UserError(ValueError):
     """A mistake its user can mend: one line that names the offending value and the way out."""

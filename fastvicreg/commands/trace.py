@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fastvicreg.commandline import parse, part_named, share
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, visible
 from fastvicreg.registry import unknown
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def html(arguments: Sequence[str]) -> int:
     path = write_page(summaries, options.out)
     for one in summaries:
         print(one.verdict.text)
-    print(f"page: {path} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")
+    print(f"page: {visible(str(path))} ({path.stat().st_size / 1e6:.1f} MB); open it in a browser.")
     return 0
 
 
@@ -261,5 +261,5 @@ def _read_all(paths: Sequence[Path], steps_by: str | None, comm: str | None) -> 
     if failed and (len(paths) == 1 or not found):
         raise failed[0]
     for error in failed:
-        print(f"warning: left out: {error}", file=sys.stderr)
+        print(f"warning: left out: {visible(str(error))}", file=sys.stderr)
     return found

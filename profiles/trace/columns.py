@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, visible
+from fastvicreg.profiles.trace.blocks import Ending
 from fastvicreg.profiles.trace.decode import Args, Event, Stream, within_64_bits
-from fastvicreg.profiles.trace.events import Collective, Lane, Memory, Trace, visible
+from fastvicreg.profiles.trace.events import Collective, Lane, Memory, Trace
 from fastvicreg.profiles.trace.kinds import IGNORED, KINDS, ON_DEVICE, Kind, kind_of, kind_of_process
 
 _OLD_ANNOTATION = re.compile(r"ProfilerStep[#*]|enumerate\(DataLoader\)#|Optimizer\.|fv\.|## ")
@@ -38,7 +39,7 @@ class Columns:
         self._lane_names: dict[Lane, str] = {}
         self._process_names: dict[int | str, str] = {}
         self._chunks: dict[str, list[NDArray[Any]]] = defaultdict(list)
-        self._memory: list[tuple[float, int, int, int]] = []
+        self._memory: list[tuple[float, int, int, int, int]] = []
 
     def add(self, events: list[Event]) -> None:
         """Take a chunk's timed events, allocations and names of threads."""
@@ -52,8 +53,10 @@ class Columns:
             elif event.name == "[memory]" and event.args and event.ts is not None:
                 args = event.args
                 device = args.device_id if args.device_type else -1
-                sizes = (within_64_bits(args.size or args.bytes), within_64_bits(args.allocated))
-                self._memory.append((event.ts, _device(device), *sizes))
+                size, allocated, reserved = map(
+                    within_64_bits, (args.size or args.bytes, args.allocated, args.reserved)
+                )
+                self._memory.append((event.ts, _device(device), size, allocated, reserved))
         args_N = [event.args or _NO_ARGS for event in timed]
         number, lane, category = self._names.__getitem__, self._lanes.__getitem__, self._categories.__getitem__
         chunk = {
@@ -98,8 +101,7 @@ class Columns:
                 f"{stream.path} holds no timed event: profile at least one step, and export after it."
                 + (f" It holds only {_counted(foreign)}, which are not known." if foreign else "")
             )
-        if stream.cut:
-            faults.append(f"the file is cut off: what follows its first {int(known.sum()):,} events is missing.")
+        faults += _ended(stream.ending, int(known.sum()))
         order = np.flatnonzero(sound & known)
         order = order[np.argsort(start[order], kind="stable")]
         first = start[order[0]]
@@ -108,7 +110,7 @@ class Columns:
         kind, name, names = kind[order].astype(np.int8), joined("name")[order], [visible(text) for text in self._names]
         old = np.array([bool(_OLD_ANNOTATION.match(text)) for text in names], bool)
         kind[(kind == Kind.OP) & old[name]] = Kind.ANNOTATION
-        memory = np.array(self._memory, np.float64).reshape(-1, 4)
+        memory = np.array(self._memory, np.float64).reshape(-1, 5)
         return Trace(
             path=stream.path,
             names=names,
@@ -173,6 +175,14 @@ class Columns:
 def _unknown(event: Event, args: Args) -> tuple[str | None, bool]:
     """The key of a category that ``KINDS`` does not hold: with whether its event names a device or a stream."""
     return event.cat, args.stream != -1 or args.device != -1
+
+
+def _ended(ending: Ending, count: int) -> list[str]:
+    """What is said of a file that was cut off or damaged."""
+    if ending.damage:
+        rest = f"what follows the first {count:,} events is missing" if ending.cut else "some events may be wrong"
+        return [f"the gzip file is damaged ({ending.damage}): {rest}."]
+    return [f"the file is cut off: what follows its first {count:,} events is missing."] if ending.cut else []
 
 
 def _ids(values: list[int]) -> NDArray[np.int64]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
 from fastvicreg.errors import UserError
+from fastvicreg.profiles.trace.blocks import Ending, blocks
 from fastvicreg.profiles.trace.mend import parse, parse_entries
 
-BLOCK = 1 << 20
-"""Bytes decoded at a time: some 4,000 events."""
 HEADER_LIMIT = 64 << 20
 """Bytes before the list of events, at most."""
 
@@ -26,7 +23,6 @@ _TAIL = re.compile(rb'\}\s*(\])\s*(?:\}|,\s*"\w|\Z)')
 _TOKENS = re.compile(rb'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _NEAR_END = 1 << 16
 _STRAY = 4 << 20
-_PACKED = 1 << 18
 _LARGEST = (1 << 63) - 1
 
 _NOTHING = msgspec.Raw(b"")
@@ -48,6 +44,7 @@ class Args(msgspec.Struct, gc=False):
     device_id: int = msgspec.field(default=-1, name="Device Id")
     size: int = msgspec.field(default=0, name="Bytes")
     allocated: int = msgspec.field(default=-1, name="Total Allocated")
+    reserved: int = msgspec.field(default=-1, name="Total Reserved")
     name: str | int | None = None
     collective: str | None = msgspec.field(default=None, name="Collective name")
     sent: int = msgspec.field(default=0, name="In msg nelems")
@@ -78,7 +75,7 @@ class Stream:
     """The events of one file, chunk by chunk; ``header`` is complete once they are all read.
 
     ``malformed`` counts entries that are no events and were left out, ``mended`` names the faults that were mended,
-    and ``cut`` tells that the file ends too early.
+    ``ending`` tells whether the list of events ends too early, and what is wrong with a compressed file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,21 +83,18 @@ class Stream:
         self.header: dict[str, Any] = {}
         self.malformed = 0
         self.mended: set[str] = set()
-        self.cut = False
+        self.ending = Ending()
         self._read = 0
 
-    def _note_cut(self) -> None:
-        self.cut = True
-
-    def chunks(self) -> Iterator[list[Event]]:
+    def chunks(self) -> Generator[list[Event], None, None]:
         """Lists of events in the file's order.
 
         ``UserError`` where the file cannot be read, is no trace, or ends before its first event does.
         """
-        blocks = _blocks(self.path, self._note_cut)
+        text = blocks(self.path, self.ending)
         try:
-            buffer, bare = self._open(blocks)
-            for block in blocks:
+            buffer, bare = self._open(text)
+            for block in text:
                 cut = _last_cut(buffer)
                 events = self._decode(buffer[:cut] + b"]") if cut else None
                 if events is None:
@@ -117,26 +111,37 @@ class Stream:
                 self._read += len(events)
                 # What was cut off begins with the comma between two events.
                 buffer = b"[" + (buffer[cut:] + block).lstrip(b", \r\n\t")
-            yield self._finish(b"".join([buffer, *blocks]), bare)
+            yield self._finish(b"".join([buffer, *text]), bare)
         finally:
-            blocks.close()
+            text.close()
 
-    def _open(self, blocks: Generator[bytes, None, None]) -> tuple[bytes, bool]:
+    def _open(self, text: Generator[bytes, None, None]) -> tuple[bytes, bool]:
         """The buffer from the events' "[" on, and whether the file is a bare list."""
-        buffer = next(blocks, b"").removeprefix(b"\xef\xbb\xbf").lstrip()
+        buffer = next(text, b"").removeprefix(b"\xef\xbb\xbf").lstrip()
         if buffer[:1] == b"[":
             return buffer, True
+        if not buffer and not self.ending.damage:
+            if self.ending.cut:
+                raise UserError(f"{self.path} is cut off before its first event ends; export it again.")
+            raise UserError(f"{self.path} is empty: give the JSON that torch.profiler exports (.json or .json.gz).")
         if buffer[:1] != b"{":
+            self._require_sound()
             raise UserError(f"{self.path} is no trace: give the JSON that torch.profiler exports (.json or .json.gz).")
         while not (found := _EVENTS.search(buffer)):
-            block = next(blocks, b"")
+            block = next(text, b"")
             if not block or len(buffer) > HEADER_LIMIT:
+                self._require_sound()
                 raise UserError(
                     f'{self.path} is no trace: it has no list "traceEvents"; give what torch.profiler exports.'
                 )
             buffer += block
         self._add_header(buffer[: found.start()].rstrip().rstrip(b",") + b"}")
         return buffer[found.end() - 1 :], False
+
+    def _require_sound(self) -> None:
+        if damage := self.ending.damage:
+            where = "before its first event ends"
+            raise UserError(f"{self.path} is a gzip file that is damaged {where} ({damage}); copy or export it again.")
 
     def _finish(self, rest: bytes, bare: bool) -> list[Event]:
         end, closed = _scan(rest)
@@ -147,8 +152,9 @@ class Stream:
             complete = rest[end:].strip(b", \r\n\t") == b"" and end > 1
             events = self._decode(rest[:end] + b"]", final=True) or []
             if not (bare and complete):  # the format lets a bare list end without its "]"
-                self.cut = True
+                self.ending.cut = True
                 if not events and not self._read:
+                    self._require_sound()
                     raise UserError(f"{self.path} is cut off before its first event ends; export it again.")
             return events
         if not bare:
@@ -179,9 +185,9 @@ class Stream:
             if not final:
                 return None
             values, failed, mended = parse_entries(plain)
-            if not values:
-                where = f"after {self._read:,} events or more"
-                raise UserError(f"{self.path} is damaged: {where} it is no longer JSON; export it again.") from None
+            if not values and not self._read:
+                self._require_sound()
+                raise UserError(f"{self.path} is damaged: its events are no JSON; export it again.") from None
         self.malformed += failed
         self.mended |= mended
         events = []
@@ -191,6 +197,15 @@ class Stream:
             else:
                 self.malformed += 1
         return events
+
+
+def require_trace(path: Path) -> None:
+    """Read a file's first events; ``UserError`` where it cannot be read or has none."""
+    chunks = Stream(path).chunks()
+    try:
+        next(chunks)
+    finally:
+        chunks.close()
 
 
 def _event(value: object) -> Event | None:
@@ -249,36 +264,3 @@ def _scan(buffer: bytes) -> tuple[int, int | None]:
             elif depth == 0:
                 return end, token.end()
     return end, None
-
-
-def _blocks(path: Path, on_cut: Callable[[], None]) -> Generator[bytes, None, None]:
-    """The file's text in blocks, the next one unpacked by a thread of its own while one is worked on."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            source = _unpacked(file, on_cut) if packed else iter(lambda: file.read(BLOCK), b"")
-            with ThreadPoolExecutor(1) as ahead:
-                coming = ahead.submit(next, source, b"")
-                while block := coming.result():
-                    coming = ahead.submit(next, source, b"")
-                    yield block
-    except zlib.error as error:
-        raise UserError(f"{path} is a damaged gzip file: {error}; export or copy it again.") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
-
-
-def _unpacked(file: IO[bytes], on_cut: Callable[[], None]) -> Iterator[bytes]:
-    """The text of a gzip file of one or more members, up to where it was cut off."""
-    member = zlib.decompressobj(31)
-    packed = file.read(_PACKED)
-    while packed:
-        if text := member.decompress(packed, BLOCK):
-            yield text
-        packed = member.unconsumed_tail or (member.unused_data.lstrip(b"\0") if member.eof else b"")
-        packed = packed or file.read(_PACKED)
-        if member.eof and packed:
-            member = zlib.decompressobj(31)
-    if not member.eof:
-        on_cut()

@@ -13,18 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastvicreg.errors import visible
 from fastvicreg.profiles.trace.decode import Stream
 from fastvicreg.profiles.trace.kinds import ON_DEVICE, Kind
 
-__all__ = ["ON_DEVICE", "Kind", "Lane", "Memory", "Trace", "read_trace", "visible"]
+__all__ = ["ON_DEVICE", "Kind", "Lane", "Memory", "Trace", "read_trace"]
 
 _RANK = re.compile(r"rank[-_]?(\d+)", re.IGNORECASE)
-_HIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """The text with its control characters escaped: none of them reaches a terminal."""
-    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Lane(NamedTuple):
@@ -46,12 +41,13 @@ class Collective(NamedTuple):
 
 @dataclass(frozen=True)
 class Memory:
-    """The allocator's log: ``device_N`` is -1 for the host; ``allocated_N`` -1 where the total was not written."""
+    """The allocator's log: ``device_N`` is -1 for the host; totals are -1 where they were not written."""
 
     at_N: NDArray[np.float64]
     device_N: NDArray[np.int64]
     bytes_N: NDArray[np.int64]
     allocated_N: NDArray[np.int64]
+    reserved_N: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -133,11 +133,13 @@ def blame(trace: Trace, spans: Spans, events: Ids) -> tuple[str, float] | None:
     if not len(spans.start_M) or not len(events):
         return None
     length = np.zeros(len(trace.names))
+    start, reach = trace.start_N[events], np.maximum.accumulate(trace.end_N[events])  # events are in order of start
     for first in range(0, len(spans.start_M), _AT_ONCE):
         part = Spans(*(edge[first : first + _AT_ONCE] for edge in spans))
-        begun = np.searchsorted(part.start_M, trace.end_N[events])
-        ended = np.searchsorted(part.end_M, trace.start_N[events], side="right")
-        nest = Nest(trace, events[begun > ended])
+        near = events[np.searchsorted(reach, part.start_M[0]) : np.searchsorted(start, part.end_M[-1], side="right")]
+        begun = np.searchsorted(part.start_M, trace.end_N[near])
+        ended = np.searchsorted(part.end_M, trace.start_N[near], side="right")
+        nest = Nest(trace, near[begun > ended])
         for lane in np.unique(trace.lane_N[nest.events_E]).tolist():
             pieces = cut(nest.segments(lane), part)
             names = trace.name_N[nest.events_E[pieces.id_S]]

@@ -79,5 +79,6 @@ def thread_table(trace: Trace, steps: Steps) -> list[ThreadRow]:
         lane = trace.lanes[number]
         name = trace.lane_names.get(lane, "").strip() or f"thread {lane.tid}"
         ms = union(trace.start_N[own], trace.end_N[own]).total / 1e3
-        rows.append(ThreadRow(name + " (the step's)" * (number == steps.lane), len(own), float(ms)))
-    return sorted(rows, key=lambda row: (-row.ms, row.name))
+        row = ThreadRow(name + " (the step's)" * (number == steps.lane), len(own), float(ms))
+        rows.append((-row.ms, number != steps.lane, row))
+    return [row for *_, row in sorted(rows)]  # of two that take as long the step's comes first

@@ -4,6 +4,7 @@
 const sections = [...document.querySelectorAll("section.trace")];
 const content = JSON.parse(document.getElementById("timelines").textContent);
 
+const trees = [];
 const timelines = sections.map((section, number) => {
   const timeline = new Timeline(section, content[number]);
   const buttons = [...section.querySelectorAll(".strip button")], here = buttons.filter((one) => !one.disabled);
@@ -17,11 +18,13 @@ const timelines = sections.map((section, number) => {
     const next = by && here[here.findIndex((one) => one.getAttribute("aria-pressed") === "true") + by];
     if (next) show(next);
   });
-  const tools = section.querySelector(".tools");
+  const tools = section.querySelector(".tools"), arrows = tools.querySelector("[data-do=arrows]");
   tools.hidden = false;
   for (const button of tools.querySelectorAll("button")) {
     button.addEventListener("click", () => timeline.act[button.dataset.do]());
   }
+  arrows.hidden = !Object.values(content[number].steps).some((step) => step.lanes.some((lane) => lane.c.length));
+  trees.push(new Tree(section.querySelector(".tree"), timeline));
   tools.querySelector("input").addEventListener("input", (event) => {
     timeline.query = event.target.value.trim().toLowerCase();
     timeline.draw();
@@ -69,7 +72,7 @@ const sort = (head, column) => {
   head.setAttribute("aria-sort", falling ? "descending" : "ascending");
 };
 
-for (const head of document.querySelectorAll("th")) {
+for (const head of document.querySelectorAll("table:not(.calls) th")) {
   const button = document.createElement("button");
   button.type = "button";
   button.append(...head.childNodes);

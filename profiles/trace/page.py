@@ -16,6 +16,13 @@ from fastvicreg.profiles.trace.page_colours import stage_colours
 from fastvicreg.profiles.trace.page_timeline import EVENTS, LEAST_EVENTS, Timeline, timeline
 from fastvicreg.profiles.trace.summary import Summary
 
+_TREE = """<div class="block tree" hidden><h3>Calls in a stretch of time</h3>
+<div class="tools"><output></output><button type="button" data-do="clear" hidden>no range</button>
+<select aria-label="thread"></select>
+<select aria-label="form"><option value="tree">by who called whom</option><option value="list">by name</option></select>
+<label><input type="checkbox" checked>Python</label>
+<input type="search" placeholder="find by name" aria-label="find a call"></div>
+<div class="scroll"><table class="calls"><thead><tr></tr></thead><tbody></tbody></table></div></div>"""
 STRIP = 120
 """Steps drawn side by side for choosing, at most."""
 
@@ -58,7 +65,10 @@ def page(summaries: Sequence[Summary]) -> str:
 <script type="application/json" id="figures">{_json([summary.row() for summary in summaries])}</script>
 <script type="application/json" id="timelines">{_json([one.content for one in timelines])}</script>
 <script>{_asset("page_events.js")}</script>
+<script>{_asset("page_rows.js")}</script>
+<script>{_asset("page_draw.js")}</script>
 <script>{_asset("page_timeline.js")}</script>
+<script>{_asset("page_tree.js")}</script>
 <script>{_asset("page.js")}</script>
 </body></html>
 """
@@ -87,10 +97,12 @@ def _trace(number: int, summary: Summary, shown: Timeline) -> str:
 <div class="tools" hidden><output></output><input type="search" placeholder="find by name" aria-label="find by name">
 <button type="button" data-do="in" title="W or ↑">+</button>
 <button type="button" data-do="out" title="S or ↓">&minus;</button>
-<button type="button" data-do="all" title="0">whole step</button></div>
+<button type="button" data-do="all" title="0">whole step</button>
+<button type="button" data-do="arrows" title="from launches to their work, while few are seen">arrows</button></div>
 <div class="stage-canvas"><canvas tabindex="0" role="img" aria-label="Timeline of the chosen step"></canvas></div>
 <div class="keys" hidden></div><p class="chosen" hidden></p>
 <p class="note">{escape(_left_out(summary, shown))}</p></div>
+{_TREE}
 {sections.tables(summary)}
 </section>
 """
@@ -101,7 +113,8 @@ def _left_out(summary: Summary, shown: Timeline) -> str:
     which = ("the median", "the slowest", "the fastest")[:kept]
     steps = "All steps are here" if kept == count else f"{kept} of {count} steps are here, with {', '.join(which)}"
     events = f"; of their events the shortest {shown.left_out:,} are left out" if shown.left_out else ""
-    return f"{steps}{events}. Wheel or W S: zoom; drag or A D: move; double-click: zoom to an event; [ ]: other steps."
+    ways = "Wheel or W S: zoom; drag or A D: move; double-click: zoom to an event; [ ]: other steps"
+    return f"{steps}{events}. {ways}; drag on the axis or with Shift: choose a range; R: the chosen event's; Esc: none."
 
 
 def _strip(summary: Summary, shown: Timeline) -> str:

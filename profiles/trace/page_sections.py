@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fastvicreg.profiles.trace.gaps import LABELS
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
+from fastvicreg.profiles.trace.page_memory import memory_charts
 from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
 from fastvicreg.profiles.trace.text import notes
@@ -41,6 +42,10 @@ def overview(summaries: Sequence[Summary]) -> str:
     for number, summary in enumerate(summaries):
         shares, ms = summary.device_shares or {}, summary.step_ms
         name = f'<a href="#trace-{number}">{escape(summary.trace.path.name)}</a>'
+        if shares:
+            name += _bar(
+                [Piece(part, shares[part], colour) for part, colour in PART_COLOURS.items()] + _idle(summary), thin=True
+            )
         parts = [_share(shares[part]) if shares else Cell("-") for part in ("compute", "comm", "copy", "idle")]
         rank = Cell("-" if summary.trace.rank is None else str(summary.trace.rank), summary.trace.rank)
         steps = Cell(str(len(summary.steps.names)), len(summary.steps.names))
@@ -95,7 +100,7 @@ def breakdown(summary: Summary) -> str:
             Piece("comm, exposed" if name == "comm" else name, summary.device_shares[name], colour)
             for name, colour in PART_COLOURS.items()
         ]
-        idle = [Piece(LABELS[name], summary.idle_by[name], colour, idle=True) for name, colour in CAUSE_COLOURS.items()]
+        idle = _idle(summary)
         whole = Piece("idle", summary.device_shares["idle"], "var(--idle)", idle=True)
         shown = [(_swatch(p), _ms(p.share * mean), _share(p.share), Cell("")) for p in (*busy, whole)]
         total = summary.steps.windows.total
@@ -144,9 +149,7 @@ def tables(summary: Summary) -> str:
         found.append(table(_title("Operators", len(summary.operators)), columns, rows, "operators"))
     if summary.workers and summary.device:
         found.append(_workers(summary))
-    if summary.memory:
-        rows = [(name, Cell(f"{size / 2**20:,.1f}", size)) for name, size in summary.memory.items()]
-        found.append(table("Memory at the peak", ("where", "MiB"), rows, "memory"))
+    found.append(memory_charts(summary))
     if summary.missing:
         lines = "".join(f"<li>{escape(line)}</li>" for line in summary.missing)
         found.append(f'<div class="block"><h3>What this trace does not contain</h3><ul class="note">{lines}</ul></div>')
@@ -188,17 +191,25 @@ def _part(
     rows: Sequence[Sequence[str | Cell]],
     kind: str = "",
 ) -> str:
+    return f"<div class='part'><h3>{escape(title)}</h3>{_bar(pieces)}{table('', columns, rows, kind)}</div>"
+
+
+def _idle(summary: Summary) -> list[Piece]:
+    shares = summary.idle_by or {}
+    return [Piece(LABELS[name], shares[name], colour, idle=True) for name, colour in CAUSE_COLOURS.items()]
+
+
+def _bar(pieces: Sequence[Piece], *, thin: bool = False) -> str:
     spans = []
     for piece in pieces:
         if piece.share <= 0:
             continue
-        text = f"{piece.share:.0%}" if piece.share >= _LEAST_LABELLED else ""
+        text = f"{piece.share:.0%}" if piece.share >= _LEAST_LABELLED and not thin else ""
         idle = " class='idle'" if piece.idle else ""
         hint = escape(f"{'idle: ' * piece.idle}{piece.name} {piece.share:.1%}", quote=True)
         style = f"flex-grow:{piece.share:.6f};background-color:{piece.colour}"
         spans.append(f'<span{idle} style="{style}" title="{hint}">{text}</span>')
-    bar = f"<div class='bar'>{''.join(spans)}</div>"
-    return f"<div class='part'><h3>{escape(title)}</h3>{bar}{table('', columns, rows, kind)}</div>"
+    return f"<div class='bar{' thin' * thin}'>{''.join(spans)}</div>"
 
 
 def _cell(cell: Cell) -> str:

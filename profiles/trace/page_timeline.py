@@ -19,6 +19,7 @@ from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
 from fastvicreg.profiles.trace.gaps import CAUSES
 from fastvicreg.profiles.trace.intervals import Ids, Segments
 from fastvicreg.profiles.trace.join import Launches
+from fastvicreg.profiles.trace.memory import Use
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
 from fastvicreg.profiles.trace.summary import Summary
 
@@ -26,6 +27,12 @@ STEPS = 8
 """Steps of a trace that a page holds, at most."""
 EVENTS = 60_000
 """Events of a page, shared by its traces: some 40 bytes each."""
+SHARES, LEAST_SPLIT = (2, 4, 4), 40_000
+"""Parts of so many events or more that the first three steps have at most, so that none takes all."""
+CHANGES = 1_000
+"""Changes of a device's memory in a step, at most."""
+AWAY = 2_000
+"""Launches of a step whose work runs outside of it that are told with it, at most."""
 LEAST_EVENTS = 1_500
 """A trace's events, however many share the page."""
 _NAME, _SHAPES = 300, 200
@@ -48,15 +55,17 @@ def timeline(summary: Summary, events: int) -> Timeline:
     trace, windows = summary.trace, summary.steps.windows
     shown = _Shown(summary)
     steps: dict[int, dict[str, Any]] = {}
-    left_out = 0
-    for number in _in_order_of_interest(summary.steps.ms)[:STEPS]:
+    left, left_out = events, 0
+    shares = SHARES if events >= LEAST_SPLIT and len(windows.start_M) > 1 else ()
+    for place, number in enumerate(_in_order_of_interest(summary.steps.ms)[:STEPS]):
         start, end = float(windows.start_M[number]), float(windows.end_M[number])
         inside = np.flatnonzero((trace.start_N < end) & (trace.end_N > start) & shown.lanes_N)
-        if steps and len(inside) > events:
+        limit = min(left, events // shares[place]) if place < len(shares) else left
+        if steps and place >= len(shares) and len(inside) > limit:
             break
-        chosen = _longest(trace, inside, events)
+        chosen = _longest(trace, inside, limit)
         steps[number] = shown.step(start, end, chosen)
-        events -= len(chosen)
+        left -= len(chosen)
         left_out += len(inside) - len(chosen)
     return Timeline(
         {
@@ -114,6 +123,7 @@ class _Shown:
         kernels = trace.where(Kind.KERNEL)
         self._kind_N[kernels[is_communication(trace, kernels, summary.comm)]] = _COMM
         self._shape_N = _shapes_of_kernels(trace, summary.launches)
+        self._call_N = _calls(trace, summary.launches)
 
     def lanes(self) -> list[dict[str, Any]]:
         """Labels; the step's own thread is first among the threads."""
@@ -142,7 +152,25 @@ class _Shown:
             "stages": _blocks(self.summary.stages.segments, start, end),
             "device": _device_blocks(self.summary, start, end),
             "lanes": [self._columns(np.array(place[lane], np.int64), start) for lane in self._order],
+            "away": self._away(start, end, chosen),
+            "memory": {where: _memory(use, start, end) for where, use in self.summary.memory.items()},
         }
+
+    def _away(self, start: float, end: float, chosen: Ids) -> list[tuple[int, int, int, int]]:
+        """What the step's calls launched that runs after it: the call, the work's name, start and length."""
+        trace, (work, call) = self.trace, (self.summary.launches.work_D, self.summary.launches.call_D)
+        late = work[(trace.start_N[work] >= end) & (call >= 0)]
+        late = late[np.isin(self._call_N[late], chosen)][:AWAY]
+        return [
+            (call, self.names[trace.names[name][:_NAME]], round((at - start) * _NS), round(length * _NS))
+            for call, name, at, length in zip(
+                self._call_N[late].tolist(),
+                trace.name_N[late].tolist(),
+                trace.start_N[late].tolist(),
+                (trace.end_N - trace.start_N)[late].tolist(),
+                strict=True,
+            )
+        ]
 
     def _columns(self, events: Ids, origin: float) -> dict[str, list[int]]:
         trace = self.trace
@@ -163,10 +191,9 @@ class _Shown:
         return self.shapes[text] if text else -1
 
     def _links(self, events: Ids) -> list[int]:
-        """Correlations, which tie a launch to what it launched."""
-        kinds = (Kind.RUNTIME, *ON_DEVICE)
-        tied = np.isin(self.trace.kind_N[events], kinds)
-        return np.where(tied, self.trace.correlation_N[events], -1).tolist() if tied.any() else []
+        """The call that launched each event, which has the same number itself; none on a lane without any."""
+        call = self._call_N[events]
+        return call.tolist() if (call >= 0).any() else []
 
 
 def _lane_order(summary: Summary) -> list[int]:
@@ -181,6 +208,14 @@ def _lane_order(summary: Summary) -> list[int]:
     host = set(trace.lane_N[trace.where(Kind.OP, Kind.ANNOTATION, Kind.RUNTIME, Kind.PYTHON)].tolist())
     kept = [lane for lane in present if lane in on_device or lane in host]
     return sorted(kept, key=lambda lane: (lane not in on_device, lane != summary.steps.lane, -work[lane]))
+
+
+def _calls(trace: Trace, launches: Launches) -> NDArray[np.int64]:
+    """Of each event the call that launched it, of such a call itself; -1 for all others."""
+    call_N = np.full(len(trace.kind_N), -1, np.int64)
+    tied = launches.call_D >= 0
+    call_N[launches.work_D[tied]] = call_N[launches.call_D[tied]] = launches.call_D[tied]
+    return call_N
 
 
 def _shapes_of_kernels(trace: Trace, launches: Launches) -> NDArray[np.int32]:
@@ -218,6 +253,13 @@ def _blocks(segments: Segments, start: float, end: float) -> list[list[int]]:
     closes = np.append(opens[1:], True)
     edges = [np.round((at - start) * _NS).astype(np.int64).tolist() for at in (start_S[opens], end_S[closes])]
     return [*edges, id_S[opens].tolist()]
+
+
+def _memory(use: Use, start: float, end: float) -> list[list[int]]:
+    """[moments in ns since the step's start, bytes allocated, bytes reserved (none where they were not written)]."""
+    part = use.between(start, end).thinned(CHANGES)
+    moments = np.round((part.at_N - start) * _NS).astype(np.int64).tolist()
+    return [moments, part.allocated_N.tolist(), [] if part.reserved_N is None else part.reserved_N.tolist()]
 
 
 def _device_blocks(summary: Summary, start: float, end: float) -> list[list[int]] | None:

@@ -15,6 +15,7 @@ from fastvicreg.profiles.trace.evidence import device_evidence, host_evidence
 from fastvicreg.profiles.trace.gaps import CAUSES, Gaps, find_gaps
 from fastvicreg.profiles.trace.host import Host, ThreadRow, find_host, thread_table
 from fastvicreg.profiles.trace.join import Launches, find_launches
+from fastvicreg.profiles.trace.memory import Use, memory_use
 from fastvicreg.profiles.trace.missing import in_use, missing, unrecorded_launches
 from fastvicreg.profiles.trace.stages import Stages, find_stages
 from fastvicreg.profiles.trace.steps import Steps, find_steps, repeated_marks
@@ -23,7 +24,6 @@ from fastvicreg.profiles.trace.tables import (
     OperatorRow,
     WorkerRow,
     kernel_table,
-    memory_peaks,
     operator_table,
     worker_table,
 )
@@ -55,7 +55,7 @@ class Summary:
     operators: list[OperatorRow]
     workers: list[WorkerRow]
     threads: list[ThreadRow]
-    memory: dict[str, int]
+    memory: dict[str, Use]
     missing: list[str]
     comm: str | None
     verdict: Verdict
@@ -101,7 +101,7 @@ class Summary:
             "idle_by": self.idle_by,
             "host": self.host.shares if self.host else None,
             "communication": _communication(self),
-            "memory_peak_bytes": self.memory,
+            "memory_peak_bytes": {where: use.peak for where, use in self.memory.items()},
             "kernels": [row._asdict() for row in self.kernels[:20]],
             "operators": [row._asdict() for row in self.operators[:20]],
             "workers": [row._asdict() for row in self.workers],
@@ -159,7 +159,7 @@ def summarize(trace: Trace, *, steps_by: str | None = None, comm: str | None = N
         operators=operators,
         workers=worker_table(trace, steps),
         threads=[] if devices else thread_table(trace, steps),
-        memory=memory_peaks(trace),
+        memory=memory_use(trace),
         missing=missing(trace, steps, launches),
         comm=comm,
         verdict=verdict,

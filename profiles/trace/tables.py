@@ -1,4 +1,4 @@
-"""Tables of a trace: kernels with their share of the device's peak, operators with host and device time, memory."""
+"""Tables of a trace: kernels with their share of the device's peak, operators with host and device time, threads."""
 
 from __future__ import annotations
 
@@ -175,17 +175,3 @@ def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
         ms = float((trace.end_N[own] - trace.start_N[own]).sum() / 1e3)
         rows.append(WorkerRow(trace.names[name], len(own), len(np.unique(trace.lane_N[own])), ms))
     return sorted(rows, key=lambda row: (-row.ms, row.name))
-
-
-def memory_peaks(trace: Trace) -> dict[str, int]:
-    """Bytes at the peak by device ("host", "device 0"); what was allocated before the trace counts where written."""
-    memory, found = trace.memory, {}
-    for device in np.unique(memory.device_N).tolist():
-        own = np.flatnonzero(memory.device_N == device)
-        own = own[np.argsort(memory.at_N[own], kind="stable")]
-        totals = memory.allocated_N[own]
-        # Without totals the log's sum tells how far the use rose above where it began or fell to.
-        sums = np.concatenate(([0], np.cumsum(memory.bytes_N[own])))
-        peak = int(totals.max()) if (totals > 0).any() else int(sums.max() - sums.min())
-        found["host" if device < 0 else f"device {device}"] = peak
-    return found

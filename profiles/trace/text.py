@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fastvicreg.errors import visible
 from fastvicreg.profiles.trace.device import counted
-from fastvicreg.profiles.trace.events import visible
 from fastvicreg.profiles.trace.gaps import CAUSES, LABELS
 from fastvicreg.profiles.trace.ranks import straggler
 from fastvicreg.profiles.trace.summary import Summary
@@ -48,7 +48,7 @@ def show_summary(summary: Summary, out: Console) -> None:
     if summary.workers:
         out.print(_workers(summary))
     if summary.memory:
-        peaks = ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in summary.memory.items())
+        peaks = ", ".join(f"{name} {use.peak / 2**20:,.1f} MiB" for name, use in summary.memory.items())
         line(out, f"memory at the peak: {peaks}")
     if summary.missing:
         line(out, "what this trace does not contain:", "bold")

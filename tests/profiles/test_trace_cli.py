@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def test_the_gate_fails_where_the_step_is_slower_than_allowed(
         ("summary", "no trace given"),
         ("summary {folder}/absent.json", "absent.json"),
         ("summary {trace} --plot x.pdf", ".png or .svg"),
-        ("summary {cut}", "no trace"),
+        ("summary {cut}", "cut off"),
         ("summary {trace} --jsn x", "did you mean --json"),
         ("summary {trace} --steps-by epoch", "Optimizer.step#SGD.step"),
         ("summary {trace} --comm (", "--comm ("),
@@ -180,10 +181,36 @@ def test_a_bad_file_among_ranks_costs_that_file_alone(tmp_path: Path, capsys: py
     assert main(["trace", "summary", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize("command", ["summary", "top", "html", "open"])
+@pytest.mark.parametrize("kind", ["a folder", "an empty file", "a picture", "packed text"])
+def test_what_is_no_trace_is_one_line_for_every_command(
+    command: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "given\x1b[31m.json"
+    if kind == "a folder":
+        given.mkdir()
+    elif kind == "a picture":
+        Image.new("RGB", (40, 30)).save(given, "PNG")
+    else:
+        given.write_bytes(gzip.compress(b"hello") if kind == "packed text" else b"")
+    out = ["--out", str(tmp_path / "page.html")] if command == "html" else []
+    assert main(["trace", command, str(given), *out]) == 2
+    assert main(["trace", "diff", str(given), str(given)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2, lines
+    for line in lines:
+        assert "given\\x1b[31m.json" in line
+        assert {"a folder": "holds no trace", "an empty file": "is empty"}.get(kind, "is no trace") in line
+
+
 def test_a_files_name_cannot_drive_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = device_trace().write(tmp_path / "a\x1b[31m.json")
-    assert main(["trace", "summary", str(path)]) == 0
-    assert "\x1b" not in capsys.readouterr().out
+    (tmp_path / "b\x1b[31m.json").write_text("no")
+    page = tmp_path / "out" / "p\x1b[31m.html"
+    for arguments in (["summary", str(path)], ["summary", str(tmp_path)], ["html", str(path), "--out", str(page)]):
+        assert main(["trace", *arguments]) == 0
+        shown = capsys.readouterr()
+        assert "\x1b" not in shown.out + shown.err
 
 
 def test_help_names_the_subcommands(capsys: pytest.CaptureFixture[str]) -> None:

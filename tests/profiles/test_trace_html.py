@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pages import HOSTILE, Page, hostile, summary_of
+from pages import HOSTILE, Page, hostile, needs_browser, seen_in_browser, summary_of
 from traces import TraceWriter, device_trace
 
 from fastvicreg.cli import main
 from fastvicreg.profiles import trace as trace_package
+from fastvicreg.profiles.trace import page_timeline
 from fastvicreg.profiles.trace.gaps import LABELS
 from fastvicreg.profiles.trace.kinds import Kind
 from fastvicreg.profiles.trace.page import page, write_page
 from fastvicreg.profiles.trace.page_timeline import EVENTS, shape_text, timeline
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def test_the_page_holds_the_figures_of_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +81,7 @@ def events_of(content: dict[str, Any], step: int, label: str) -> list[dict[str, 
             "start": starts[i],
             "length": lane["d"][i],
             "shape": content["shapes"][lane["h"][i]] if lane["h"][i] >= 0 else "",
-            "tie": lane["c"][i] if lane["c"] else -1,
+            "call": lane["c"][i] if lane["c"] else -1,
         }
         for i in range(len(starts))
     ]
@@ -100,7 +96,7 @@ def test_a_step_is_laid_out_as_it_was(tmp_path: Path) -> None:
     assert (kernel["start"], kernel["length"]) == (400_000, 300_000)
     assert kernel["shape"] == "512×1024 float, 1024×256 float"  # noqa: RUF001
     own = events_of(content, content["first"], "thread 101")
-    assert [event["name"] for event in own if event["tie"] == kernel["tie"]] == ["cudaLaunchKernel"]
+    assert [event["name"] for event in own if event["call"] == kernel["call"]] == ["cudaLaunchKernel"]
     assert own[0]["name"].startswith("ProfilerStep")  # what holds others comes before them
     starts, ends, ids = step["device"]
     spent = np.bincount(ids, np.subtract(ends, starts), len(content["parts"]))
@@ -132,6 +128,22 @@ def test_the_median_step_comes_first_and_the_longest_events_stay(tmp_path: Path)
     names = {event["name"] for event in events_of(shown.content, 4, "thread 101")}
     assert names == {"ProfilerStep#4", *(f"op{i}" for i in (9, 8, 7, 6, 5, 19, 18, 17, 16, 15))}
     assert "5 steps are here" not in page([summary])
+
+
+def test_a_step_of_many_events_leaves_room_for_the_slowest_and_the_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_timeline, "LEAST_SPLIT", 40)
+    writer, at = TraceWriter(), 0.0
+    for number, length in enumerate((500.0, 900.0, 400.0, 700.0)):
+        writer.step(number, at, length)
+        for i in range(60):
+            writer.op(f"op{i}", at + 5 * i, 4)
+        at += length
+    shown = timeline(summary_of(writer, tmp_path / "a.json"), 40)
+    assert list(shown.content["steps"]) == [0, 1, 2]
+    assert [len(shown.content["steps"][step]["lanes"][0]["s"]) for step in (0, 1, 2)] == [20, 10, 10]
+    assert shown.left_out == 3 * 61 - 40
 
 
 def test_a_long_trace_stays_small_and_says_what_it_left_out(tmp_path: Path) -> None:
@@ -198,7 +210,6 @@ def test_mistakes_are_one_line(arguments: str, named: str, tmp_path: Path, capsy
 
 
 ACTIONS = """
-<script>
 const one = timelines[0], canvas = one.canvas, seen = {};
 const lines = (name) => [...sections[0].querySelectorAll(`table.${name} tbody tr`)];
 const rows = (name) => lines(name).map((row) => row.cells[0].textContent);
@@ -229,12 +240,8 @@ setTimeout(() => {
   seen.tabbed = sections.map((section) => section.hidden);
   seen.second = Number(timelines[1].canvas.dataset.drawn);
   seen.ready = document.body.dataset.ready;
-  const result = document.createElement("pre");
-  result.id = "seen";
-  result.textContent = btoa(JSON.stringify(seen).replace(/[^ -~]/g, "?"));
-  document.body.append(result);
+  report();
 }, 100);
-</script>
 """
 
 
@@ -247,21 +254,10 @@ def test_the_page_names_and_colours_every_kind_of_event() -> None:
         assert len(re.findall(r'"[^"]+"', values.group(1))) == len(Kind) + 1, name
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="the page was not opened in a browser: no Chromium here")
+@needs_browser
 def test_a_browser_builds_the_page(tmp_path: Path) -> None:
-    assert CHROMIUM
     summaries = [summary_of(writer, tmp_path / f"{i}.json") for i, writer in enumerate((hostile(), device_trace()))]
-    out = tmp_path / "page.html"
-    out.write_bytes((page(summaries) + ACTIONS).encode("utf-8", "replace"))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=3000", "--window-size=1400,1400"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", out.as_uri()]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    logged = [line for line in ran.stderr.splitlines() if ":CONSOLE" in line]
-    assert not logged, logged
-    found = re.search(r'<pre id="seen">([^<]+)</pre>', ran.stdout)
-    assert found, ran.stderr[-2000:]
-    seen = json.loads(base64.b64decode(found.group(1)))
+    seen = seen_in_browser(page(summaries), ACTIONS, tmp_path)
     assert seen["ready"] == "2"
     assert seen["drawn"] >= 15
     assert seen["height"] > 100

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from traces import AUTOGRAD, STEP, TraceWriter, device_trace, loop
 
 from fastvicreg.errors import UserError
+from fastvicreg.profiles.trace.diff import compare
 from fastvicreg.profiles.trace.events import read_trace
 from fastvicreg.profiles.trace.page import page
 from fastvicreg.profiles.trace.summary import Summary, summarize
@@ -78,6 +79,44 @@ def test_order_clocks_ids_and_threads_names_change_nothing(
         for thread in row["threads"]:
             thread["name"] = thread["name"].rsplit(" ", 1)[-1].rstrip("0123456789")
     assert found == expected
+
+
+def _kernels(seed: int, count: int) -> TraceWriter:
+    """Steps of ``count`` kernels of different lengths that vary by half a percent from step to step."""
+    random, writer, at = Random(seed), TraceWriter(), 0.0
+    length = [random.uniform(20, 200) for _ in range(count)]
+    for number in range(6):
+        us = [one * random.uniform(0.995, 1.005) for one in length]
+        whole = sum(us) + 10 * count + 50
+        writer.step(number, at, whole)
+        start = at + 20
+        for kernel, one in enumerate(us):
+            writer.op(f"aten::op{kernel}", start - 8, 7)
+            writer.launch(f"kernel_{chr(97 + kernel)}", (start - 7, 5), (start, one))
+            start += one + 10
+        at += whole
+    return writer
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(2, 8), which=st.integers(0, 7), order=st.integers(0, 2**32))
+@settings(max_examples=12, deadline=None)
+def test_a_diff_names_the_kernel_that_is_6_percent_slower_and_nothing_else(
+    seed: int, count: int, which: int, order: int
+) -> None:
+    writer, name = _kernels(seed, count), f"kernel_{chr(97 + which % count)}"
+    slower = copy.deepcopy(writer)
+    for event in slower.events:
+        if event["name"] == name:
+            event["dur"] *= 1.06
+    Random(order).shuffle(slower.events)
+    with tempfile.TemporaryDirectory() as folder:
+        a, b = (summarize(read_trace(one.write(Path(folder) / f"{n}.json"))) for n, one in enumerate((writer, slower)))
+    itself, found = compare(a, a), compare(a, b)
+    assert itself.text.startswith("No difference")
+    assert not any(change.differs for change in itself.changes)
+    assert [change.name for change in found.changes if change.kind == "kernel" and change.differs] == [name]
+    assert f"kernel {name} moved most" in found.text
+    assert "(+6%)" in found.text
 
 
 JSON = st.recursive(

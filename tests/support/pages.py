@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import pytest
 from traces import TraceWriter, device_trace
 
 from fastvicreg.profiles.trace.events import read_trace
 from fastvicreg.profiles.trace.summary import Summary, summarize
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="the page was not opened in a browser: no Chromium here")
 HOSTILE = '</script><b onclick="x">&amp;</b><!--<script>'
 
 
@@ -69,3 +78,34 @@ def hostile(steps: int = 3) -> TraceWriter:
         writer.op('"><img src=x onerror=alert(1)>', at + 400, 30)
         writer.mark(f"stage {HOSTILE}", at + 640, 40)
     return writer
+
+
+REPORT = """
+<script>
+const report = () => {
+  const result = document.createElement("pre");
+  result.id = "seen";
+  result.textContent = btoa(JSON.stringify(seen).replace(/[^ -~]/g, "?"));
+  document.body.append(result);
+};
+</script>
+"""
+
+
+def seen_in_browser(text: str, actions: str, folder: Path) -> dict[str, Any]:
+    """What the script ``actions``, run at the page's end, puts into its object ``seen`` before it calls ``report``.
+
+    The page must not say anything on the console. Characters beyond ASCII become "?".
+    """
+    assert CHROMIUM
+    path = folder / "page.html"
+    path.write_bytes(f"{text}{REPORT}<script>{actions}</script>".encode("utf-8", "replace"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=3000", "--window-size=1400,1400"]
+    command += [f"--user-data-dir={folder / 'profile'}", path.as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    logged = [line for line in ran.stderr.splitlines() if ":CONSOLE" in line]
+    assert not logged, logged
+    found = re.search(r'<pre id="seen">([^<]+)</pre>', ran.stdout)
+    assert found, ran.stderr[-2000:]
+    return json.loads(base64.b64decode(found.group(1)))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastvicreg.profiles.trace.events import read_trace
+from fastvicreg.profiles.trace.events import Trace, read_trace
 from fastvicreg.profiles.trace.summary import Summary, summarize
 
 MAIN, AUTOGRAD = 101, 102
@@ -66,9 +66,9 @@ class TraceWriter:
         self.events.append({"ph": "s", "pid": 100, "tid": tid, "ts": call[0], **flow})
         self.events.append({"ph": "f", "pid": device, "tid": stream, "ts": run[0], "bp": "e", **flow})
 
-    def memory(self, ts: float, size: int, total: int, device: int = -1) -> None:
-        """An allocation (or its release, where ``size`` is negative)."""
-        args = {"Bytes": size, "Total Allocated": total, "Device Id": device, "Device Type": int(device >= 0)}
+    def memory(self, ts: float, size: int, total: int, device: int = -1, **args: int) -> None:
+        """An allocation (or its release, where ``size`` is negative); pass ``**{"Total Reserved": 4096}``."""
+        args |= {"Bytes": size, "Total Allocated": total, "Device Id": device, "Device Type": int(device >= 0)}
         self.events.append({"ph": "i", "s": "t", "name": "[memory]", "pid": 100, "tid": MAIN, "ts": ts, "args": args})
 
     def write(self, path: Path, *, old: bool = False, bare: bool = False, indent: int | None = None) -> Path:
@@ -139,3 +139,17 @@ def loop(steps: int = 4, *, first: float = 0.0) -> tuple[TraceWriter, list[float
         writer.launch("gemm", (at + 5, 5), (at + 12, 200))
         starts.append(at)
     return writer, starts
+
+
+def content(trace: Trace) -> list[tuple]:
+    """The events as plain values."""
+    return [
+        (trace.kind_N[i], trace.names[trace.name_N[i]], trace.start_N[i], trace.end_N[i], trace.external_N[i])
+        for i in range(len(trace.kind_N))
+    ]
+
+
+def written(path: Path, data: bytes) -> Path:
+    """The path, after writing."""
+    path.write_bytes(data)
+    return path
