@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,8 +47,6 @@ class Killed:
     """How often a run was killed, and what that met."""
 
     kills: int = 0
-    ended: int = 0
-    """Times that the run had ended before."""
     met: Counter[str] = field(default_factory=Counter)
     """By what lay in the run's folder: before the first checkpoint, between two, a draft half written."""
 
@@ -101,7 +101,7 @@ def _await_first_step(started: list[BaseProcess], out: Path, before: int) -> Non
 
 
 def killed(config: TrainConfig, out: Path, *, kills: int, seconds: float, seed: int, processes: int = 1) -> Killed:
-    """Kill one of the run's processes ``kills`` times, then let it end.
+    """Kill one of the run's processes ``kills`` times, or as often as it does not end before; then let it end.
 
     Most die within ``seconds`` of the first step, one in six while the run is still starting.
     """
@@ -111,7 +111,7 @@ def killed(config: TrainConfig, out: Path, *, kills: int, seconds: float, seed: 
         started = _start(config, out, processes)
         if chance.random() < 5 / 6:
             _await_first_step(started, out, before)
-            time.sleep(chance.uniform(0, seconds))
+            time.sleep(chance.uniform(0, seconds * _left(out, config)))
         else:
             time.sleep(chance.uniform(0, STARTING))
         victim = chance.choice(started)
@@ -121,13 +121,21 @@ def killed(config: TrainConfig, out: Path, *, kills: int, seconds: float, seed: 
         for process in started:  # those that wait for the dead one end by themselves
             process.join(SECONDS)
             assert process.exitcode is not None, "a process outlived the one it waits for"
-        told.kills += 1
         if all(process.exitcode == 0 for process in started):
-            told.ended += 1
-            break
+            break  # it came to its end before
+        told.kills += 1
         told.met[_met(out / "checkpoints")] += 1
     whole(config, out, processes)
     return told
+
+
+def _left(out: Path, config: TrainConfig) -> float:
+    """Share of the run's epochs that it has still to make."""
+    found = checkpoints.listed(out / "checkpoints")
+    with suppress(OSError):  # a newer one may take its place
+        state = json.loads((found[-1] / "state.json").read_text()) if found else {"epoch": 0}
+        return 1 - state["epoch"] / config.run.epochs
+    return 0.5
 
 
 def _met(folder: Path) -> str:
