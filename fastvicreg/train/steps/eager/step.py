@@ -63,6 +63,9 @@ class EagerStep:
         if world_size > 1 and self._averages_in_backward():
             # The batch norms are synchronised already: their buffers are the same everywhere.
             options: dict[str, Any] = {_buffers_option(): False, "gradient_as_bucket_view": True}
+            # Otherwise gradients are arranged anew after the first backward pass, of a resumed run too, and more than
+            # two processes then add in another order: a resumed run would not be the same to the bit.
+            options["find_unused_parameters"] = world_size > 2 and device == "cpu"
             self._forward = DistributedDataParallel(self._forward, **options)
 
     def _settings(self) -> dict[str, Any]:
