@@ -124,8 +124,10 @@ def load_trained(
             tensors = checkpoints.read_tensors(each, "model")
         except checkpoints.CheckpointError as error:
             if checkpoint is not None:
-                raise UserError(f"the checkpoint {error}: leave out --checkpoint.") from error
-            passed_over = passed_over or f"the newer checkpoint {error}"
+                raise UserError(
+                    f"the checkpoint {each} is damaged ({error.__cause__}): leave out --checkpoint."
+                ) from error
+            passed_over = passed_over or f"the newer checkpoint {each} is damaged ({error.__cause__})"
             continue
         own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
         if spoilt := checkpoints.not_finite(own):
