@@ -21,9 +21,9 @@ test: $(TESTABLE)
 test-peers: $(PEERED)
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers $$(grep -rl 'pytest[.]mark[.]peers' tests --include='*.py')
 
-# What docs/reliability.md gives figures of: the same tests, ten times as much of each (an hour).
+# What docs/reliability.md gives figures of: the same tests, ten times as much of each.
 soak: $(TESTABLE)
-	FASTVICREG_SOAK=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/fastvicreg/train/test_kills.py
+	FASTVICREG_SOAK=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/fastvicreg/train/test_kills.py tests/fastvicreg/train/test_checkpoint_faults.py
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ process ends without it (``leave``).
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -22,6 +23,9 @@ FIRST = 10
 NEVER = 365 * 86400.0
 """Seconds that stand for no limit where a number is needed."""
 
+SLICE = 5.0
+"""Seconds at once of a longer wait."""
+
 _stuck = threading.Event()
 
 
@@ -32,6 +36,15 @@ class StalledError(UserError):
         """``what`` gave nothing for ``seconds``; ``where`` says where its threads are."""
         _stuck.set()
         super().__init__(f"{what} gave nothing for {seconds:g} s" + (f": {where}." if where else "."))
+
+
+def waited(ready: Callable[[float], bool], seconds: float) -> bool:
+    """Whether ``ready(timeout)`` comes true within ``seconds``, asked for a part of them at a time.
+
+    A process that was stopped meanwhile, by Ctrl-Z or a scheduler, has waited for one part more, not for all that time.
+    """
+    parts = max(20, math.ceil(seconds / SLICE))
+    return any(ready(seconds / parts) for _ in range(parts))
 
 
 def whereabouts(name: str) -> str:
@@ -99,7 +112,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._done.is_set():
-            if self._news.wait(self._seconds * self._factor):
+            if waited(self._news.wait, self._seconds * self._factor):
                 self._news.clear()
                 continue
             frame = sys._current_frames().get(self._main.ident or 0)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from fastvicreg.stalls import LIMIT, StalledError, whereabouts
+from fastvicreg.stalls import LIMIT, StalledError, waited, whereabouts
 
 Result = TypeVar("Result")
 
@@ -44,7 +44,7 @@ def in_order(
             if not pending:
                 return
             first = pending.popleft()
-            if not wait([first], stall).done:
+            if not waited(lambda timeout, first=first: bool(wait([first], timeout).done), stall):
                 given_up = True
                 raise StalledError(f"the threads that read and decode ({name})", stall, whereabouts(name))
             yield from first.result()

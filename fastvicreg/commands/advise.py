@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
+from fastvicreg.provenance import document, require_place, write_json
 
 if TYPE_CHECKING:
     from fastvicreg.profiles.advice import Machine, Verdict
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     ):  # fmt: skip
         if not value >= least or math.isinf(value):
             raise UserError(f"{flag} {value}: give {least} or more.")
+    if options.json:
+        require_place(options.json)
 
     import os
 
@@ -68,8 +71,6 @@ def main(arguments: Sequence[str]) -> int:
     best = advice.chosen(verdicts)
     print("\n".join(_lines(options, machine, verdicts, best, len(source), str(source.path))))
     if options.json:
-        from fastvicreg.provenance import document, write_json
-
         write_json(
             options.json, document("advise", [_row(one, machine, one is best) for one in verdicts], len(indices))
         )
@@ -92,7 +93,7 @@ def _predicted(options: AdviseOptions) -> float:
 def _lines(
     options: AdviseOptions, machine: Machine, verdicts: Sequence[Verdict], best: Verdict, samples: int, path: str
 ) -> list[str]:
-    from fastvicreg.profiles.advice import IN_MEMORY
+    from fastvicreg.profiles.advice import IN_MEMORY, SIZE
 
     source = "as given" if options.images_per_s else f"predicted, {options.preset} at {options.batch_size} a step"
     disk = machine.disk
@@ -116,8 +117,8 @@ def _lines(
     needed = machine.images_per_gpu_s * machine.gpus
     lines += ["", *_recommendation(machine, best, needed, path)]
     lines.append(
-        f"(the page cache is counted as {IN_MEMORY:.0%} of the memory; decoding is one thread's, two {224} px views an "
-        "image; PSNR of the central crops)"
+        f"(the page cache is counted as {IN_MEMORY:.0%} of the memory; decoding is one thread's, two {SIZE} px views "
+        "an image; PSNR of the central crops)"
     )
     return lines
 

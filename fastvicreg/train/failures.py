@@ -10,6 +10,7 @@ import torch
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.stalls import StalledError
+from fastvicreg.train.assemble import patience_of
 from fastvicreg.train.distributed import OtherProcessError
 from fastvicreg.train.updater import NON_FINITE
 
@@ -45,7 +46,7 @@ def explained(
         return UserError(f"the device's memory does not hold this run: give less than --batch-size {size}.")
     if processes > 1 and PEER_GONE.search(str(error)):
         if PEER_SILENT.search(str(error)):
-            return StalledError("another process, which this one waits for,", 2 * config.data.stall_timeout)
+            return StalledError("another process, which this one waits for,", patience_of(config))
         return OtherProcessError("another process has ended, which tells why; this one cannot go on.")
     if any(sign in f"{error} {failure}" for sign in (NON_FINITE, "device-side assert")):
         return DivergedError(diverged)

@@ -17,12 +17,12 @@ import numpy as np
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.changes import names_of, options_changed
-from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, Progress, Summary
+from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, NothingReadError, Progress, Summary
 from fastvicreg.pipelines.convert.extended import ExtendedSource
 from fastvicreg.pipelines.convert.journal import Journal
 from fastvicreg.pipelines.convert.run import command_of, opened, refused, shuffled
 from fastvicreg.pipelines.convert.settings import Settings
-from fastvicreg.pipelines.convert.workspace import Workspace, finish_interrupted
+from fastvicreg.pipelines.convert.workspace import Workspace, discard, finish_interrupted
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.formats.beton.writer import BetonWriter
 from fastvicreg.pipelines.formats.dataset import StoredSource
@@ -84,6 +84,11 @@ def append_dataset(
             if not extended.whole:
                 manifest = _joined(before, manifest, [*_indices(target), *_indices(work.data)])
             work.publish(to_bytes(manifest))
+    except NothingReadError:  # what was skipped before still is, and there is nothing else
+        if not set(map(extended.name, range(len(extended)))) <= {entry.path for entry in before.skipped}:
+            raise
+        discard(target)
+        return _nothing_new(target, before, stored)
     except OSError as error:
         raise refused(error, target) from error
     summary = conversion.summary(target)

@@ -33,6 +33,10 @@ class Prepared(Protocol):
     def prepared(self, index: int) -> Sample | None: ...
 
 
+class NothingReadError(UserError):
+    """No sample of the source can be read."""
+
+
 class Progress(NamedTuple):
     """How far a conversion is; counted over all runs that it took."""
 
@@ -138,7 +142,7 @@ class Conversion:
             self._commit()
         if not len(self.stored()):
             first = self._skipped()[0]
-            raise UserError(f"none of the {total} samples can be read (first: {first.path}: {first.reason}).")
+            raise NothingReadError(f"none of the {total} samples can be read (first: {first.path}: {first.reason}).")
 
     def _try_skipped_again(self) -> str:
         """Forget all from the first skipped sample on that can be read by now; which one that is, or "".

@@ -97,9 +97,25 @@ class Workspace:
 
 
 def finish_interrupted(target: Path) -> None:
-    """Complete an addition to ``target`` that was interrupted when all was written."""
-    if (_partial(target) / READY).exists():
+    """Complete an addition to ``target`` that was interrupted when all was written.
+
+    ``UserError`` where another process is at it.
+    """
+    if not (_partial(target) / READY).exists():
+        return
+    lock = os.open(_partial(target) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _put_in_place(target)
+    except BlockingIOError:
+        raise UserError(f"another conversion is writing {target}: wait for it.") from None
+    finally:
+        os.close(lock)
+
+
+def discard(target: Path) -> None:
+    """Remove what an addition to ``target`` that came to nothing has left beside it."""
+    shutil.rmtree(_partial(target))
 
 
 def _put_in_place(target: Path) -> None:

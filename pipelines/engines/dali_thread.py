@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
 from collections.abc import Generator
 from typing import Generic, TypeVar
 
-from fastvicreg.stalls import LIMIT, StalledError, whereabouts
+from fastvicreg.stalls import LIMIT, StalledError, waited, whereabouts
 
 Item = TypeVar("Item")
 
@@ -48,12 +49,18 @@ class Watched(Generic[Item]):
         """The next item; what the iterator raises, or ``StalledError`` where none comes within the limit."""
         if self._stopped.is_set():
             raise StopIteration
-        try:
-            item = self._ready.get(timeout=self._stall)
-        except queue.Empty:
+        came: list[Item | _End] = []
+
+        def ready(timeout: float) -> bool:
+            with contextlib.suppress(queue.Empty):
+                came.append(self._ready.get(timeout=timeout))
+            return bool(came)
+
+        if not waited(ready, self._stall):
             self._given_up = True
             where = f"{whereabouts(self._thread.name)}; --pipeline native reads the same data"
-            raise StalledError(f"the {self._name} pipeline", self._stall, where) from None
+            raise StalledError(f"the {self._name} pipeline", self._stall, where)
+        item = came[0]
         if not isinstance(item, _End):
             return item
         self._ready.put(item)  # for whoever asks again

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from fastvicreg.pipelines.engines.ffcv_compiled import cut_views, link
 from fastvicreg.pipelines.engines.workload import ViewGroup
-from fastvicreg.stalls import StalledError, whereabouts
+from fastvicreg.stalls import StalledError, waited, whereabouts
 
 PIXEL, FLAG = np.dtype(np.uint8), np.dtype(np.bool_)
 Share = tuple[tuple[NDArray[np.uint8], ...], NDArray[np.bool_]]
@@ -126,24 +126,23 @@ class Worker(EpochIterator):
         return tuple(groups), done_B
 
     def take(self) -> Share:
-        """The next share; ``RuntimeError`` where the thread has ended ``StalledError`` where none comes in time."""
-        until = time.monotonic() + self._stall
-        while True:
-            alive = self.is_alive()
-            try:
-                entry = self.output_queue.get(timeout=0.5 if alive else 0.0)
-            except queue.Empty:
-                if alive and time.monotonic() < until:
-                    continue
-                if self.error:
-                    raise RuntimeError(
-                        f"a loader thread of the ffcv pipeline ended with {self.error!r}."
-                    ) from self.error
-                waited, self._stall = self._stall, 0.1  # it is not waited for a second time
-                raise StalledError("a loader thread of the ffcv pipeline", waited, whereabouts(self.name)) from None
-            if entry is None:
-                raise RuntimeError("a loader thread of the ffcv pipeline ended before its epoch did.")
-            return entry[1]
+        """The next share; ``RuntimeError`` where the thread has ended, ``StalledError`` where none comes in time."""
+        came: list[Any] = []
+
+        def ready(timeout: float) -> bool:
+            alive = self.is_alive()  # asked first: what it leaves at its end is there when it has ended
+            with contextlib.suppress(queue.Empty):
+                came.append(self.output_queue.get(timeout=timeout if alive else 0.0))
+            return bool(came) or not alive
+
+        if not waited(ready, self._stall):
+            seconds, self._stall = self._stall, 0.1  # it is not waited for a second time
+            raise StalledError("a loader thread of the ffcv pipeline", seconds, whereabouts(self.name))
+        if self.error and not came:
+            raise RuntimeError(f"a loader thread of the ffcv pipeline ended with {self.error!r}.") from self.error
+        if not came or came[0] is None:
+            raise RuntimeError("a loader thread of the ffcv pipeline ended before its epoch did.")
+        return came[0][1]
 
     def stop(self) -> None:
         """End the thread after the share it works on."""

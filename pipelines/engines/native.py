@@ -12,7 +12,7 @@ from fastvicreg.pipelines.engines.engine import Delivery
 from fastvicreg.pipelines.engines.host import HostCutter
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
 from fastvicreg.pipelines.faults import Replaced
-from fastvicreg.stalls import StalledError, whereabouts
+from fastvicreg.stalls import StalledError, waited, whereabouts
 
 THREADS = "fastvicreg-native"
 
@@ -51,7 +51,7 @@ class NativeBackend:
                     part.cancel()
 
     def _result(self, part: Future[list[Replaced]]) -> list[Replaced]:
-        if not wait([part], self._work.options.stall).done:
+        if not waited(lambda timeout: bool(wait([part], timeout).done), self._work.options.stall):
             self._given_up = True
             names = ", ".join(sorted(self._cutter.under_way()))
             raise StalledError("the native pipeline", self._work.options.stall, f"{names}; {whereabouts(THREADS)}")

@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from fastvicreg.errors import UserError, visible
 from fastvicreg.profiles.trace.decode import require_trace
@@ -115,8 +115,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Only what was asked of this machine by its own name: a page of a foreign one may point its name here."""
         if not super().parse_request():
             return False
-        host = self.headers.get("Host", "").rpartition(":")[0]
-        if host in (HOST, "localhost"):
+        if urlsplit(f"//{self.headers.get('Host', '')}").hostname in (HOST, "localhost"):
             return True
         self.send_error(403, "Asked for under a foreign name")
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -20,8 +21,13 @@ from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import open_source
-from fastvicreg.stalls import StalledError, Watchdog, whereabouts
+from fastvicreg.stalls import StalledError, Watchdog, waited, whereabouts
 
+SMALL = [
+    *("--preset", "demo", "--image-size", "32", "--batch-size", "8"),
+    *("--width", "16", "--expander", "16", "--eval-every", "0"),
+]
+"""Options of a run of three steps an epoch over ``folder``."""
 STUCK_DECODER = """
 import simplejpeg, sys, time
 decode, calls = simplejpeg.decode_jpeg, 0
@@ -86,6 +92,44 @@ def test_whereabouts_tell_only_of_threads_that_are_asked_for() -> None:
         thread.join()
 
 
+def test_a_long_wait_is_many_short_ones_of_the_same_length_in_all() -> None:
+    for seconds in (0.2, 60.0, 6000.0):
+        asked: list[float] = []
+        assert not waited(lambda timeout, asked=asked: bool(asked.append(timeout)), seconds)
+        assert sum(asked) == pytest.approx(seconds)
+        assert max(asked) <= min(5, seconds / 20)  # all that a process that was stopped has lost of its wait
+    answers = iter([False, False, True])
+    assert waited(lambda timeout: next(answers), 1.0)
+
+
+def test_a_run_that_was_stopped_for_longer_than_its_limits_goes_on(folder: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "fastvicreg",
+        "train",
+        "--out",
+        str(tmp_path / "run"),
+        *SMALL,
+        "--data",
+        str(folder),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--epochs", "60", "--stall-timeout", "1"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(timeout=120) == 0, process.communicate()[1]
+    assert [row["step"] for row in log(tmp_path / "run") if "total" in row] == list(range(1, 181))
+
+
 def test_the_watchdog_barks_where_no_stage_follows_and_only_then() -> None:
     said: list[str] = []
     codes: list[int] = []
@@ -110,8 +154,7 @@ def test_the_watchdog_barks_where_no_stage_follows_and_only_then() -> None:
 def test_a_run_whose_decoder_hangs_ends_with_a_checkpoint_and_goes_on(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(STUCK_DECODER)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    options = ["--data", str(folder), "--preset", "demo", "--image-size", "32", "--batch-size", "8", "--epochs", "4"]
-    options += ["--width", "16", "--expander", "16", "--eval-every", "0", "--stall-timeout", "2", "--prefetch", "1"]
+    options = ["--data", str(folder), *SMALL, "--epochs", "4", "--stall-timeout", "2", "--prefetch", "1"]
     command = [sys.executable, "-m", "fastvicreg", "train", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=120)

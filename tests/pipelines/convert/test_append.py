@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -162,6 +163,21 @@ def test_an_interrupted_addition_goes_on(
     assert content(target) == content(tmp_path / f"b{ending}")
     assert not verify_dataset(target, decode=True).findings
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_another_process_puts_in_its_place_is_left_to_it(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "shards"
+    convert_dataset(folder, target, Settings(format="shards"))
+    partial = tmp_path / "shards.partial"
+    partial.mkdir()
+    (partial / workspaces.READY).touch()
+    with (partial / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=f"another conversion is writing {target}"):
+            append_dataset(folder, target, Settings(format="shards"))
+        assert (partial / workspaces.READY).exists()
+    assert append_dataset(folder, target, Settings(format="shards")).notes == (f"nothing new: {target} is as it was",)
+    assert not partial.exists()  # the file that was skipped before has been tried again
 
 
 def test_what_cannot_be_added_to_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
