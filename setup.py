@@ -12,6 +12,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ARCHIVE = "fastvicreg/kernels/cuda/cubins.zip"
+COMMIT = "fastvicreg/commit.txt"
 NEEDED = ("torch", "numpy", "platformdirs")  # to import the kernels; an isolated build has none of them
 NO_COMPILER = 2  # as every command's for what the user can mend
 
@@ -26,7 +27,15 @@ class BuildWithMachineCode(build_py):
         # An earlier build's, whose modules may have moved since: they would be packed with the rest.
         shutil.rmtree(Path(self.build_lib, "fastvicreg"), ignore_errors=True)
         super().run()
+        if commit := self._commit():
+            Path(self.build_lib, COMMIT).write_text(f"{commit}\n")
         print(self._made())
+
+    def _commit(self) -> str:
+        """The checkout's, as figures name it; "" where it is built from something else."""
+        command = [sys.executable, "-B", "-c", "from fastvicreg.provenance import commit; print(commit())"]
+        found = subprocess.run(command, capture_output=True, text=True)
+        return found.stdout.strip() if found.returncode == 0 and "installed" not in found.stdout else ""
 
     def _made(self) -> str:
         """Make the archive where that is possible, and say what became of it."""
@@ -41,9 +50,9 @@ class BuildWithMachineCode(build_py):
         return f"{none}: {made.stderr.strip()}" if made.returncode else made.stdout.strip()
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """With the archive, which is in no list of sources."""
-        archive = self._archive()
-        return [*super().get_outputs(include_bytecode), *([str(archive)] if archive.is_file() else [])]
+        """With the archive and the commit, which are in no list of sources."""
+        made = [path for path in (self._archive(), Path(self.build_lib, COMMIT).resolve()) if path.is_file()]
+        return [*super().get_outputs(include_bytecode), *map(str, made)]
 
     def _archive(self) -> Path:
         return Path(self.build_lib, ARCHIVE).resolve()

@@ -62,7 +62,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" where it has changes outside results/; "installed" outside a checkout."""
+    """The checkout's commit, with "-dirty" where it has changes outside results/.
+
+    Outside a checkout the one that the wheel was built from, or "installed" where that is not known.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -70,12 +73,19 @@ def commit() -> str:
 
     try:
         if Path(git("rev-parse", "--show-toplevel").strip()) != root:
-            return "installed"  # in an environment that some other checkout holds
+            return _built_from()  # in an environment that some other checkout holds
         head = git("rev-parse", "HEAD").strip()
         changed = git("status", "--porcelain", "--", ".", ":(exclude)profiles/results").strip()
     except (OSError, subprocess.CalledProcessError):
-        return "installed"
+        return _built_from()
     return f"{head}-dirty" if changed else head
+
+
+def _built_from() -> str:
+    try:
+        return Path(__file__).with_name("commit.txt").read_text().strip()
+    except OSError:
+        return "installed"
 
 
 def document(command: str, rows: Sequence[Mapping[str, Any]], n: int) -> dict[str, Any]:
@@ -106,9 +116,20 @@ def require_place(path: str | Path) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write ``content``; ``UserError`` where the place cannot be written."""
+    """Write ``content``, whole or not at all; ``UserError`` where the place cannot be written."""
+    path, text = Path(path), json.dumps(content, indent=1) + "\n"
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():  # a terminal, a pipe
+            path.write_text(text)
+            return
+        place = path.resolve()  # a link stays one
+        draft = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            draft.write_text(text)
+            draft.replace(place)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UserError(f"cannot write the figures to {path}: {error.strerror}") from error

@@ -44,26 +44,58 @@ SIZES: dict[str, Sequence[tuple[int, int]]] = {
     "cpu": ((256, 512), (100, 64), (64, 64), (37, 101), (2, 7)),
     "small": ((64, 160), (160, 64), (33, 47), (2, 7)),
 }
+TRAINING = {"cuda": ((256, 8192), (2048, 8192)), "cpu": ((128, 256),)}
+"""Batch and embedding width of presets' runs."""
 
 
-def run(device: str = "cpu", *, small: bool = False, seed: int | None = None) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Scope:
+    """How much is compared: sizes, types, and whether every implementation or the one that training takes."""
+
+    sizes: Sequence[tuple[int, int]]
+    norm_shapes: Sequence[tuple[int, ...]]
+    dtypes: Sequence[str] = ("float32", "bfloat16", "float16")
+    side: int = 224
+    replay: bool = False
+    all_implementations: bool = True
+
+    def implementations(self, kernel: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
+        """Those to compare with the reference."""
+        if self.all_implementations:
+            return tuple(name for name in KERNELS[kernel].names if name != "reference")
+        return (KERNELS[kernel].choose("auto", torch.device(device).type, dtype).name,)
+
+
+def scope(device: str, *, small: bool = False, training: bool = False) -> Scope:
+    """``small``: the fewest sizes that reach every path, for a run under compute-sanitizer, and no captured graph, for
+    which torch needs the pool of memory that such a run does without. ``training``: what a preset's run takes."""
+    kind = torch.device(device).type
+    if small:
+        return Scope(SIZES["small"], NORM_SHAPES["small"], side=32)
+    if not training:
+        return Scope(SIZES[kind], NORM_SHAPES[kind], replay=kind == "cuda")
+    half = ("bfloat16",) if kind == "cuda" else ("float32",)
+    return Scope(TRAINING[kind], NORM_SHAPES[kind], half, replay=kind == "cuda", all_implementations=False)
+
+
+def run(
+    device: str = "cpu", *, small: bool = False, training: bool = False, seed: int | None = None
+) -> list[dict[str, Any]]:
     """One row a kernel, implementation, size and type; ``verdict`` is "pass", "FAIL" or why it does not run here.
 
-    What fails in running has "FAIL" and the error. ``small`` takes the fewest sizes that reach every path, for a run
-    under compute-sanitizer, and captures no graph, for which torch needs the pool of memory that such a run does
-    without. Without ``seed`` the data differ at each call, and the rows name it.
+    What fails in running has "FAIL" and the error. ``small`` and ``training`` as ``scope`` has them. Without ``seed``
+    the data differ at each call, and the rows name it.
     """
+    return list(rows(scope(device, small=small, training=training), device, seed))
+
+
+def rows(scope: Scope, device: str, seed: int | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of ``run``, each as soon as it is known."""
     seed = torch.seed() % 2**31 if seed is None else seed
-    kind = torch.device(device).type
     with poisoned():
-        rows = [
-            *_loss(device, SIZES["small" if small else kind], seed),
-            *_lars(device, seed),
-            *_augment(device, 32 if small else 224, seed),
-            *_norm(device, NORM_SHAPES["small" if small else kind], seed),
-            *(_replay(device, seed) if kind == "cuda" and not small else ()),
-        ]
-    return [{**row, "device": device, "seed": seed} for row in rows]
+        for part in (_loss, _lars, _augment, _norm, *((_replay,) if scope.replay else ())):
+            for row in part(scope, device, seed):
+                yield {**row, "device": device, "seed": seed}
 
 
 @contextmanager
@@ -84,15 +116,15 @@ def failures(rows: Sequence[dict[str, Any]]) -> int:
     return sum(row["verdict"].startswith("FAIL") for row in rows)
 
 
-def _loss(device: str, sizes: Sequence[tuple[int, int]], seed: int) -> Iterator[dict[str, Any]]:
-    for n, d in sizes:
+def _loss(scope: Scope, device: str, seed: int) -> Iterator[dict[str, Any]]:
+    for n, d in scope.sizes:
         # Of two samples a half type's rounding is the whole variance: nothing to hold a gate against.
-        for dtype in ("float32", "bfloat16", "float16") if n > 2 else ("float32",):
+        for dtype in scope.dtypes if n > 2 else ("float32",):
             za_ND, zb_ND = (_off_the_hinge(z_ND) for z_ND in embeddings(n, d, seed, getattr(torch, dtype), device))
             truth = forward_backward(
                 za_ND.double(), zb_ND.double(), "reference" if n * d * d <= REFERENCE_LIMIT else "gram"
             )()
-            for impl in _others("loss"):
+            for impl in scope.implementations("loss", device, za_ND.dtype):
                 row = {"kernel": "loss", "impl": impl, "n": n, "d": d, "dtype": dtype}
                 yield _tried(row, partial(_loss_errors, za_ND, zb_ND, impl, truth))
 
@@ -109,10 +141,10 @@ def _off_the_hinge(z_ND: Tensor) -> Tensor:
     return z_ND * torch.where(near_D, 1.25, 1.0).to(z_ND.dtype)
 
 
-def _replay(device: str, seed: int) -> Iterator[dict[str, Any]]:
+def _replay(scope: Scope, device: str, seed: int) -> Iterator[dict[str, Any]]:
     """A captured step of the loss, replayed on other data, against the same step run anew."""
     n, d = 256, 512
-    for impl in _others("loss"):
+    for impl in scope.implementations("loss", device, torch.bfloat16):
         row = {"kernel": "loss, graph replay", "impl": impl, "n": n, "d": d, "dtype": "bfloat16"}
         yield _tried(row, partial(_replayed, n, d, impl, device, seed))
 
@@ -139,7 +171,7 @@ def _replayed(n: int, d: int, impl: str, device: str, seed: int) -> dict[str, An
     return _judged(*errors, gate=1e-6, grad_gate=1e-6)
 
 
-def _lars(device: str, seed: int) -> Iterator[dict[str, Any]]:
+def _lars(scope: Scope, device: str, seed: int) -> Iterator[dict[str, Any]]:
     shapes = [(64, 3, 7, 7), (64,), (1,), (1, 1), (513, 257), (8191,), (4096, 129), (3, 5)]
     generator = torch.Generator().manual_seed(seed)
     start = [0.1 * torch.randn(shape, generator=generator) for shape in shapes]
@@ -154,13 +186,13 @@ def _lars(device: str, seed: int) -> Iterator[dict[str, Any]]:
         return params
 
     truth = updated("reference")
-    for impl in _others("lars"):
+    for impl in scope.implementations("lars", device, torch.float32):
         row = {"kernel": "lars", "impl": impl, "n": len(shapes), "d": sum(map(torch.numel, start)), "dtype": "float32"}
         yield _tried(row, lambda impl=impl: _judged(relative_error(updated(impl), truth), gate=LARS_GATE))
 
 
-def _augment(device: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
-    batch = 16
+def _augment(scope: Scope, device: str, seed: int) -> Iterator[dict[str, Any]]:
+    batch, size = 16, scope.side
     crops_BVHWC, params_BVP = photo_like(batch, size, seed), official_params(batch, seed)
     levels = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
     truth = augment(crops_BVHWC, params_BVP, impl="reference", **levels)
@@ -170,21 +202,21 @@ def _augment(device: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
         apart = [(view.float().cpu() - true).abs().max() for view, true in zip(views, truth, strict=True)]
         return float(torch.stack(apart).max())  # torch's: Python's own passes over a NaN
 
-    for impl in _others("augment"):
-        for dtype, gate in AUGMENT_GATES.items():
+    for impl in scope.implementations("augment", device, torch.uint8):
+        for dtype, gate in ((name, AUGMENT_GATES[name]) for name in scope.dtypes):
             row = {"kernel": "augment", "impl": impl, "n": batch, "d": size, "dtype": dtype}
             yield _tried(row, lambda impl=impl, dtype=dtype, gate=gate: _judged(worst(impl, dtype), gate=gate))
 
 
-def _norm(device: str, shapes: Sequence[tuple[int, ...]], seed: int) -> Iterator[dict[str, Any]]:
-    for shape in shapes:
+def _norm(scope: Scope, device: str, seed: int) -> Iterator[dict[str, Any]]:
+    for shape in scope.norm_shapes:
         added = len(shape) == 4 and shape[1] in EXPANSION
-        for dtype, (gate, grad_gate) in NORM_GATES.items():
+        for dtype, (gate, grad_gate) in ((name, NORM_GATES[name]) for name in scope.dtypes):
             layer = Layer(shape, added, getattr(torch, dtype), device, seed=seed)
             truth = Layer(shape, added, torch.float64, device, like=layer)
             wanted = truth.differentiated(truth.by("reference"))
             row = {"kernel": "norm, add" if added else "norm", "n": shape[0], "d": shape[1], "dtype": dtype}
-            for impl in _others("norm"):
+            for impl in scope.implementations("norm", device, layer.x.dtype):
                 check = partial(_norm_errors, layer, impl, wanted, gate, grad_gate)
                 yield _tried({**row, "impl": impl}, check)
 
@@ -205,10 +237,6 @@ def _tried(row: dict[str, Any], check: Callable[[], dict[str, Any]]) -> dict[str
         return row | {"verdict": f"FAIL: {type(error).__name__}: {str(error).partition(chr(10))[0]}"}
 
 
-def _others(kernel: str) -> tuple[str, ...]:
-    return tuple(name for name in KERNELS[kernel].names if name != "reference")
-
-
 def _judged(error: float, grad_error: float = 0.0, *, gate: float, grad_gate: float | None = None) -> dict[str, Any]:
     """NaN passes no gate."""
     passed = error <= gate and (grad_gate is None or grad_error <= grad_gate)
@@ -218,9 +246,13 @@ def _judged(error: float, grad_error: float = 0.0, *, gate: float, grad_gate: fl
     return figures
 
 
-def _once(*, repeats: int, **options: Any) -> list[dict[str, Any]]:
-    """``run``: a check is not repeated, whatever ``bench all`` hands to all its parts."""
-    return run(**options)
+def _once(
+    device: str = "cpu", *, small: bool = False, training: bool = False, repeats: int = 1
+) -> Iterator[dict[str, Any]]:
+    """``rows``: a check is not repeated, whatever ``bench all`` hands to all its parts."""
+    if small and training:
+        raise UserError("--small and --training are two choices of sizes: give one.")
+    return rows(scope(device, small=small, training=training), device)
 
 
 @dataclass(frozen=True)
@@ -229,6 +261,8 @@ class BenchOptions(DeviceOptions):
 
     small: bool = False
     """The fewest sizes that reach every path."""
+    training: bool = False
+    """Only what a preset's run takes: its implementations, types and sizes."""
 
 
 BENCHMARK = Benchmark(

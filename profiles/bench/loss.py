@@ -65,12 +65,24 @@ def run(
     embeddings; ``peak_bytes`` is what torch allocates beyond the embeddings. Raises ``UserError`` for an unknown
     ``dtype``.
     """
+    return list(rows(sizes, dtype, device, repeats, seed))
+
+
+def rows(
+    sizes: Sequence[tuple[int, int]] | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    repeats: int = 5,
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """The rows of ``run``, those of a size as soon as they are known."""
     kind = torch.device(device).type
     dtype = dtype or DEFAULT_DTYPE[kind]
     if dtype not in DTYPES:
         raise UserError(unknown("dtype", dtype, DTYPES))
     cases = [(n, d, "float64") for n, d in AGREEMENT] + [(n, d, dtype) for n, d in sizes or DEFAULT_SIZES[kind]]
-    return [row for n, d, name in cases for row in _rows(n, d, name, device, repeats, seed)]
+    for n, d, name in cases:
+        yield from _rows(n, d, name, device, repeats, seed)
 
 
 def _rows(n: int, d: int, dtype: str, device: str, repeats: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -215,4 +227,4 @@ def _peak_bytes(call: Callable[[], Any], device: str) -> int:
     return peak
 
 
-BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "n", "d", "dtype", "device"), options=DeviceOptions)
+BENCHMARK = Benchmark(rows, COLUMNS, key=("impl", "n", "d", "dtype", "device"), options=DeviceOptions)

@@ -51,15 +51,24 @@ def run(
     Errors are relative to fp64 on the same (rounded) tensors; ``saved_bytes`` is what backward's inputs take, the
     layer's own input and output included. ``UserError`` for an unknown ``dtype``.
     """
+    return list(rows(shapes, dtype, device, repeats))
+
+
+def rows(
+    shapes: Sequence[Shape] | None = None, dtype: str | None = None, device: str = "cpu", repeats: int = 5
+) -> Iterator[dict[str, Any]]:
+    """The rows of ``run``, those of a shape as soon as they are known."""
     kind = torch.device(device).type
     if dtype is not None and dtype not in DTYPES:
         raise UserError(unknown("dtype", dtype, DTYPES))
-    cases = [tuple(shape) for shape in shapes] if shapes else _default_shapes(kind)
+    cases = [tuple(shape) for shape in shapes] if shapes else default_shapes(kind)
     names = (dtype,) if dtype else DEFAULT_DTYPES[kind]
-    return [row for name in names for shape in cases for row in _rows(shape, name, device, repeats)]
+    for name in names:
+        for shape in cases:
+            yield from _rows(shape, name, device, repeats)
 
 
-def _default_shapes(kind: str) -> list[Shape]:
+def default_shapes(kind: str) -> list[Shape]:
     batch = VIEWS * IMAGES[kind]
     return [*((batch, channels, side, side) for channels, side in LAYERS), (batch, WIDEST[kind])]
 
@@ -167,4 +176,4 @@ class Layer:
         return sum(storage.nbytes() for storage in held.values())
 
 
-BENCHMARK = Benchmark(run, COLUMNS, key=("impl", "shape", "added", "views", "dtype", "device"), options=DeviceOptions)
+BENCHMARK = Benchmark(rows, COLUMNS, key=("impl", "shape", "added", "views", "dtype", "device"), options=DeviceOptions)

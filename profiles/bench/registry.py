@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, Literal
@@ -54,8 +54,9 @@ class Picture:
 class Benchmark:
     """One benchmark; its module calls it ``BENCHMARK``."""
 
-    run: Callable[..., list[Row]]
-    """Takes ``options``'s own fields, by name; gives rows that carry a median and its ``spread``."""
+    run: Callable[..., Iterable[Row]]
+    """Takes ``options``'s own fields, by name; gives rows that carry a median and its ``spread``, as a list or one by
+    one as they are measured, so that what ends the program early costs those to come alone."""
     columns: tuple[str, ...]
     """Shown, in this order."""
     key: tuple[str, ...]
@@ -88,6 +89,7 @@ BENCHMARKS: dict[str, str] = {
     "knn": "kNN of frozen features, every k in one pass, beside a loop in solo-learn's form",
     "probe": "linear classifiers on features computed once: L-BFGS beside the paper's SGD",
     "step": "a preset's whole update by every way to run it, beside the official step",
+    "train": "a short run by every pipeline, end to end: stopped, resumed, evaluated",
     "model": "a step on GPUs that are not at hand, predicted: time, bottleneck, batch that fits, cores that feed it",
     "trace": "reading a profiler's trace",
     "ceilings": "what this machine copies and multiplies at most",

@@ -78,6 +78,7 @@ def cases(kind: str) -> dict[str, Case]:
             "eager, joint views": Case(views="joint"),
             "eager, bf16": Case(precision="bf16"),
             "compiled": Case("compiled"),
+            f"{OFFICIAL}, compiled": replace(reference, step="compiled"),
             "cached": Case("cached"),
         }
     best = Case(precision="bf16", views="joint")
@@ -93,6 +94,7 @@ def cases(kind: str) -> dict[str, Case]:
         "graphed, joint views": replace(best, step="graphed"),
         "cached, joint views": replace(best, step="cached"),
         "compiled, joint views": replace(best, step="compiled"),
+        f"{OFFICIAL}, compiled": replace(reference, precision="fp16", step="compiled"),
     }
 
 

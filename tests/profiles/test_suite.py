@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import pytest
 import torch
 
 from fastvicreg.cli import main
+from fastvicreg.commands import bench
 from fastvicreg.kernels.augment import parallel
 from fastvicreg.kernels.lars import foreach
-from fastvicreg.profiles.bench import correctness, suite
+from fastvicreg.profiles.bench import claims, correctness, step, suite, train
 from fastvicreg.profiles.bench import lars as lars_bench
+from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.bench.suite import Job
 
 
@@ -106,11 +110,147 @@ def test_a_part_that_fails_or_hangs_costs_its_own_figures_alone(
     assert "unknown part" in (tmp_path / "missing.log").read_text()
 
 
-def test_the_budgets_of_a_gpu_end_within_nine_minutes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gpu_is_asked_first_for_what_training_uses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(suite.shutil, "which", lambda name: f"/bin/{name}")
     jobs = suite.jobs("cuda", tmp_path, 5)
-    assert sum(job.budget for job in jobs) <= 9 * 60
+    names = [job.name for job in jobs]
+    assert names[:3] == ["correctness-training", "step", "train"]
+    assert names[-1] == "step-official-compiled"  # compiles for a minute and more, for one figure
+    assert names.index("loss") < names.index("correctness") < names.index("step-compiled")
     assert [job.name for job in jobs if job.wrapper] == ["sanitizer-memcheck", "sanitizer-racecheck"]
+    # What the first 7 minutes are for can all take as long as it may.
+    assert sum(job.limit for job in jobs[: names.index("correctness")]) <= 7 * 60
+
+
+def test_every_variant_of_the_step_is_measured_in_one_part_beside_the_official_one() -> None:
+    known = set(step.cases("cuda"))
+    parts = suite.STEPS.values()
+    assert set().union(*parts) == known
+    assert all(part[0] == suite.OFFICIAL for part in parts)
+    assert not any("compiled" in variant for variant in suite.STEPS["step"])
+
+
+def test_a_budget_ends_what_runs_and_leaves_out_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def few(device: str, out: Path, repeats: int) -> list[Job]:
+        return [
+            Job("loader", ("bench", "loader", "--repeats", "1000"), 600, "loader.json"),
+            Job("ceilings", ("bench", "ceilings", "--repeats", "1"), 60, "ceilings.json"),
+        ]
+
+    monkeypatch.setattr(suite, "jobs", few)
+    assert main(["bench", "all", "--out", str(tmp_path), "--budget", "16"]) == 1
+    rows = json.loads((tmp_path / "all.json").read_text())["rows"]
+    assert rows[0]["outcome"] in ("stopped after 15 s", "stopped after 16 s")
+    assert rows[1]["outcome"] == "left out: the budget is spent"
+    assert "left out" in capsys.readouterr().out
+    assert main(["bench", "all", "--out", str(tmp_path), "--budget", "-1"]) == 2
+    assert "--budget -1: give seconds, or 0" in capsys.readouterr().err
+
+
+def test_rows_are_on_disk_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A part that is ended early leaves those that it had."""
+    out = tmp_path / "rows.json"
+    seen: list[int] = []
+
+    def rows(**options: object) -> Iterator[dict[str, object]]:
+        for number in range(3):
+            yield {"ceiling": number}
+            if out.exists():
+                seen.append(len(json.loads(out.read_text())["rows"]))
+
+    monkeypatch.setattr(bench, "OFTEN", -1.0)
+    monkeypatch.setattr(bench, "benchmark", lambda part: Benchmark(rows, ("ceiling",), key=("ceiling",)))
+    assert main(["bench", "ceilings", "--json", str(out)]) == 0
+    assert seen == [1, 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_a_waiting_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fastvicreg.profiles.bench.ready", "bench", "ceilings", "--repeats", "1"]
+    out = tmp_path / "ceilings.json"
+    ended = subprocess.run([*command, "--json", str(out)], stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+    assert (ended.returncode, out.exists()) == (2, False)
+    ran = subprocess.run([*command, "--json", str(out)], input=b"\n", capture_output=True, timeout=120)
+    assert (ran.returncode, out.exists()) == (0, True), ran.stderr
+
+
+def test_the_check_of_training_takes_what_auto_takes() -> None:
+    rows = correctness.run("cpu", training=True)
+    assert {row["impl"] for row in rows} == {"gram", "foreach", "numba", "native"}
+    assert {row["dtype"] for row in rows} == {"float32"}
+    assert all(row["verdict"] == "pass" for row in rows)
+
+
+def test_the_two_choices_of_sizes_are_not_both_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "correctness", "--small", "--training"]) == 2
+    assert "two choices of sizes" in capsys.readouterr().err
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
+
+
+def test_every_row_that_waits_for_a_gpu_has_something_that_turns_it() -> None:
+    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    waiting = {cells[1].strip() for cells in rows if "not run yet" in cells[3]}
+    assert waiting == {claim.row for claim in claims.CLAIMS}
+
+
+def test_a_row_turns_with_what_passed_and_says_what_failed() -> None:
+    figures = {
+        "train": [
+            {"pipeline": "native", "verdict": "pass"},
+            {"pipeline": "ffcv", "verdict": "no module named ffcv"},
+            {"pipeline": "synthetic", "verdict": "pass"},
+        ],
+        "correctness-training": [{"kernel": "norm, add", "impl": "triton", "verdict": "pass"}],
+        "correctness": [
+            {"kernel": "norm", "impl": "triton", "verdict": "FAIL: OutOfResources: shared memory"},
+            {"kernel": "loss", "impl": "cuda", "verdict": "pass"},
+            {"kernel": "loss, graph replay", "impl": "triton", "verdict": "pass"},
+        ],
+        "step": [{"variant": "eager", "ms": 3.0}, {"variant": "graphed", "note": "it needs CUDA"}],
+    }
+    outcomes = {"step": "ok", "step-compiled": "stopped after 100 s", "profile": "ok", "swap": "a check FAILED"}
+    document = {"hardware": {"gpus": ["NVIDIA H200"]}, "versions": {"torch": "2.11.0"}, "commit": "abc"}
+    lines = claims.table(outcomes, figures, document).splitlines()
+    assert lines[0].startswith("Seen on NVIDIA H200, torch 2.11.0, ")
+    found = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[4:]}
+    assert found["training, resume, evaluation, demo"] == "yes, 1 of 1"
+    assert found["native, ffcv and synthetic engines"] == "yes, 2 of 2; not run: no module named ffcv"
+    assert found["norm: triton"] == "**FAILED** 1 of 2: FAIL: OutOfResources: shared memory"
+    assert found["loss: cuda, triton"] == "yes, 2 of 2"
+    assert found["loss: reference, gram"] == "**not run yet**"
+    assert found["steps: eager, graphed, cached"] == "yes, 1 of 1; not run: it needs CUDA"
+    assert found["steps: compiled"] == "**not run yet** (stopped after 100 s)"
+    assert found["several processes"] == "**not run yet**"
+
+
+def test_a_short_run_is_trained_continued_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "ORDER", ("synthetic",))
+    (row,) = train.run("cpu", epochs=1)
+    assert (row["verdict"], row["resumed"], row["steps"]) == ("pass", 0.0, 32)
+    assert row["images_per_s"] > 0
+    assert 0 < row["knn"] < 100
+
+
+def test_a_run_that_ends_elsewhere_or_breaks_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train.verdict({"loss": 3.0, "resumed": 0.0}, "cpu") == "pass"
+    assert train.verdict({"loss": 3.0, "resumed": 1e-7}, "cpu") == "FAIL: the resumed run ends elsewhere, by 1.0e-07"
+    assert train.verdict({"loss": 3.0, "resumed": 1e-7}, "cuda") == "pass"
+    assert train.verdict({"loss": float("nan"), "resumed": 0.0}, "cuda") == "FAIL: the loss is nan"
+    apart = train._apart({"a": torch.ones(2), "n": torch.tensor(3)}, {"a": torch.ones(2), "n": torch.tensor(4)})
+    assert apart == pytest.approx(1 / 3)
+
+    def broken(*arguments: object, **settings: object) -> None:
+        raise RuntimeError("CUDA error: an illegal access\nmore")
+
+    monkeypatch.setattr(train, "ORDER", ("synthetic",))
+    monkeypatch.setattr(train, "assemble", broken)
+    (row,) = rows = train.run("cpu", epochs=1)
+    assert train.failures(rows) == 1
+    assert row["verdict"] == "FAIL: RuntimeError: CUDA error: an illegal access"
 
 
 def test_the_sanitizer_looks_at_every_kernel_of_ours_and_at_no_other() -> None:
