@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from simt import run_on_host
+from toolchains import require_interpreter
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, UserError
@@ -150,6 +151,7 @@ def on_host(source: str, name: str, *, defines: Mapping[str, str | int], device:
 def members(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """What each of so many processes found."""
     size, folder = request.param, tmp_path_factory.mktemp("ranks")
+    require_interpreter()
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     commands = [[sys.executable, __file__, str(rank), str(size), str(folder)] for rank in range(size)]
     processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]

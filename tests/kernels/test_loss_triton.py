@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from toolchains import require_interpreter
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -68,8 +69,10 @@ def interpret(file: Path) -> None:
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """What the interpreter finds: kernels are interpreted or compiled as of their import."""
-    file = tmp_path_factory.mktemp("triton") / "found.pt"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    folder = tmp_path_factory.mktemp("triton")
+    require_interpreter()
+    file = folder / "found.pt"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     ran = subprocess.run(
         [sys.executable, __file__, str(file)], env=environment, capture_output=True, text=True, timeout=600
     )

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from norm_problems import CASES, Case, disagreements, outcome, problem, truth
+from toolchains import require_interpreter
 
 pytest.importorskip("triton")
 from fastvicreg.kernels.norm import Options, batch_norm_act, fused, triton_impl, triton_kernels
@@ -65,7 +66,9 @@ def interpret(file: Path) -> None:
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """What the interpreter finds: kernels are interpreted or compiled as of their import."""
-    file = tmp_path_factory.mktemp("triton") / "found.pt"
+    folder = tmp_path_factory.mktemp("triton")
+    require_interpreter()
+    file = folder / "found.pt"
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
         [sys.executable, __file__, str(file)], env=environment, capture_output=True, text=True, timeout=600
