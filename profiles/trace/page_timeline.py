@@ -17,7 +17,7 @@ from fastvicreg.profiles.trace.communication import is_communication
 from fastvicreg.profiles.trace.device import IDLE, PARTS
 from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
 from fastvicreg.profiles.trace.gaps import CAUSES
-from fastvicreg.profiles.trace.intervals import Ids, Segments
+from fastvicreg.profiles.trace.intervals import Ids, Segments, distinct
 from fastvicreg.profiles.trace.join import Launches
 from fastvicreg.profiles.trace.memory import Use
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
@@ -202,7 +202,7 @@ def _lane_order(summary: Summary) -> list[int]:
     start, end = summary.steps.windows.start_M[0], summary.steps.windows.end_M[-1]
     inside = np.flatnonzero((trace.start_N < end) & (trace.end_N > start))
     work = np.bincount(trace.lane_N[inside], (trace.end_N - trace.start_N)[inside], len(trace.lanes))
-    present = np.unique(trace.lane_N[inside]).tolist()
+    present = distinct(trace.lane_N[inside]).tolist()
     on_device = set(trace.lane_N[trace.where(*ON_DEVICE)].tolist())
     # The profiler repeats annotations as the device saw them on lanes that are neither stream nor thread.
     host = set(trace.lane_N[trace.where(Kind.OP, Kind.ANNOTATION, Kind.RUNTIME, Kind.PYTHON)].tolist())
