@@ -126,10 +126,21 @@ def read_trace(path: str | Path) -> Trace:
 
     ``UserError`` where it cannot be read, is damaged, is no trace, or holds no timed event.
     """
+    from fastvicreg.profiles.trace.chunk import chunk_of
     from fastvicreg.profiles.trace.columns import Columns
+    from fastvicreg.profiles.trace.entries import OddError
+    from fastvicreg.profiles.trace.parallel import chunks, workers_for
 
-    stream = Stream(Path(path))
-    columns: Any = Columns()
+    columns: Any
+    if count := workers_for(Path(path)):
+        stream, columns = Stream(Path(path)), Columns()
+        try:
+            for chunk in chunks(stream, count):
+                columns.add(chunk)
+            return columns.trace(stream)
+        except OddError:
+            pass  # from the start again, which tells what is odd and mends it
+    stream, columns = Stream(Path(path)), Columns()
     for events in stream.chunks():
-        columns.add(events)
+        columns.add(chunk_of(events))
     return columns.trace(stream)

@@ -34,7 +34,7 @@ class Nest:
         if not len(self.events_E):
             return np.full(len(time_T), -1, np.int64)
         # Nothing runs after the last event's end; later moments must not reach the next thread.
-        at_T = np.minimum(time_T, self._span - 0.5) + lane_T * self._span
+        at_T = np.asarray(np.minimum(time_T, self._span - 0.5) + lane_T * self._span, np.float64)
         place_T = last_begun(self._start_E, at_T)
         while True:
             over = np.flatnonzero((place_T >= 0) & (self._end_E[place_T] <= at_T))
