@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from fastvicreg.profiles.trace.kinds import IGNORED, KINDS
 
 _NO_ARGS = Args()
 _FLOWS = frozenset("Xstf")
-_KEY = attrgetter("cat", "pid", "tid", "name")
 
 NUMBERED = {"category": np.int16, "name": np.int32, "lane": np.int32, "shape": np.int32, "collective": np.int32}
 """The columns that index a table of their chunk, -1 for none."""
@@ -66,34 +64,31 @@ def chunk_of(events: list[Event]) -> Chunk:
     timed = [event for event in events if event.ph == "X" and event.cat not in IGNORED]
     args_N = [event.args or _NO_ARGS for event in timed]
     count = len(timed)
-
-    def field(name: str) -> map[Any]:
-        return map(attrgetter(name), args_N)
-
     # One look-up for what most events have in common; the order in which each of the three appears is that of keys.
     keys = Intern()
-    key_N = np.fromiter(map(keys.__getitem__, map(_KEY, timed)), np.int32, count)
+    number, device = keys.__getitem__, _Devices().__getitem__
+    key_N = np.fromiter([number((e.cat, e.pid, e.tid, e.name)) for e in timed], np.int32, count)
     names, lanes, categories, collectives, shapes = Intern(), Intern(), Intern(), Intern(), _Shapes()
     category_N = np.array([categories[key[0]] if key[0] in KINDS else -1 for key in keys], np.int16)[key_N]
     for place in np.flatnonzero(category_N < 0).tolist():
         category_N[place] = categories[_unknown(timed[place], args_N[place])]
     collective_N = np.full(count, -1, np.int32)
-    if any(said is not None for said in set(field("collective"))):
+    if [args.collective for args in args_N].count(None) < count:
         collective_N[:] = [-1 if args.collective is None else collectives[_collective(args)] for args in args_N]
-    external_N = _ids(args_N, "external")
+    external_N = _ids([args.external for args in args_N])
     if (external_N < 0).any():
-        external_N = np.where(external_N >= 0, external_N, _ids(args_N, "old_external"))
+        external_N = np.where(external_N >= 0, external_N, _ids([args.old_external for args in args_N]))
     columns = {
         "category": category_N,
         "name": np.array([names[key[3]] for key in keys], np.int32)[key_N],
         "lane": np.array([lanes[key[1:3]] for key in keys], np.int32)[key_N],
-        "device": np.fromiter(map(_Devices().__getitem__, field("device")), np.int16, count),
-        "start": _times(timed, "ts"),
-        "length": _times(timed, "dur"),
+        "device": np.fromiter([device(args.device) for args in args_N], np.int16, count),
+        "start": _times([event.ts for event in timed]),
+        "length": _times([event.dur for event in timed]),
         "shape": _shapes(timed, args_N, shapes),
         "external": external_N,
-        "correlation": _ids(args_N, "correlation"),
-        "bytes": _ids(args_N, "bytes"),
+        "correlation": _ids([args.correlation for args in args_N]),
+        "bytes": _ids([args.bytes for args in args_N]),
         "collective": collective_N,
     }
     tables = {"category": categories, "name": names, "lane": lanes, "shape": shapes.numbers, "collective": collectives}
@@ -104,7 +99,7 @@ def _untimed(events: list[Event]) -> tuple[Any, Any, Any]:
     lane_names: dict[tuple[int | str, int | str], str] = {}
     process_names: dict[int | str, str] = {}
     memory: list[tuple[float, int, int, int, int]] = []
-    if _FLOWS.issuperset(map(attrgetter("ph"), events)):
+    if _FLOWS.issuperset({event.ph for event in events}):
         return lane_names, process_names, memory
     for event in events:
         if event.ph in _FLOWS or not (args := event.args):
@@ -137,20 +132,20 @@ def _shapes(timed: list[Event], args_N: list[Args], shapes: _Shapes) -> NDArray[
     )
 
 
-def _times(timed: list[Event], field: str) -> NDArray[np.float64]:
-    """NaN where there is none."""
+def _times(values: list[float | None]) -> NDArray[np.float64]:
+    """NaN where there is none; ``fromiter`` is the fastest, but takes numbers alone."""
     try:
-        return np.fromiter(map(attrgetter(field), timed), np.float64, len(timed))
+        return np.fromiter(values, np.float64, len(values))
     except TypeError:
-        return np.array([getattr(event, field) for event in timed], np.float64)
+        return np.array(values, np.float64)
 
 
-def _ids(args_N: list[Args], field: str) -> NDArray[np.int64]:
+def _ids(values: list[int]) -> NDArray[np.int64]:
     """Those beyond 64 bits become others that stand for them."""
     try:
-        return np.fromiter(map(attrgetter(field), args_N), np.int64, len(args_N))
+        return np.fromiter(values, np.int64, len(values))
     except OverflowError:
-        return np.fromiter(map(within_64_bits, map(attrgetter(field), args_N)), np.int64, len(args_N))
+        return np.fromiter(map(within_64_bits, values), np.int64, len(values))
 
 
 def _collective(args: Args) -> tuple[str, int, int, str, int]:
