@@ -80,14 +80,20 @@ class Stream:
         text = blocks(self.path, self.ending)
         try:
             buffer, bare = self._open(text)
+            parts, size = [buffer], len(buffer)
             for block in text:
-                if len(buffer) >= PIECE and (cut := _last_cut(buffer)):
-                    yield buffer[:cut] + b"]"
-                    self._read += 1
-                    buffer = b"[" + buffer[cut:].lstrip(b", \r\n\t")
-                elif len(buffer) > _STRAY + PIECE:
-                    raise OddError
-                buffer += block
+                if size >= PIECE:
+                    buffer = b"".join(parts)
+                    if cut := _last_cut(buffer):
+                        yield buffer[:cut] + b"]"
+                        self._read += 1
+                        buffer = b"[" + buffer[cut:].lstrip(b", \r\n\t")
+                    elif size > _STRAY + PIECE:
+                        raise OddError
+                    parts, size = [buffer], len(buffer)
+                parts.append(block)
+                size += len(block)
+            buffer = b"".join(parts)
             # As little as can be is left for this process, which must look for the list's end token by token.
             end = next((found.start() for found in _TAIL.finditer(buffer, max(0, len(buffer) - _NEAR_END))), None)
             if cut := _last_cut(buffer[:end]):
