@@ -73,6 +73,7 @@ def _blocking(trace: Trace, work: Ids, by: Ids) -> Ids:
 
 def _first_launches(trace: Trace, work: Ids, by: Ids) -> Ids:
     """The calls that launched a kernel of their name for the first time."""
-    order = np.argsort(trace.start_N[by], kind="stable")
-    _, first = np.unique(trace.name_N[work[order]], return_index=True)
-    return by[order[first]]
+    latest_first = np.argsort(trace.start_N[by], kind="stable")[::-1]
+    first = np.full(len(trace.names), -1, np.int64)
+    first[trace.name_N[work[latest_first]]] = by[latest_first]  # of several the last one stays
+    return first[first >= 0]

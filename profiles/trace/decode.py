@@ -8,10 +8,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.trace.blocks import Ending, blocks
+from fastvicreg.profiles.trace.entries import Event, OddError, decode_plain, event_of
 from fastvicreg.profiles.trace.mend import parse, parse_entries
 
 HEADER_LIMIT = 64 << 20
@@ -23,52 +22,8 @@ _TAIL = re.compile(rb'\}\s*(\])\s*(?:\}|,\s*"\w|\Z)')
 _TOKENS = re.compile(rb'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 _NEAR_END = 1 << 16
 _STRAY = 4 << 20
-_LARGEST = (1 << 63) - 1
-
-_NOTHING = msgspec.Raw(b"")
-
-
-class Args(msgspec.Struct, gc=False):
-    """What is kept of an event's ``args``; shapes stay as text, which repeats and is read once each."""
-
-    external: int = msgspec.field(default=-1, name="External id")
-    old_external: int = msgspec.field(default=-1, name="external id")
-    dims: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input Dims")
-    types: msgspec.Raw = msgspec.field(default=_NOTHING, name="Input type")
-    concrete: msgspec.Raw = msgspec.field(default=_NOTHING, name="Concrete Inputs")
-    stream: int | str = -1
-    device: int | str = -1
-    correlation: int = -1
-    bytes: int = 0
-    device_type: int = msgspec.field(default=0, name="Device Type")
-    device_id: int = msgspec.field(default=-1, name="Device Id")
-    size: int = msgspec.field(default=0, name="Bytes")
-    allocated: int = msgspec.field(default=-1, name="Total Allocated")
-    reserved: int = msgspec.field(default=-1, name="Total Reserved")
-    name: str | int | None = None
-    collective: str | None = msgspec.field(default=None, name="Collective name")
-    sent: int = msgspec.field(default=0, name="In msg nelems")
-    received: int = msgspec.field(default=0, name="Out msg nelems")
-    group: int = msgspec.field(default=0, name="Group size")
-    dtype: str | None = None
-
-
-class Event(msgspec.Struct, gc=False):
-    """One entry of ``traceEvents``; ``ts`` and ``dur`` are microseconds, whatever ``displayTimeUnit`` says."""
-
-    ph: str = ""
-    cat: str | None = None
-    name: str = ""
-    pid: int | str = -1
-    tid: int | str = -1
-    ts: float | None = None
-    dur: float = 0.0
-    args: Args | None = None
-
-
-_decoder = msgspec.json.Decoder(list[Event])
-_lenient_decoder = msgspec.json.Decoder(Event, strict=False)
-_lenient_args = msgspec.json.Decoder(Args, strict=False)
+PIECE = 4 << 20
+"""Bytes of text that are decoded at once by another process."""
 
 
 class Stream:
@@ -85,6 +40,7 @@ class Stream:
         self.mended: set[str] = set()
         self.ending = Ending()
         self._read = 0
+        self._plain = False
 
     def chunks(self) -> Generator[list[Event], None, None]:
         """Lists of events in the file's order.
@@ -112,6 +68,39 @@ class Stream:
                 # What was cut off begins with the comma between two events.
                 buffer = b"[" + (buffer[cut:] + block).lstrip(b", \r\n\t")
             yield self._finish(b"".join([buffer, *text]), bare)
+        finally:
+            text.close()
+
+    def pieces(self) -> Generator[bytes | list[Event], None, None]:
+        """JSON lists of events, which ``decode_plain`` reads, in the file's order, and the last events themselves.
+
+        Errors as of ``chunks``; ``OddError`` where the file's end is no plain JSON, or no cut is found.
+        """
+        self._plain = True
+        text = blocks(self.path, self.ending)
+        try:
+            buffer, bare = self._open(text)
+            parts, size = [buffer], len(buffer)
+            for block in text:
+                if size >= PIECE:
+                    buffer = b"".join(parts)
+                    if cut := _last_cut(buffer):
+                        yield buffer[:cut] + b"]"
+                        self._read += 1
+                        buffer = b"[" + buffer[cut:].lstrip(b", \r\n\t")
+                    elif size > _STRAY + PIECE:
+                        raise OddError
+                    parts, size = [buffer], len(buffer)
+                parts.append(block)
+                size += len(block)
+            buffer = b"".join(parts)
+            # As little as can be is left for this process, which must look for the list's end token by token.
+            end = next((found.start() for found in _TAIL.finditer(buffer, max(0, len(buffer) - _NEAR_END))), None)
+            if cut := _last_cut(buffer[:end]):
+                yield buffer[:cut] + b"]"
+                self._read += 1
+                buffer = b"[" + buffer[cut:].lstrip(b", \r\n\t")
+            yield self._finish(buffer, bare)
         finally:
             text.close()
 
@@ -171,8 +160,10 @@ class Stream:
     def _decode(self, text: bytes, *, final: bool = False) -> list[Event] | None:
         """The events of a JSON list; None where it is cut wrongly and ``final`` is not set."""
         try:
-            return _decoder.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return decode_plain(text)
+        except OddError:
+            if self._plain:
+                raise
             return self._decode_leniently(text, final)
 
     def _decode_leniently(self, text: bytes, final: bool) -> list[Event] | None:
@@ -192,7 +183,7 @@ class Stream:
         self.mended |= mended
         events = []
         for value in values:
-            if event := _event(value):
+            if event := event_of(value):
                 events.append(event)
             else:
                 self.malformed += 1
@@ -206,39 +197,6 @@ def require_trace(path: Path) -> None:
         next(chunks)
     finally:
         chunks.close()
-
-
-def _event(value: object) -> Event | None:
-    """An entry as an event, without the fields of its args that have impossible types; None where it is none."""
-    if not isinstance(value, dict):
-        return None
-    value = {key: field for key, field in value.items() if key in Event.__struct_fields__}
-    value |= {key: str(value[key]) for key in ("name", "ph") if value.get(key) is not None}
-    args = value.pop("args", None)
-    kept = {k: _id(v) for k, v in args.items() if v is not None and v == v} if isinstance(args, dict) else {}
-    for content in ({**value, "args": kept}, {**value, "args": {k: v for k, v in kept.items() if _fits(k, v)}}):
-        try:
-            return _lenient_decoder.decode(msgspec.json.encode(content))
-        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError, RecursionError):
-            continue  # half a surrogate pair, a number beyond 64 bits
-    return None
-
-
-def _fits(key: str, value: object) -> bool:
-    try:
-        _lenient_args.decode(msgspec.json.encode({key: value}))
-    except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError, RecursionError, TypeError):
-        return False
-    return True
-
-
-def _id(value: object) -> object:
-    return within_64_bits(value) if isinstance(value, int) else value
-
-
-def within_64_bits(number: int) -> int:
-    """The number itself, or where 64 bits do not hold it another one that stands for it."""
-    return number if -_LARGEST <= number <= _LARGEST else number % (1 << 61) + (1 << 62)
 
 
 def _last_cut(buffer: bytes) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastvicreg.profiles.trace.communication import is_communication
 from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
-from fastvicreg.profiles.trace.intervals import Ids, Segments, Spans, divide, per_window, union
+from fastvicreg.profiles.trace.intervals import Ids, Segments, Spans, distinct, divide, per_window, union
 from fastvicreg.profiles.trace.steps import Steps
 
 PARTS = ("compute", "comm", "copy", "idle")
@@ -60,7 +60,7 @@ def find_devices(trace: Trace, steps: Steps, comm: str | None = None) -> tuple[D
     events = trace.where(*ON_DEVICE)
     is_comm = (trace.kind_N[events] == Kind.KERNEL) & is_communication(trace, events, comm)
     found = []
-    for number in np.unique(trace.device_N[events]).tolist():
+    for number in distinct(trace.device_N[events]).tolist():
         own = trace.device_N[events] == number
         found.append(_device(trace, steps, int(number), events[own], is_comm[own]))
     return tuple(sorted(found, key=lambda device: (-device.busy_us, device.number)))
@@ -91,7 +91,7 @@ def counted(devices: tuple[Device, ...]) -> tuple[Device, ...]:
 
 def _streams(trace: Trace, steps: Steps, events: Ids) -> tuple[Stream, ...]:
     found = []
-    for lane in np.unique(trace.lane_N[events]).tolist():
+    for lane in distinct(trace.lane_N[events]).tolist():
         own = events[trace.lane_N[events] == lane]
         busy = divide([union(trace.start_N[own], trace.end_N[own])], steps.windows)
         occupied = float(per_window(busy, steps.windows, 2)[:, 0].sum())

@@ -14,7 +14,7 @@ from fastvicreg.profiles.measure import Timing, summarize
 from fastvicreg.profiles.trace.device import PARTS, counted
 from fastvicreg.profiles.trace.events import Trace
 from fastvicreg.profiles.trace.gaps import LABELS, find_gaps
-from fastvicreg.profiles.trace.intervals import Ids, divide, per_window
+from fastvicreg.profiles.trace.intervals import Ids, distinct, divide, per_window
 from fastvicreg.profiles.trace.join import device_times
 from fastvicreg.profiles.trace.steps import Steps
 from fastvicreg.profiles.trace.summary import Summary
@@ -142,7 +142,7 @@ def _values(summary: Summary, device: bool) -> dict[Key, NDArray[np.float64]]:
     if device:
         values |= _sums("op device", labels, step, device_times(trace, launches)[ops], steps)
         kernels, step = launched_in_steps(trace, steps, launches)
-        short = {name: normalised(trace.names[name]) for name in np.unique(trace.name_N[kernels]).tolist()}
+        short = {name: normalised(trace.names[name]) for name in distinct(trace.name_N[kernels]).tolist()}
         names = [short[name] for name in trace.name_N[kernels].tolist()]
         values |= _sums("kernel", names, step, trace.end_N[kernels] - trace.start_N[kernels], steps)
     return values

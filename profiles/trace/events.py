@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastvicreg.errors import visible
 from fastvicreg.profiles.trace.decode import Stream
+from fastvicreg.profiles.trace.intervals import distinct
 from fastvicreg.profiles.trace.kinds import ON_DEVICE, Kind
 
 __all__ = ["ON_DEVICE", "Kind", "Lane", "Memory", "Trace", "read_trace"]
@@ -87,13 +88,18 @@ class Trace:
 
     def where(self, *kinds: Kind) -> NDArray[np.int64]:
         """Indices of the events of these kinds."""
-        return np.flatnonzero(np.isin(self.kind_N, kinds))
+        found_N = self.kind_N == kinds[0]
+        for kind in kinds[1:]:
+            found_N |= self.kind_N == kind
+        return np.flatnonzero(found_N)
 
     def named(self, indices: NDArray[np.int64], pattern: re.Pattern[str]) -> NDArray[np.bool_]:
         """Which of these events' names ``pattern`` finds; each distinct name is tried once."""
-        unique, inverse = np.unique(self.name_N[indices], return_inverse=True)
-        hits = np.array([bool(pattern.search(self.names[i])) for i in unique.tolist()], bool)
-        return hits[inverse] if len(unique) else np.zeros(0, bool)
+        name = self.name_N[indices]
+        hits = np.zeros(len(self.names), bool)
+        for number in distinct(name).tolist():
+            hits[number] = pattern.search(self.names[number]) is not None
+        return hits[name]
 
     @property
     def device_name(self) -> str | None:
@@ -120,10 +126,21 @@ def read_trace(path: str | Path) -> Trace:
 
     ``UserError`` where it cannot be read, is damaged, is no trace, or holds no timed event.
     """
+    from fastvicreg.profiles.trace.chunk import chunk_of
     from fastvicreg.profiles.trace.columns import Columns
+    from fastvicreg.profiles.trace.entries import OddError
+    from fastvicreg.profiles.trace.parallel import chunks, workers_for
 
-    stream = Stream(Path(path))
-    columns: Any = Columns()
+    columns: Any
+    if count := workers_for(Path(path)):
+        stream, columns = Stream(Path(path)), Columns()
+        try:
+            for chunk in chunks(stream, count):
+                columns.add(chunk)
+            return columns.trace(stream)
+        except OddError:
+            pass  # from the start again, which tells what is odd and mends it
+    stream, columns = Stream(Path(path)), Columns()
     for events in stream.chunks():
-        columns.add(events)
+        columns.add(chunk_of(events))
     return columns.trace(stream)

@@ -20,6 +20,7 @@ from fastvicreg.profiles.trace.intervals import (
     Segments,
     Spans,
     cut,
+    distinct,
     divide,
     per_window,
     select,
@@ -140,7 +141,7 @@ def blame(trace: Trace, spans: Spans, events: Ids) -> tuple[str, float] | None:
         begun = np.searchsorted(part.start_M, trace.end_N[near])
         ended = np.searchsorted(part.end_M, trace.start_N[near], side="right")
         nest = Nest(trace, near[begun > ended])
-        for lane in np.unique(trace.lane_N[nest.events_E]).tolist():
+        for lane in distinct(trace.lane_N[nest.events_E]).tolist():
             pieces = cut(nest.segments(lane), part)
             names = trace.name_N[nest.events_E[pieces.id_S]]
             length += np.bincount(names, pieces.end_S - pieces.start_S, len(trace.names))

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastvicreg.profiles.trace.events import Kind, Trace
 from fastvicreg.profiles.trace.gaps import NAMELESS, blame
-from fastvicreg.profiles.trace.intervals import Ids, Segments, divide, per_window, select, union
+from fastvicreg.profiles.trace.intervals import Ids, Segments, distinct, divide, per_window, select, union
 from fastvicreg.profiles.trace.nest import Nest
 from fastvicreg.profiles.trace.stages import DATA, DATA_FRAME
 from fastvicreg.profiles.trace.steps import Steps
@@ -50,7 +50,7 @@ def find_host(trace: Trace, steps: Steps) -> Host:
     marks_here = marks[trace.lane_N[marks] == steps.lane]
     frames = frames[trace.lane_N[frames] == steps.lane]
     waits = np.concatenate((marks_here[trace.named(marks_here, DATA)], frames[trace.named(frames, DATA_FRAME)]))
-    backward = np.unique(trace.lane_N[ops[trace.named(ops, _BACKWARD)]])
+    backward = distinct(trace.lane_N[ops[trace.named(ops, _BACKWARD)]])
     ops = ops[np.isin(trace.lane_N[ops], np.append(backward, steps.lane))]
     comm = marks[trace.named(marks, _HOST_COMM)]
     own = marks_here[trace.named(marks_here, _OWN_COMM)]
@@ -74,7 +74,7 @@ def thread_table(trace: Trace, steps: Steps) -> list[ThreadRow]:
     ops = nest.events_E[nest.parent_E < 0]
     ops = ops[steps.windows.covers(trace.start_N[ops])]
     rows = []
-    for number in np.unique(trace.lane_N[ops]).tolist():
+    for number in distinct(trace.lane_N[ops]).tolist():
         own = ops[trace.lane_N[ops] == number]
         lane = trace.lanes[number]
         name = trace.lane_names.get(lane, "").strip() or f"thread {lane.tid}"

@@ -5,8 +5,8 @@ Shape suffixes: N intervals, M disjoint intervals, S segments, W windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,7 @@ class Spans(NamedTuple):
 
     def covers(self, at_N: Times) -> NDArray[np.bool_]:
         """Which of the points lie inside."""
-        place_N = np.searchsorted(self.start_M, at_N, side="right") - 1
-        inside_N = place_N >= 0
-        inside_N[inside_N] = at_N[inside_N] < self.end_M[place_N[inside_N]]
-        return inside_N
+        return at_N < np.append(self.end_M, -np.inf)[last_begun(self.start_M, at_N)]
 
 
 class Segments(NamedTuple):
@@ -43,15 +40,37 @@ class Segments(NamedTuple):
 
     def at(self, time_N: Times, default: int = -1) -> Ids:
         """The id of the segment that holds each point."""
-        place_N = np.searchsorted(self.start_S, time_N, side="right") - 1
-        found_N = np.full(len(time_N), default, np.int64)
-        inside_N = place_N >= 0
-        inside_N[inside_N] = time_N[inside_N] < self.end_S[place_N[inside_N]]
-        found_N[inside_N] = self.id_S[place_N[inside_N]]
-        return found_N
+        place_N = last_begun(self.start_S, time_N)
+        inside_N = time_N < np.append(self.end_S, -np.inf)[place_N]
+        return np.where(inside_N, np.append(self.id_S, default)[place_N], default)
 
 
 EMPTY = Spans(np.empty(0), np.empty(0))
+
+
+def last_begun(start_M: Times, at_N: Times) -> Ids:
+    """Of each point the place of the last start at it or before it, -1 for none; the starts are in order.
+
+    Fast where the points are in order too: the fewer are then looked for among the more.
+    """
+    if len(start_M) < len(at_N) and bool((at_N[1:] >= at_N[:-1]).all()):
+        first_M = np.searchsorted(at_N, start_M)
+        return np.repeat(np.arange(-1, len(start_M)), np.diff(first_M, prepend=0, append=len(at_N)))
+    return np.searchsorted(start_M, at_N, side="right") - 1
+
+
+def distinct(number_N: NDArray[np.integer[Any]]) -> Ids:
+    """The different numbers in order; they number things, and so lie close together."""
+    if not len(number_N):
+        return np.empty(0, np.int64)
+    least = int(number_N.min())
+    return np.flatnonzero(np.bincount(number_N.astype(np.int64) - least)) + least
+
+
+def moments(columns: Iterable[Times]) -> Times:
+    """All moments in order, each once."""
+    at = np.sort(np.concatenate([*columns]), kind="stable")  # made of runs that are in order
+    return at[np.append(True, at[1:] > at[:-1])] if len(at) else at
 
 
 def union(start_N: Times, end_N: Times) -> Spans:
@@ -73,7 +92,7 @@ def divide(layers: Sequence[Spans], windows: Spans) -> Segments:
 
     A piece that none covers has the id ``len(layers)``.
     """
-    edges = np.unique(np.concatenate([*(edge for spans in (*layers, windows) for edge in spans)]))
+    edges = moments(edge for spans in (*layers, windows) for edge in spans)
     start_S, end_S = edges[:-1], edges[1:]
     inside_S = windows.covers(start_S)
     start_S, end_S = start_S[inside_S], end_S[inside_S]
@@ -91,9 +110,8 @@ def select(segments: Segments, number: int) -> Spans:
 
 def per_window(segments: Segments, windows: Spans, count: int) -> NDArray[np.float64]:
     """(W, count) microseconds of each id in each window; the segments must not cross a window's edge."""
-    window_S = np.searchsorted(windows.start_M, segments.start_S, side="right") - 1
-    inside_S = window_S >= 0
-    inside_S[inside_S] = segments.start_S[inside_S] < windows.end_M[window_S[inside_S]]
+    window_S = last_begun(windows.start_M, segments.start_S)
+    inside_S = segments.start_S < np.append(windows.end_M, -np.inf)[window_S]
     cell_S = window_S[inside_S] * count + segments.id_S[inside_S]
     length_S = (segments.end_S - segments.start_S)[inside_S]
     cells: Times = np.bincount(cell_S, length_S, len(windows.start_M) * count).astype(np.float64)
@@ -102,7 +120,7 @@ def per_window(segments: Segments, windows: Spans, count: int) -> NDArray[np.flo
 
 def cut(segments: Segments, windows: Spans) -> Segments:
     """The segments' parts inside the windows, split at the windows' edges."""
-    edges = np.unique(np.concatenate((segments.start_S, segments.end_S, *windows)))
+    edges = moments((segments.start_S, segments.end_S, *windows))
     start_S, end_S = edges[:-1], edges[1:]
     id_S = segments.at(start_S)
     kept_S = windows.covers(start_S) & (id_S >= 0)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastvicreg.profiles.trace.events import Trace
-from fastvicreg.profiles.trace.intervals import Times
+from fastvicreg.profiles.trace.intervals import Times, distinct
 
 
 class Use(NamedTuple):
@@ -52,7 +52,7 @@ class Use(NamedTuple):
 def memory_use(trace: Trace) -> dict[str, Use]:
     """By device ("host", "device 0"); what was allocated before the trace counts where totals were written."""
     memory, found = trace.memory, {}
-    for device in np.unique(memory.device_N).tolist():
+    for device in distinct(memory.device_N).tolist():
         own = np.flatnonzero(memory.device_N == device)
         own = own[np.argsort(memory.at_N[own], kind="stable")]
         allocated_N, reserved_N = memory.allocated_N[own], memory.reserved_N[own]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastvicreg.profiles.trace.events import Trace
-from fastvicreg.profiles.trace.intervals import Ids, Segments, Times, parents
+from fastvicreg.profiles.trace.intervals import Ids, Segments, Times, last_begun, moments, parents
 
 
 class Nest:
@@ -22,7 +22,7 @@ class Nest:
         start, end, lane = trace.start_N[events], trace.end_N[events], trace.lane_N[events].astype(np.int64)
         # Threads are laid out one after the other, so that one pass serves them all.
         self._span = float(trace.end_N.max()) + 1.0
-        order = np.lexsort((-end, start, lane))
+        order = _order(start, end, lane)
         self.events_E = events[order]
         shift = lane[order] * self._span
         self._start_E, self._end_E = start[order] + shift, end[order] + shift
@@ -34,8 +34,8 @@ class Nest:
         if not len(self.events_E):
             return np.full(len(time_T), -1, np.int64)
         # Nothing runs after the last event's end; later moments must not reach the next thread.
-        at_T = np.minimum(time_T, self._span - 0.5) + lane_T * self._span
-        place_T = np.searchsorted(self._start_E, at_T, side="right") - 1
+        at_T = np.asarray(np.minimum(time_T, self._span - 0.5) + lane_T * self._span, np.float64)
+        place_T = last_begun(self._start_E, at_T)
         while True:
             over = np.flatnonzero((place_T >= 0) & (self._end_E[place_T] <= at_T))
             if not len(over):
@@ -47,7 +47,7 @@ class Nest:
         """The time of one thread that its events cover, each piece with the place of the innermost one."""
         base = lane * self._span
         first, last = np.searchsorted(self._start_E, (base, base + self._span))
-        edges = np.unique(np.concatenate((self._start_E[first:last], self._end_E[first:last]))) - base
+        edges = moments((self._start_E[first:last], self._end_E[first:last])) - base
         if not len(edges):
             return Segments(np.empty(0), np.empty(0), np.empty(0, np.int64))
         place = self.at(np.full(len(edges) - 1, lane, np.int64), edges[:-1])
@@ -59,6 +59,14 @@ class Nest:
         held = self.parent_E >= 0
         inner = np.bincount(self.parent_E[held], self._length_E[held], len(self.parent_E))
         return np.maximum(self._length_E - inner, 0.0)
+
+
+def _order(start_E: Times, end_E: Times, lane_E: NDArray[np.int64]) -> NDArray[np.int64]:
+    """By thread and start, the longest first; fast where they are in order of start, as a trace's events are."""
+    by_lane = np.argsort(lane_E.astype(np.int16) if lane_E.max(initial=0) < 1 << 15 else lane_E, kind="stable")
+    start, end, lane = start_E[by_lane], end_E[by_lane], lane_E[by_lane]
+    late = (start[1:] > start[:-1]) | ((start[1:] == start[:-1]) & (end[1:] <= end[:-1]))
+    return by_lane if bool((late | (lane[1:] > lane[:-1])).all()) else np.lexsort((-end_E, start_E, lane_E))
 
 
 def _parents(start_E: Times, end_E: Times) -> Ids:

@@ -114,6 +114,8 @@ def _left_out(summary: Summary, shown: Timeline) -> str:
     steps = "All steps are here" if kept == count else f"{kept} of {count} steps are here, with {', '.join(which)}"
     events = f"; of their events the shortest {shown.left_out:,} are left out" if shown.left_out else ""
     ways = "Wheel or W S: zoom; drag or A D: move; double-click: zoom to an event; [ ]: other steps"
+    late = any(step["late"] for step in shown.content["steps"].values())
+    events += "; hatched: work of the device that an earlier step launched" if late else ""
     return f"{steps}{events}. {ways}; drag on the axis or with Shift: choose a range; R: the chosen event's; Esc: none."
 
 

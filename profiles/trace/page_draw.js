@@ -19,6 +19,7 @@ const draw = (line) => {
   drawTicks(line, pen, width, height, colour);
   let drawn = 0;
   line.found = { count: 0, ns: 0 };
+  line.canvas.dataset.late = 0;
   for (const row of line.step.rows) {
     pen.fillStyle = colour("lane");
     pen.fillRect(GUTTER, row.y, width - GUTTER, row.height);
@@ -73,7 +74,7 @@ const drawEvents = (line, pen, row, width) => {
       line.found.ns += event.end - event.start;
     }
   }
-  let drawn = 0;
+  let drawn = 0, late = 0;
   for (const event of row.drawn) {
     if (event.depth >= row.shown) continue;
     const left = Math.max(line.x(event.start), GUTTER - 2), right = Math.min(line.x(event.end), width + 2);
@@ -83,6 +84,7 @@ const drawEvents = (line, pen, row, width) => {
     pen.globalAlpha = hit ? 1 : 0.15;
     pen.fillStyle = event.colour;
     pen.fillRect(left, y, wide > 3 ? wide - 0.5 : wide, tall);
+    if (event.late) hatch(pen, left, y, wide, tall), late++;
     if (chosen && (event === chosen || event.of === chosen)) {
       pen.strokeStyle = "#fff";
       pen.lineWidth = 2;
@@ -98,7 +100,21 @@ const drawEvents = (line, pen, row, width) => {
     drawn++;
   }
   pen.globalAlpha = 1;
+  line.canvas.dataset.late = Number(line.canvas.dataset.late) + late;
   return drawn;
+};
+
+// Work of a device that an earlier step launched.
+const hatch = (pen, left, y, wide, tall) => {
+  pen.save();
+  pen.beginPath();
+  pen.rect(left, y, wide, tall);
+  pen.clip();
+  pen.strokeStyle = "rgba(255, 255, 255, 0.6)";
+  pen.beginPath();
+  for (let x = Math.max(left, GUTTER) - tall; x < left + wide; x += 6) pen.moveTo(x, y + tall), pen.lineTo(x + tall, y);
+  pen.stroke();
+  pen.restore();
 };
 
 const title = (row) => (row.own ? `${row.label.replace(/ \(.*\)$/, "")}, the step's` : row.label);

@@ -34,7 +34,13 @@ const rowsOf = (step, data, stages) => {
     ...(step.device ? [block("device", step.device, data.parts)] : []),
     ...lanes.flatMap((lane, i) => laneRows(lane, i, lane.all)),
   ].filter((row) => row.events.length);
-  for (const row of rows) for (const event of row.events) event.row = row;
+  const late = new Map(step.late);
+  for (const row of rows) {
+    for (const event of row.events) {
+      event.row = row;
+      if (DEVICE.has(event.kind) && late.has(event.call)) event.late = late.get(event.call) || "an earlier step";
+    }
+  }
   for (const [where, columns] of Object.entries(step.memory)) {
     if (columns[0].length) rows.push(memoryRow(where, columns, step.ns));
   }

@@ -58,6 +58,7 @@ class Timeline {
     const kind = event.kind === undefined ? "" : `${KINDS[event.kind]}: `;
     const from = event.start < 0 ? "begun before the step" : `from ${duration(event.start)}`;
     const lines = [event.name, `${kind}${duration(event.end - event.start)}, ${from}`];
+    if (event.late) lines.push(`late: launched by ${event.late}`);
     if (event.shape >= 0) lines.push(this.data.shapes[event.shape]);
     return lines.join("\n");
   }

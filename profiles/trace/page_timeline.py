@@ -17,7 +17,7 @@ from fastvicreg.profiles.trace.communication import is_communication
 from fastvicreg.profiles.trace.device import IDLE, PARTS
 from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
 from fastvicreg.profiles.trace.gaps import CAUSES
-from fastvicreg.profiles.trace.intervals import Ids, Segments
+from fastvicreg.profiles.trace.intervals import Ids, Segments, distinct, last_begun
 from fastvicreg.profiles.trace.join import Launches
 from fastvicreg.profiles.trace.memory import Use
 from fastvicreg.profiles.trace.page_colours import CAUSE_COLOURS, PART_COLOURS, stage_colours
@@ -153,6 +153,7 @@ class _Shown:
             "device": _device_blocks(self.summary, start, end),
             "lanes": [self._columns(np.array(place[lane], np.int64), start) for lane in self._order],
             "away": self._away(start, end, chosen),
+            "late": self._late(start, chosen),
             "memory": {where: _memory(use, start, end) for where, use in self.summary.memory.items()},
         }
 
@@ -171,6 +172,16 @@ class _Shown:
                 strict=True,
             )
         ]
+
+    def _late(self, start: float, chosen: Ids) -> list[tuple[int, str]]:
+        """The calls before the step whose work runs in it, each with the step that it belongs to ("": none shown)."""
+        trace, steps = self.trace, self.summary.steps
+        work = self.summary.launches.work_D
+        work = work[np.isin(work, chosen)]
+        call = distinct(self._call_N[work][self._call_N[work] >= 0])
+        call = call[trace.start_N[call] < start]
+        step = np.where(steps.windows.covers(at := trace.start_N[call]), last_begun(steps.windows.start_M, at), -1)
+        return [(one, steps.names[of] if of >= 0 else "") for one, of in zip(call.tolist(), step.tolist(), strict=True)]
 
     def _columns(self, events: Ids, origin: float) -> dict[str, list[int]]:
         trace = self.trace
@@ -202,7 +213,7 @@ def _lane_order(summary: Summary) -> list[int]:
     start, end = summary.steps.windows.start_M[0], summary.steps.windows.end_M[-1]
     inside = np.flatnonzero((trace.start_N < end) & (trace.end_N > start))
     work = np.bincount(trace.lane_N[inside], (trace.end_N - trace.start_N)[inside], len(trace.lanes))
-    present = np.unique(trace.lane_N[inside]).tolist()
+    present = distinct(trace.lane_N[inside]).tolist()
     on_device = set(trace.lane_N[trace.where(*ON_DEVICE)].tolist())
     # The profiler repeats annotations as the device saw them on lanes that are neither stream nor thread.
     host = set(trace.lane_N[trace.where(Kind.OP, Kind.ANNOTATION, Kind.RUNTIME, Kind.PYTHON)].tolist())

@@ -143,7 +143,7 @@ def _derive(trace: Trace, steps: Steps, named: dict[str, Spans]) -> dict[str, Sp
         top = top[~spans.covers(trace.start_N[top])]
     copies = _copies(trace, steps, top)
     breaks = np.concatenate((steps.windows.start_M, *(spans.start_M for spans in named.values())))
-    backward_runs, forward_runs = _runs(trace, backward, np.setdiff1d(top, copies), breaks)
+    backward_runs, forward_runs = _runs(trace, backward, np.setdiff1d(top, copies, assume_unique=True), breaks)
     found = {}
     if "h2d" not in words and len(copies):
         found["h2d"] = union(trace.start_N[copies], trace.end_N[copies])

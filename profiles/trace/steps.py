@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastvicreg import stages
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.trace.events import ON_DEVICE, Kind, Trace
-from fastvicreg.profiles.trace.intervals import Ids, Spans, Times, union
+from fastvicreg.profiles.trace.intervals import Ids, Spans, Times, distinct, last_begun, union
 from fastvicreg.profiles.trace.join import Launches
 
 _STEP = re.compile(r"^ProfilerStep[#*]")
@@ -119,7 +119,7 @@ def _marks(trace: Trace, by: str | None) -> _Marks:
 
 def _called(trace: Trace, marks: Ids, by: str) -> _Marks:
     """Each from its start to the next one's; the last one as long as it is itself."""
-    names = {trace.names[n]: n for n in np.unique(trace.name_N[marks]).tolist()}
+    names = {trace.names[n]: n for n in distinct(trace.name_N[marks]).tolist()}
     found = [n for name, n in names.items() if name == by] or [n for name, n in names.items() if name.startswith(by)]
     marks = np.sort(marks[np.isin(trace.name_N[marks], found)])
     if not len(marks):
@@ -167,7 +167,7 @@ def _why(trace: Trace, windows: Spans) -> list[Why | None]:
     """Of each step what tells it apart."""
     found: list[Why | None] = [None] * len(windows.start_M)
     work = trace.where(Kind.OP, Kind.RUNTIME, *ON_DEVICE)
-    place = np.searchsorted(windows.start_M, trace.start_N[work], side="right") - 1
+    place = last_begun(windows.start_M, trace.start_N[work])
     inside = (place >= 0) & (trace.start_N[work] < windows.end_M[np.maximum(place, 0)])
     count_W = np.bincount(place[inside], minlength=len(found))
     length = windows.end_M - windows.start_M
@@ -187,7 +187,7 @@ def _why(trace: Trace, windows: Spans) -> list[Why | None]:
 
 def _device_windows(trace: Trace, launches: Launches, windows: Spans) -> Spans:
     at = launches.launched_at(trace)
-    step = np.searchsorted(windows.start_M, at, side="right") - 1
+    step = last_begun(windows.start_M, at)
     inside = (step >= 0) & (at < windows.end_M[np.maximum(step, 0)])
     done = np.full(len(windows.start_M), -np.inf)
     np.maximum.at(done, step[inside], trace.end_N[launches.work_D[inside]])
@@ -206,7 +206,7 @@ def _main_lane(trace: Trace) -> int:
     """The host thread that works longest; -1 where there is none."""
     work = trace.where(Kind.OP, Kind.ANNOTATION, Kind.RUNTIME)
     covered = {}
-    for lane in np.unique(trace.lane_N[work]).tolist():
+    for lane in distinct(trace.lane_N[work]).tolist():
         of_lane = work[trace.lane_N[work] == lane]
         covered[lane] = union(trace.start_N[of_lane], trace.end_N[of_lane]).total
     return max(covered, key=covered.__getitem__, default=-1)
@@ -215,5 +215,5 @@ def _main_lane(trace: Trace) -> int:
 def launching_lanes(trace: Trace, launches: Launches) -> NDArray[np.int64]:
     """The host threads that drive the device: those from which some of its kernels were launched."""
     kernels = (launches.call_D >= 0) & (trace.kind_N[launches.work_D] == Kind.KERNEL)
-    lanes, count = np.unique(trace.lane_N[launches.call_D[kernels]], return_counts=True)
-    return lanes[count >= DRIVES * count.sum()].astype(np.int64)
+    count = np.bincount(trace.lane_N[launches.call_D[kernels]])
+    return np.flatnonzero((count > 0) & (count >= DRIVES * count.sum()))

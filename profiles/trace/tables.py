@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastvicreg.profiles.trace.device import Device
 from fastvicreg.profiles.trace.events import Kind, Trace
-from fastvicreg.profiles.trace.intervals import Ids
+from fastvicreg.profiles.trace.intervals import Ids, distinct, last_begun
 from fastvicreg.profiles.trace.join import Launches, device_times
 from fastvicreg.profiles.trace.roofline import device_peak, kernel_flops
 from fastvicreg.profiles.trace.steps import Steps
@@ -102,9 +102,8 @@ def launched_in_steps(trace: Trace, steps: Steps, launches: Launches) -> tuple[I
 
 
 def _at(steps: Steps, indices: Ids, time: NDArray[np.float64]) -> tuple[Ids, Ids]:
-    step = np.searchsorted(steps.windows.start_M, time, side="right") - 1
-    inside = step >= 0
-    inside[inside] = time[inside] < steps.windows.end_M[step[inside]]
+    step = last_begun(steps.windows.start_M, time)
+    inside = time < np.append(steps.windows.end_M, -np.inf)[step]
     return indices[inside], step[inside]
 
 
@@ -118,10 +117,12 @@ def kernel_table(trace: Trace, steps: Steps, devices: Sequence[Device], launches
     known = np.isfinite(flops) & np.isfinite(possible) & (possible > 0)
     known[known] = flops[known] <= 1.05 * possible[known]
     # Instances that differ in template arguments only are one kernel to a reader.
-    short = {name: short_name(trace.names[name]) for name in np.unique(trace.name_N[kernels]).tolist()}
+    short = {name: short_name(trace.names[name]) for name in distinct(trace.name_N[kernels]).tolist()}
     names = list(dict.fromkeys(short.values()))
     number = {name: place for place, name in enumerate(names)}
-    inverse = np.array([number[short[name]] for name in trace.name_N[kernels].tolist()], np.int64)
+    place_of = np.zeros(len(trace.names), np.int64)
+    place_of[list(short)] = [number[name] for name in short.values()]
+    inverse = place_of[trace.name_N[kernels]]
     count = np.bincount(inverse, minlength=len(names))
     total = np.bincount(inverse, length, len(names))
     done = np.bincount(inverse[known], flops[known], len(names))
@@ -148,13 +149,14 @@ def operator_table(trace: Trace, steps: Steps, launches: Launches) -> list[Opera
     ops, own = ops[inside], own[inside]
     if not len(ops):
         return []
-    names, inverse, count = np.unique(trace.name_N[ops], return_inverse=True, return_counts=True)
-    host = np.bincount(inverse, own) / 1e3
-    on_device = np.bincount(inverse, device_times(trace, launches)[ops]) / 1e3
+    name = trace.name_N[ops]
+    names, count = distinct(name), np.bincount(name)
+    host = np.bincount(name, own)[names] / 1e3
+    on_device = np.bincount(name, device_times(trace, launches)[ops])[names] / 1e3
     rows = [
         OperatorRow(
             trace.names[name],
-            int(count[i]),
+            int(count[name]),
             float(host[i]),
             float(host[i] / max(host.sum(), 1e-12)),
             float(on_device[i]),
@@ -170,8 +172,8 @@ def worker_table(trace: Trace, steps: Steps) -> list[WorkerRow]:
     marks = marks[(trace.lane_N[marks] != steps.lane) & trace.named(marks, _OWN)]
     marks, _ = in_steps(trace, steps, marks)
     rows = []
-    for name in np.unique(trace.name_N[marks]).tolist():
+    for name in distinct(trace.name_N[marks]).tolist():
         own = marks[trace.name_N[marks] == name]
         ms = float((trace.end_N[own] - trace.start_N[own]).sum() / 1e3)
-        rows.append(WorkerRow(trace.names[name], len(own), len(np.unique(trace.lane_N[own])), ms))
+        rows.append(WorkerRow(trace.names[name], len(own), len(distinct(trace.lane_N[own])), ms))
     return sorted(rows, key=lambda row: (-row.ms, row.name))

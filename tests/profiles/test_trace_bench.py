@@ -24,6 +24,7 @@ def test_every_reader_has_a_row(tmp_path: Path) -> None:
     assert ours["seconds"] > 0
     assert 0 < ours["cpu_s"] < 60
     assert 20 < ours["peak_mb"] < 2000
+    assert ours["children_mb"] == 0  # a small file is read by one process
     for reader, (module, _) in bench.READERS.items():
         if not find_spec(module):
             assert "not installed" in rows[reader]["error"]
@@ -43,6 +44,15 @@ def test_the_trace_it_writes_is_one(tmp_path: Path) -> None:
 def test_a_reader_that_fails_says_why(tmp_path: Path) -> None:
     run = bench.parse_once("raise ValueError('no such luck')", device_trace().write(tmp_path / "trace.json"))
     assert run.error == "ValueError: no such luck"
+
+
+def test_the_processes_that_a_reader_starts_are_counted(tmp_path: Path) -> None:
+    own, child = "x = b'1' * (80 << 20); import time; time.sleep(0.5)", "import time; time.sleep(0.5)"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {own!r}]); {child}"
+    run = bench.parse_once(program, tmp_path)
+    assert run.error is None
+    assert 80 < run.children_mb < 140
+    assert run.peak_mb < 80
 
 
 def test_an_absent_file_is_one_line(tmp_path: Path) -> None:

@@ -9,7 +9,18 @@ import pytest
 from traces import TraceWriter
 
 from fastvicreg.profiles.trace.events import Kind, Trace, read_trace
-from fastvicreg.profiles.trace.intervals import Spans, cut, divide, outermost, parents, per_window, union
+from fastvicreg.profiles.trace.intervals import (
+    Spans,
+    cut,
+    distinct,
+    divide,
+    last_begun,
+    moments,
+    outermost,
+    parents,
+    per_window,
+    union,
+)
 from fastvicreg.profiles.trace.nest import Nest
 
 RANGE = 60
@@ -104,6 +115,27 @@ def test_parents_are_the_innermost_holders_in_any_order() -> None:
     start = np.array([4.0, 0.0, 5.0, 12.0, 0.0, 20.0])
     end = np.array([9.0, 10.0, 6.0, 14.0, 15.0, 21.0])
     assert parents(start, end).tolist() == [1, 4, 0, 4, -1, -1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_last_start_before_each_point_is_found_in_any_order_of_points(seed: int, ordered: bool) -> None:
+    generator = np.random.default_rng(seed)
+    starts = np.sort(generator.integers(0, RANGE, seed % 9).astype(float))
+    points = generator.integers(0, RANGE, 3 * (seed % 11)).astype(float)
+    points = np.sort(points) if ordered else points
+    expected = [int((starts <= point).sum()) - 1 for point in points.tolist()]
+    assert last_begun(starts, points).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_distinct_numbers_and_moments_are_in_order(dtype: type) -> None:
+    for numbers in ([], [5], [7, -1, 7, 0, 3], [120, -1]):
+        assert distinct(np.array(numbers, dtype)).tolist() == sorted(set(numbers))
+        halves = np.array(numbers, float)
+        assert moments((halves, halves[::-1])).tolist() == sorted(set(numbers))
+    widest = np.iinfo(np.int16)
+    assert distinct(np.array([widest.max, widest.min], np.int16)).tolist() == [widest.min, widest.max]
 
 
 def test_nothing_has_no_parts() -> None:
