@@ -7,8 +7,8 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, make_dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -89,6 +89,25 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
         if argument.startswith(flag + "="):
             return argument[len(flag) + 1 :]
     return None
+
+
+def flags_of(kind: type[Any]) -> dict[str, int | None]:
+    """The options of a dataclass and of those nested in it, with the number of values each takes; None: several."""
+    found: dict[str, int | None] = {}
+    hints = get_type_hints(kind, include_extras=True)
+    for part in fields(kind):
+        hint = hints[part.name]
+        if tyro.conf.Positional in getattr(hint, "__metadata__", ()):
+            continue
+        if is_dataclass(part.default) and not isinstance(part.default, type):
+            found |= flags_of(type(part.default))
+            continue
+        flag, plain = part.name.replace("_", "-"), get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if plain is bool:
+            found |= {f"--{flag}": 0, f"--no-{flag}": 0}
+        else:
+            found[f"--{flag}"] = None if get_origin(plain) is tuple else 1
+    return found
 
 
 def gathered(arguments: Sequence[str], flag: str) -> list[str]:

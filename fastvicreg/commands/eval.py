@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastvicreg.commandline import parse, part_named, with_parts
+from fastvicreg.commandline import flags_of, parse, part_named, with_parts
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 from fastvicreg.provenance import require_place
+from fastvicreg.registry import unknown
 
 if TYPE_CHECKING:
     from fastvicreg.evaluate.frozen import Evaluated
@@ -65,24 +66,79 @@ class EvalOptions:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the figures and write them; returns the exit code."""
-    if (named := part_named(arguments, "eval", "protocol", usage, PROTOCOLS)) is None:
+    if (named := _named(arguments)) is None:
         return 2
-    name, rest = named
-    kind = protocol_class(name)
-    options_class = with_parts(EvalOptions, settings=kind())
-    options_class.__doc__ = f"{EvalOptions.__doc__} {kind.__doc__}"
-    options: Any = parse(options_class, rest, f"eval {name}")
-    for path in (options.json, options.report and Path(options.report) / f"{name}.html"):
-        if path:
-            require_place(path)
+    names, rest = named
+    chosen = _parsed(names, rest)
+    for name, options in chosen.items():
+        for path in (options.json, options.report and Path(options.report) / f"{name}.html"):
+            if path:
+                require_place(path)
 
     from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
+    from fastvicreg.provenance import document, write_json
 
-    kept = {part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)}
-    evaluated = evaluate_run(Evaluation(**kept), name, options.settings, lambda line: print(line, flush=True))
-    _show(name, evaluated)
-    _write(name, options, evaluated)
+    rows: list[dict[str, Any]] = []
+    for name, options in chosen.items():
+        kept = {part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)}
+        evaluated = evaluate_run(Evaluation(**kept), name, options.settings, lambda line: print(line, flush=True))
+        _show(name, evaluated)
+        rows += _write(name, options, evaluated)
+        if options.json:  # after each, so that one that fails costs none that came before it
+            write_json(options.json, document(f"eval {','.join(names)}", rows, 1))
     return 0
+
+
+def _named(arguments: Sequence[str]) -> tuple[list[str], list[str]] | None:
+    """The protocols that the first word names, one or several with commas between them, and the other arguments."""
+    names = arguments[0].split(",") if arguments and not arguments[0].startswith("-") else []
+    if len(names) < 2:
+        found = part_named(arguments, "eval", "protocol", usage, PROTOCOLS)
+        return None if found is None else ([found[0]], found[1])
+    for name in names:
+        if name not in PROTOCOLS:
+            raise UserError(unknown("protocol", name, tuple(PROTOCOLS)))
+        if names.count(name) > 1:
+            raise UserError(f"eval {arguments[0]} names {name} twice: once is enough.")
+    return names, list(arguments[1:])
+
+
+def _parsed(names: Sequence[str], arguments: Sequence[str]) -> dict[str, Any]:
+    """Each protocol's options. Of several each takes those that it knows; what none knows is refused."""
+    classes: dict[str, type[Any]] = {}
+    for name in names:
+        kind = protocol_class(name)
+        classes[name] = with_parts(EvalOptions, settings=kind())
+        classes[name].__doc__ = f"{EvalOptions.__doc__} {kind.__doc__}"
+    if len(names) == 1:
+        return {name: parse(kind, arguments, f"eval {name}") for name, kind in classes.items()}
+    if "-h" in arguments or "--help" in arguments:
+        raise UserError(f"each protocol shows its own options: fastvicreg eval {names[0]} --help.")
+    flags = {name: flags_of(kind) for name, kind in classes.items()}
+    every = {flag: takes for known in flags.values() for flag, takes in known.items()}
+    return {
+        name: parse(kind, _without(arguments, every, every.keys() - flags[name].keys()), f"eval {name}")
+        for name, kind in classes.items()
+    }
+
+
+def _without(arguments: Sequence[str], takes: Mapping[str, int | None], foreign: Set[str]) -> list[str]:
+    """``arguments`` without the ``foreign`` options and the values that they take."""
+    kept: list[str] = []
+    left: float = 0  # values that still belong to a foreign option
+    for word in arguments:
+        flag, has_value, _ = word.partition("=")
+        if flag.startswith("--"):
+            left = 0
+            if flag in foreign:
+                count = takes[flag]
+                left = 0 if has_value else float("inf") if count is None else count
+                continue
+        elif left > 0:
+            left -= 1
+            continue
+        kept.append(word)
+    return kept
 
 
 def usage() -> str:
@@ -96,6 +152,7 @@ def usage() -> str:
             "",
             *lines,
             "",
+            "Several at once take the features that the first one computed: fastvicreg eval knn,retrieval,svm RUN.",
             "fastvicreg eval PROTOCOL --help shows a protocol's options.",
         ]
     )
@@ -141,23 +198,21 @@ def _show(name: str, evaluated: Evaluated) -> None:
         show_table(title, columns, [[cell(row, c) for c in columns] for row in hardest[:SHOWN]])
 
 
-def _write(name: str, options: Any, evaluated: Evaluated) -> None:
-    """JSON where it was asked for, and the reports."""
+def _write(name: str, options: Any, evaluated: Evaluated) -> list[dict[str, Any]]:
+    """The reports; the figures' rows."""
     from fastvicreg.evaluate.frozen import settings_of
     from fastvicreg.provenance import document, write_json
 
     settings = {"protocol": name, **settings_of(options.settings)}
     rows = [settings | evaluated.facts | row for row in evaluated.rows]
     content = document(f"eval {name}", rows, 1)
-    if options.json:
-        write_json(options.json, content)
     run = Path(options.run) if options.run is not None and Path(options.run).is_dir() else None
     if options.report is not None:
         folder = Path(options.report)
     elif run is not None:
         folder = run / FOLDER
     else:
-        return
+        return rows
     from fastvicreg.evaluate.report import write_html
 
     stem = folder / getattr(options.settings, "label", name)
@@ -175,5 +230,6 @@ def _write(name: str, options: Any, evaluated: Evaluated) -> None:
         if options.report:
             raise
         print(f"no report: {error}", file=sys.stderr)  # the run's folder may be another's
-        return
+        return rows
     print(f"report: {stem}.html, {stem}.json")
+    return rows

@@ -145,3 +145,37 @@ def test_of_the_default_neighbours_those_beyond_the_bank_are_left_out(
     code, text = answer("knn", "--features", saved(tmp_path / "features.npz", arrays))
     assert code == 0
     assert "k 100, 200: left out, the bank has 30 images" in text
+
+
+def test_several_protocols_are_asked_at_once(
+    arrays: dict[str, np.ndarray], answer: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    """Each takes the options that it knows, and gives the figures that it gives alone."""
+    np.savez(tmp_path / "features.npz", allow_pickle=False, **arrays)
+    common = ("--features", tmp_path / "features.npz", "--report", tmp_path / "report", "--json", tmp_path / "all.json")
+    code, shown = answer("knn,linear,retrieval", *common, "--k", "3", "--recall", "1", "2", "--frozen-features")
+    assert code == 0, shown
+    assert {path.name for path in (tmp_path / "report").glob("*.html")} == {
+        "knn.html",
+        "linear.html",
+        "retrieval.html",
+    }
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert written["command"] == "eval knn,linear,retrieval"
+    by_protocol = {row["protocol"]: row for row in written["rows"]}
+    assert list(by_protocol) == ["knn", "linear", "retrieval"]
+    assert by_protocol["knn"]["k"] == 3
+    alone = tmp_path / "alone.json"
+    assert answer("knn", "--features", tmp_path / "features.npz", "--k", "3", "--json", alone)[0] == 0
+    assert json.loads(alone.read_text())["rows"] == [by_protocol["knn"]]
+
+
+def test_several_protocols_with_a_slip_are_refused_before_any(answer: Callable[..., tuple[int, str]]) -> None:
+    assert answer("knn,knn", "RUN") == (2, "fastvicreg: eval knn,knn names knn twice: once is enough.")
+    code, shown = answer("knn,retrievl", "RUN")
+    assert code == 2
+    assert "unknown protocol 'retrievl'; did you mean 'retrieval'?" in shown
+    code, shown = answer("knn,retrieval", "RUN", "--devise", "cpu")
+    assert code == 2
+    assert "unknown option --devise; did you mean --device?" in shown
+    assert answer("knn,retrieval", "--help")[0] == 2
