@@ -157,7 +157,7 @@ def test_several_protocols_are_asked_at_once(
     assert code == 0, shown
     assert {path.name for path in (tmp_path / "report").glob("*.html")} == {
         "knn.html",
-        "linear.html",
+        "linear-frozen.html",
         "retrieval.html",
     }
     written = json.loads((tmp_path / "all.json").read_text())
