@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -90,7 +91,9 @@ class AugmentedFeed:
                 if len(launched) > AHEAD:
                     launched.popleft().synchronize()
             began = time.perf_counter()
-            with record_function(stages.DATA_WAIT):
+            # Under the stream of copies: an engine that decodes on the device waits for what reads its last crops, the
+            # augmentation there, and not for the step that the current stream holds.
+            with record_function(stages.DATA_WAIT), self._copying():
                 cut = next(crops, None)
             if cut is None:
                 return
@@ -104,7 +107,7 @@ class AugmentedFeed:
         if self._stream is None:
             return self._augment(crops, crops.groups, params_BVP)
         # The generator resumes after the step's launch, so this work overlaps the step's on the device.
-        with torch.cuda.stream(self._stream):
+        with self._copying():
             with record_function(stages.H2D):
                 groups = tuple(group.to(self._device, non_blocking=True) for group in crops.groups)
             batch = self._augment(crops, groups, params_BVP)
@@ -113,6 +116,9 @@ class AugmentedFeed:
         for view in batch.views:
             view.record_stream(current)
         return batch
+
+    def _copying(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _augment(self, crops: Crops, groups: tuple[Tensor, ...], params_BVP: Tensor) -> Batch:
         views: list[Tensor] = []

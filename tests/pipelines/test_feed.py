@@ -70,6 +70,7 @@ class Batches:
         for batch in range(start.batch, BATCHES):
             index_B = torch.tensor([batch])
             crops: Any = OnHost(self._device)
+            self._device.log.append((self._device.current, "is waited for"))
             yield Crops((crops,), index_B, index_B, index_B, index_B, Cursor(start.epoch, batch))
 
 
@@ -96,10 +97,11 @@ def fed_by(device: Device) -> AugmentedFeed:
     return AugmentedFeed(Batches(device), plan, device="cuda", kernel=kernel)  # type: ignore[arg-type]
 
 
-def test_copies_and_augmentation_have_a_stream_of_their_own_and_the_step_waits_for_it(device: Device) -> None:
+def test_decoding_copies_and_augmentation_have_a_stream_of_their_own_and_the_step_waits_for_it(device: Device) -> None:
     next(fed_by(device).epoch(Cursor(0, 0)))
     assert device.log == [
         ("step", "records", "0"),
+        ("copies", "is waited for"),  # by an engine that decodes on the device, before it writes over its last crops
         ("copies", "records", "1"),
         ("copies", "copies"),
         ("copies", "augments"),
