@@ -186,8 +186,9 @@ class RunConfig:
     views: Literal["separate", "joint"] = resumable("separate")
     """separate: one view after another through the networks; joint: all of one size as one batch, in which each has
     statistics of its own: the same but for rounding."""
-    activations: Literal["keep", "recompute"] = resumable("keep")
-    """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device."""
+    activations: Literal["auto", "keep", "recompute"] = resumable("auto")
+    """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device;
+    the same to the bit. auto: where a GPU's memory does not hold the batch otherwise."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
     log: tuple[str, ...] = resumable(())

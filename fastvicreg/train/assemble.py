@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.stalls import NEVER
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.distributed import Processes, device_of, join, launched
-from fastvicreg.train.memory import shortage
+from fastvicreg.train.memory import fitted, shortage
 from fastvicreg.train.online_probe import COLUMN, NAME, OnlineProbe
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
@@ -207,8 +207,11 @@ def assemble(config: TrainConfig) -> Run:
     kernels = kernel_choices(config)
     data = open_data(config)
     plan = training_plan(config, len(data.train))
+    config, decided = fitted(config, processes, device=device, precision=precision)
     if line := shortage(config, processes, device=device, precision=precision):
         raise UserError(line)
+    if decided:
+        data = replace(data, notes=(*data.notes, decided))
     step = build_step(config, device=device, precision=precision, processes=processes)
     engine = build_engine(
         config.data.pipeline,

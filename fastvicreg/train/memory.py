@@ -5,7 +5,7 @@ Shape suffix: B batch (this process's share).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -110,6 +110,28 @@ class Alive(TorchDispatchMode):
         return sum(size for made, size in self._made.values() if not made.expired())
 
 
+def fitted(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> tuple[TrainConfig, str]:
+    """``config`` with ``--activations auto`` decided, and a line that says why where that is not "keep"."""
+    if config.run.activations != "auto":
+        return config, ""
+    kept, recomputed = (
+        replace(config, run=replace(config.run, activations=choice)) for choice in ("keep", "recompute")
+    )
+    if not device.startswith("cuda"):
+        return kept, ""
+    free = torch.cuda.mem_get_info(device)[0]
+    if not shortage_of(kept, processes, free, where=device, precision=precision):
+        return kept, ""
+    if shortage_of(recomputed, processes, free, where=device, precision=precision):
+        return kept, ""  # neither fits: the refusal names both
+    batch_B = config.run.batch_size // processes.world_size
+    needed = predict(kept, batch_B, precision=precision).total
+    return recomputed, (
+        f"outputs of batch norms are computed again in backward: kept, they would need about {needed / GB:.0f} GB on "
+        f"{device}, where {free / GB:.0f} GB are free (--activations keep: not so)."
+    )
+
+
 def shortage(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> str:
     """A line on a batch that the device's memory does not hold, with one that it holds; "" where it does.
 
@@ -130,7 +152,7 @@ def shortage_of(config: TrainConfig, processes: Processes, free: int, *, where: 
     least = 8 * processes.world_size
     fits = int((free - needed.fixed) / for_an_image) * processes.world_size // least * least
     ways = [f"--batch-size {fits}"] if fits > 0 else []
-    if config.run.activations == "keep":
+    if config.run.activations != "recompute":
         ways.append("--activations recompute")
     if config.step.name != "cached":
         ways.append("--step cached")

@@ -15,7 +15,7 @@ from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.train import assemble
 from fastvicreg.train.distributed import Processes
-from fastvicreg.train.memory import MOMENTS, Memory, predict, shortage, shortage_of
+from fastvicreg.train.memory import MOMENTS, Memory, fitted, predict, shortage, shortage_of
 from fastvicreg.train.steps.cached.config import CachedConfig
 
 
@@ -92,6 +92,26 @@ def test_too_large_a_batch_is_told_with_one_that_fits(processes: int) -> None:
     fitting = replace(settings, run=replace(settings.run, batch_size=fits))
     assert predict(fitting, fits // processes, precision="bf16").total <= free
     assert not shortage_of(fitting, ranks, free, where="cuda:0", precision="bf16")
+
+
+def test_activations_are_recomputed_where_they_do_not_fit_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(activations="auto")
+    kept, recomputed = (
+        predict(config(activations=choice), 64, precision="bf16").total for choice in ("keep", "recompute")
+    )
+
+    def chosen(free: float) -> tuple[str, str]:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 1 << 40))
+        decided, said = fitted(settings, Processes(), device="cuda:0", precision="bf16")
+        return decided.run.activations, said
+
+    assert chosen(kept) == ("keep", "")
+    activations, said = chosen(recomputed)
+    assert activations == "recompute"
+    assert said.endswith("GB are free (--activations keep: not so).")
+    assert chosen(recomputed / 4) == ("keep", "")  # refused, with every way out
+    assert fitted(config(activations="keep"), Processes(), device="cuda:0", precision="bf16")[1] == ""
+    assert fitted(settings, Processes(), device="cpu", precision="off")[0].run.activations == "keep"
 
 
 def test_a_cpu_is_not_asked_and_a_device_is_before_anything_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
