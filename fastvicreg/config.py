@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastvicreg.encoders import EncoderConfig
+from fastvicreg.encoders import EncoderConfig, varied
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import parse_choices
@@ -252,6 +252,13 @@ class TrainConfig:
             raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
         for section in (self.run, self.data, self.optim, self.encoder, self.method, self.step):
             section.check()
+        if words := branch_of(self.method):
+            varied(self.encoder, words)
+
+
+def branch_of(method: MethodConfig) -> tuple[str, ...]:
+    """The words that describe ``method``'s second encoder, as ``encoders.varied`` reads them; () where it has none."""
+    return getattr(method, "branch_b", None) or ()
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:

@@ -102,7 +102,7 @@ class Method(Protocol):
     @property
     def head(self) -> nn.Module:
         """From the principal encoder's features (B, F) to the embeddings (B, D) that the loss spreads: the expander or
-        projector, never a predictor."""
+        projector, never a predictor. A method with an "encoder_b" among its encoders has its ``head_b`` too."""
         ...
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
@@ -132,8 +132,8 @@ class Method(Protocol):
 class BuildContext:
     """What a method is built from beside its own settings."""
 
-    build_encoder: Callable[[], Encoder]
-    """A new encoder at every call, as the run's settings describe it."""
+    build_encoder: Callable[..., Encoder]
+    """A new encoder at every call, as the run's settings describe it; given words, another (``encoders.varied``)."""
     kernels: Mapping[str, str] = field(default_factory=dict)
     """Implementations by part, as --kernel names them; parts that are not named are "auto"."""
 

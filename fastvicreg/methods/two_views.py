@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule,
 from fastvicreg.methods.embeddings import spread_parts
 from fastvicreg.methods.momentum import MomentumCopy, rising_momentum
 from fastvicreg.methods.regularize import columns_of, regularized
-from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.views import each_branch, each_view, expect_two
 
 
 class Projections(NamedTuple):
@@ -47,19 +47,40 @@ class TwoViews(nn.Module):
         """``config`` is a ``Regularized``, ``columns`` are of the method's own parts, ``impl`` names a loss kernel."""
         super().__init__()
         self.encoder, self.projector = encoder, projector
+        self.encoder_b: nn.Module | None = None
+        self.projector_b: nn.Module | None = None
         self.config, self.impl = config, impl
         own = Column("projection_std", "std", {"healthy": "projection_std_healthy"})
         self.columns = (*columns, own, *columns_of(config))
         self.process_group: dist.ProcessGroup | None = None
         """Processes whose rows make the batch; None: all of the run's."""
 
+    @staticmethod
+    def new_projector(features: int, widths: tuple[int, ...], config: Any) -> nn.Sequential:
+        """The method's projector with fresh weights, for a method that takes a second branch."""
+        raise NotImplementedError
+
+    def add_branch(self, encoder: Encoder) -> None:
+        """View 2 goes through ``encoder`` and a projector of its own, from here on; its config is a ``Branched``.
+
+        After the first branch, whose weights so begin as they do without a second.
+        """
+        widths = self.config.widths_b("--projector", self.config.projector)
+        self.encoder_b = cast(nn.Module, encoder)
+        self.projector_b = self.new_projector(encoder.features, widths, self.config)
+
     @property
     def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
+        return {name: self.get_submodule(name) for name in ("encoder", "encoder_b") if getattr(self, name) is not None}
 
     @property
     def head(self) -> nn.Module:
         return self.projector
+
+    @property
+    def head_b(self) -> nn.Module | None:
+        """The second branch's, where there is one."""
+        return self.projector_b
 
     @property
     def spread(self) -> Spread:
@@ -77,7 +98,8 @@ class TwoViews(nn.Module):
     def embed(self, views: tuple[Tensor, ...]) -> Any:
         """Two views, each (B, C, H, W), to ``Projections``. ``UserError`` for another number of them."""
         expect_two(views, self.title)
-        return Projections(*each_view(self.projector, each_view(self.encoder, views)))
+        features = each_branch(self.get_submodule("encoder"), self.encoder_b, views)
+        return Projections(*each_branch(self.projector, self.projector_b, features))
 
     def target(self, views: tuple[Tensor, ...]) -> Any:
         """Both branches are trained: there is no target network."""
@@ -91,7 +113,10 @@ class TwoViews(nn.Module):
         """There is no target network to move."""
 
     def param_groups(self) -> list[ParamGroup]:
-        return [*self.encoder.param_groups(), *by_dimension(self.projector)]
+        own = [*self.encoder.param_groups(), *by_dimension(self.projector)]
+        if self.encoder_b is None or self.projector_b is None:
+            return own
+        return [*own, *cast(Encoder, self.encoder_b).param_groups(), *by_dimension(self.projector_b)]
 
 
 class Followed(TwoViews):

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastvicreg.config import TrainConfig
+from fastvicreg.config import TrainConfig, branch_of
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
@@ -290,7 +290,8 @@ class Trainer:
         config, run = self._config, self._run
         parameters = sum(p.numel() for p in run.module.parameters()) / 1e6
         return (
-            f"{config.method.name} · {config.encoder.arch}, {parameters:.2f} M parameters · "
+            f"{config.method.name} · {' and '.join((config.encoder.arch, *branch_of(config.method)[:1]))}, "
+            f"{parameters:.2f} M parameters · "
             f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
             f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
         )

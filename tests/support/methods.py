@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fastvicreg.contracts import Batch, BuildContext, Cursor
 from fastvicreg.encoders.resnet.network import ResNet, resnet
+from fastvicreg.encoders.vit.network import VisionTransformer
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
@@ -46,7 +48,19 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
 """Every method by name, narrow enough for a test of batches of 8."""
 
 
+BRANCHED_CONFIGS: dict[str, MethodConfig] = {
+    f"{name} branched": replace(METHOD_CONFIGS[name], branch_b=("vit_tiny",), head_b=(24, width))  # type: ignore[type-var]
+    for name, width in (("vicreg", 16), ("barlow_twins", 16), ("simclr", 16), ("wmse", 2))
+}
+"""Methods of two branches that share nothing: ``encoder()`` and a transformer, with heads of different widths."""
+
+
+def either_encoder(*words: str) -> ResNet | VisionTransformer:
+    """``encoder()``, or for the second branch a transformer of one block."""
+    return VisionTransformer(32, 2, 1, 8, 2) if words else encoder()
+
+
 def built(config: MethodConfig) -> Any:
     """The method on ``encoder()``, always with the same weights."""
     torch.manual_seed(0)
-    return config.build(BuildContext(encoder))
+    return config.build(BuildContext(either_encoder))
