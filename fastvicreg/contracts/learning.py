@@ -80,6 +80,14 @@ class Spread(NamedTuple):
     healthy: float
     cause: str
     """What a collapse most likely comes from, and the flag that helps; "": the learning rate."""
+    rank_cause: str = ""
+    """The same where embeddings spread along one line."""
+    raw: bool = False
+    """Whether the standard deviation is of the embeddings as they are; else of unit vectors."""
+
+
+SIDE_ROWS = 256
+"""Embeddings of a side that are looked at: the rank of more would not tell a collapse any better."""
 
 
 class Method(Protocol):
@@ -93,6 +101,15 @@ class Method(Protocol):
 
     @property
     def spread(self) -> Spread: ...
+
+    @property
+    def sides(self) -> Mapping[str, Tensor]:
+        """The last loss's first embeddings of each side, (R, D) with R of ``SIDE_ROWS`` at most, detached copies.
+
+        Sides are the views' projections, a and b, each of its own branch where there are two; or online and target
+        where targets come from a momentum network.
+        """
+        ...
 
     @property
     def encoders(self) -> Mapping[str, nn.Module]:

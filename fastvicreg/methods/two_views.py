@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
-from fastvicreg.methods.embeddings import spread_parts
+from fastvicreg.methods.embeddings import kept_sides, spread_parts
 from fastvicreg.methods.momentum import MomentumCopy, rising_momentum
-from fastvicreg.methods.regularize import columns_of, regularized
+from fastvicreg.methods.regularize import columns_of, line_cause, regularized
 from fastvicreg.methods.views import each_branch, each_view, expect_two
 
 
@@ -54,6 +54,7 @@ class TwoViews(nn.Module):
         self.columns = (*columns, own, *columns_of(config))
         self.process_group: dist.ProcessGroup | None = None
         """Processes whose rows make the batch; None: all of the run's."""
+        self.sides: dict[str, Tensor] = {}
 
     @staticmethod
     def new_projector(features: int, widths: tuple[int, ...], config: Any) -> nn.Sequential:
@@ -85,7 +86,8 @@ class TwoViews(nn.Module):
     @property
     def spread(self) -> Spread:
         """Of the projections: unit vectors that point everywhere have a standard deviation of 1/sqrt(D)."""
-        return Spread("projection_std", self.config.projector[-1] ** -0.5, self.likely_cause())
+        cause = self.likely_cause()
+        return Spread("projection_std", self.config.projector[-1] ** -0.5, cause, cause or line_cause(self.config))
 
     def likely_cause(self) -> str:
         """What a collapse most likely comes from, and the flag that helps; "": the learning rate."""
@@ -104,8 +106,19 @@ class TwoViews(nn.Module):
     def target(self, views: tuple[Tensor, ...]) -> Any:
         """Both branches are trained: there is no target network."""
 
-    def terms(self, total: Tensor, parts: dict[str, Tensor], za_BD: Tensor, zb_BD: Tensor) -> Terms:
-        """A loss and its parts, with the projections' spread and VICReg's terms on them added."""
+    def terms(
+        self,
+        total: Tensor,
+        parts: dict[str, Tensor],
+        za_BD: Tensor,
+        zb_BD: Tensor,
+        targets: tuple[Tensor, ...] | None = None,
+    ) -> Terms:
+        """A loss and its parts, with the projections' spread and VICReg's terms on them added.
+
+        ``targets`` are a momentum network's projections, where there is one.
+        """
+        self.sides = kept_sides(online=za_BD, target=targets[0]) if targets else kept_sides(a=za_BD, b=zb_BD)
         whole = Terms(total, {**parts, **spread_parts(za_BD, zb_BD)})
         return regularized(whole, self.config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
 

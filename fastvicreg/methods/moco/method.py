@@ -94,7 +94,8 @@ class MoCo(Followed):
             ]
         self._new_keys = [gathered_values(key_BD, ranks) for key_BD in keys]
         contrast = torch.stack(losses).mean()
-        return self.terms(contrast, {"contrast": contrast.detach()}, embeddings[0], embeddings[-1])
+        parts = {"contrast": contrast.detach()}
+        return self.terms(contrast, parts, embeddings[0], embeddings[-1], targets)
 
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """The key encoder follows, by ``scalars["momentum"]``, and the step's keys enter the queues."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
 from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
-from fastvicreg.methods.embeddings import batch_group, processes, wide
+from fastvicreg.methods.embeddings import batch_group, kept_sides, processes, wide
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.views import each_branch, each_view, expect_two
@@ -61,6 +61,7 @@ class VICReg(nn.Module):
         self.impl = impl
         self.process_group: dist.ProcessGroup | None = None
         """Processes whose rows make the batch; None: all of the run's."""
+        self.sides: dict[str, Tensor] = {}
 
     def add_branch(self, encoder: Encoder) -> None:
         """View 2 goes through ``encoder`` and an expander of its own, from here on (paper section 6.3, Table 5).
@@ -93,7 +94,11 @@ class VICReg(nn.Module):
             cause = f"--variance {variance:g} leaves nothing against it, --variance 25 is the published weight"
         elif variance < invariance:
             cause = f"--variance {variance:g} is weaker than --invariance {invariance:g}: give both the same weight"
-        return Spread("embedding_std", 1.0, cause)
+        line = cause
+        if not cause and self.config.covariance <= 0:
+            weight = self.config.covariance
+            line = f"--covariance {weight:g} leaves dimensions alike, --covariance 1 is the published weight"
+        return Spread("embedding_std", 1.0, cause, line, raw=True)
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """The learning rate is all that varies."""
@@ -123,6 +128,7 @@ class VICReg(nn.Module):
         deviations and variances of the others are of this process's own samples.
         """
         config = self.config
+        self.sides = kept_sides(a=embeddings.za_BD, b=embeddings.zb_BD)
         predicted = bool(embeddings.predictions)
         loss = vicreg_loss(
             embeddings.za_BD,
