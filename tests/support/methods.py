@@ -43,7 +43,7 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "simclr": SimCLRConfig(projector=(32, 16)),
     "moco": MoCoConfig(projector=(32, 16), queue=16, momentum=0.9, symmetric=True),
     "wmse": WMSEConfig(projector=(32, 2), w_size=4, w_iter=2),
-    "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2),
+    "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2, queue=16, queue_from_epoch=0),
 }
 """Every method by name, narrow enough for a test of batches of 8."""
 
