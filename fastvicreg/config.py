@@ -68,9 +68,9 @@ class DataConfig:
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
     (MoCo v2's and SimSiam's), simclr (strong colour jitter), solo-asymmetric, solo-weak, solo-wmse (solo-learn's for
-    CIFAR), multicrop (two large and six small views, as SwAV; for methods that take eight)."""
+    CIFAR), multicrop (two large and six small views, as SwAV) and dino (two and eight), for methods that take them."""
     small_size: int = 0
-    """Side of multicrop's small views in pixels; 0: 96."""
+    """Side of the small views of multicrop and dino in pixels; 0: 96."""
     image: str = ""
     """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
     column of arrow files."""

@@ -32,8 +32,8 @@ from fastvicreg.weights.imported import import_weights
 METADATA = "fastvicreg"
 """Key of an exported file's metadata that holds JSON: encoder, image size and origin."""
 
-PREFIXES = {"a": "encoder.", "b": "encoder_b."}
-"""Where a branch's encoder has its tensors in a checkpoint, whichever method trained it; a is the principal one."""
+PREFIXES = {"a": "encoder.", "b": "encoder_b.", "target": "target_encoder.network."}
+"""Where an encoder has its tensors in a checkpoint, whichever method trained it; a is the principal one."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def load_encoder(
 
     It maps images (B, 3, H, W) to features (B, F); ``encoder.features`` is F and ``encoder.preprocess`` turns a PIL
     image into one of the B. ``checkpoint`` chooses one of a run's, by number of steps, name or path, and ``encoder``
-    one of a run's with --branch-b: "a" or "b". Files may be
+    "b" the second branch's of a run with --branch-b, or "target" the momentum network's. Files may be
     ``fastvicreg export``'s, safetensors, or ``torch.save``'s in one of ``weights.layouts.LAYOUTS`` (VICReg, VICRegL,
     Barlow Twins, solo-learn, lightly, torchvision, timm ...), of which no code is run; their architecture is read from
     the shapes, ``arch`` is compared with it, and ``stem`` says what a 3x3 stem was where the layout does not.
@@ -116,14 +116,14 @@ def load_trained(
 ) -> TrainedEncoder:
     """The encoder of a run's newest whole checkpoint, or of the one that ``checkpoint`` names, or of a file.
 
-    Of branch ``encoder``, whose settings are then those of the config too.
+    Of branch ``encoder``, whose settings are then those of the config too, or of the momentum network, "target".
 
     ``UserError`` where ``path`` is neither, has no such checkpoint, or has one whose values are not finite; otherwise
     as ``load_encoder``.
     """
     path = _exported_folder(Path(path))
     if encoder not in PREFIXES:
-        raise UserError(f"--encoder {encoder}: give a, or b for the second branch of a run with --branch-b.")
+        raise UserError(f"--encoder {encoder}: give a, b of a run with --branch-b, or target of a momentum network.")
     if path.is_file() and not (path.parent / "state.json").exists():  # a run's own is given by the run
         if checkpoint is not None:
             raise UserError(f"--checkpoint {checkpoint} chooses one of a run's, and {path} is a file: leave it out.")
@@ -152,6 +152,8 @@ def load_trained(
             passed_over = passed_over or f"the newer checkpoint {each} is damaged ({error.__cause__})"
             continue
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if not own and encoder == "target":
+            raise UserError(f"--encoder target: {config.method.name} has no momentum network in {path}: leave it out.")
         if spoilt := checkpoints.not_finite(own):
             raise UserError(f"{each}: {spoilt} of the encoder is not finite; give an earlier --checkpoint.")
         checkpoints.load_weights(module, own, str(each))

@@ -46,8 +46,9 @@ class EvalOptions:
     """In place of a run: a .npz or .safetensors of train_features, train_labels, val_features and val_labels."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
-    encoder: Literal["a", "b"] = "a"
-    """Whose encoder: a, or b, the second branch's of a run with --branch-b."""
+    encoder: Literal["a", "b", "target"] = "a"
+    """Whose encoder: a, the trained one's; b, the second branch's of a run with --branch-b; target, the momentum
+    network's of BYOL, MoCo and DINO."""
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None

@@ -26,8 +26,9 @@ class InspectOptions:
     """Images to look at, labelled or not; default: the validation split of the run's data."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of RUN's checkpoint; default: the newest whole one."""
-    encoder: Literal["a", "b"] = "a"
-    """RUN's encoder and head: a, or b, those of the second branch of a run with --branch-b."""
+    encoder: Literal["a", "b", "target"] = "a"
+    """RUN's encoder and head: a; b, those of the second branch of a run with --branch-b; target, of a momentum
+    network."""
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None

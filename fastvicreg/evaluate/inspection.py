@@ -119,7 +119,10 @@ def inspect_run(
         method = build_method(own, kernel_choices(own), device)
         tensors = without_probe(checkpoints.read_tensors(trained.checkpoint, "model"))
         checkpoints.load_weights(as_module(method), tensors, str(trained.checkpoint))
-        head = getattr(method, {"a": "head", "b": "head_b"}[encoder]).eval()
+        if encoder == "target":
+            head = as_module(method).get_submodule("target_projector.network").eval()
+        else:
+            head = getattr(method, {"a": "head", "b": "head_b"}[encoder]).eval()
     note(f"features of {len(source):,} images of {where}")
     features = extract(network, source, image_size=config.data.image_size, device=device, workers=workers)
     note(f"{views} views of each by the recipe {config.data.recipe}")
@@ -130,7 +133,7 @@ def inspect_run(
             taken.append(("embeddings", head(features.features_NF), _each_row(head, views_NQF)))
     note("diagnostics")
     return Inspection(
-        run,
+        run if encoder == "a" else f"{run} ({encoder})",
         str(trained.checkpoint),
         config,
         source,

@@ -13,6 +13,7 @@ from fastvicreg.encoders.vit.network import VisionTransformer
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
+from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.moco.config import MoCoConfig
 from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
@@ -44,6 +45,7 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "moco": MoCoConfig(projector=(32, 16), queue=16, momentum=0.9, symmetric=True),
     "wmse": WMSEConfig(projector=(32, 2), w_size=4, w_iter=2),
     "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2, queue=16, queue_from_epoch=0),
+    "dino": DINOConfig(projector=(32, 16), prototypes=24, freeze_prototypes=1, momentum=0.9, batch_norm=True),
 }
 """Every method by name, narrow enough for a test of batches of 8."""
 

@@ -104,7 +104,7 @@ class SwAV(TwoViews):
             )
             if self.queues:
                 self._new = [gathered_values(unit(z_BD.detach()), ranks) for z_BD in assigned]
-        return self.terms(total, {"assignment": total.detach()}, *assigned)
+        return self.terms(total, {"assignment": total.detach()}, assigned[0], assigned[1])
 
     @torch.no_grad()
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
@@ -184,6 +184,7 @@ def sinkhorn(
     q_BP = ((scores_BP - 1) / sharpness).exp()
     own, rows = len(q_BP), len(q_BP) * ranks.size
     if beside_KP is not None:
+        assert in_use is not None
         q_BP = torch.cat((q_BP, ((beside_KP - 1) / sharpness).exp() * in_use))
     for _ in range(iterations):
         q_BP = q_BP / (ranks.add(q_BP.sum(0)) * q_BP.shape[1])

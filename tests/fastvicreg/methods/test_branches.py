@@ -156,6 +156,8 @@ def test_either_encoder_is_evaluated_inspected_and_exported(
     assert {"knn.json", "knn-b.json"} <= {path.name for path in (folder / "eval").iterdir()}
     assert json.loads((folder / "eval" / "knn-b.json").read_text())["rows"][0]["encoder"] == "b"
     capsys.readouterr()
+    assert main(["eval", "knn", str(folder), "--encoder", "target"]) == 2
+    assert "vicreg has no momentum network" in capsys.readouterr().err
     assert main(["eval", "knn", str(tmp_path / "a.safetensors"), "--encoder", "b"]) == 2
     assert "is a file: leave it out" in capsys.readouterr().err
 
@@ -165,7 +167,7 @@ def test_a_run_of_one_encoder_has_no_second(
 ) -> None:
     assert main(["eval", "knn", str(uninterrupted[1]), "--encoder", "b"]) == 2
     assert "was trained without --branch-b" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--encoder c: give a, or b"):
+    with pytest.raises(UserError, match="--encoder c: give a, b of a run"):
         fastvicreg.load_encoder(uninterrupted[1], encoder="c")
 
 

@@ -82,6 +82,9 @@ CAUSES: list[tuple[str, dict[str, Any]]] = [
     ("moco", {"temperature": 2.0}),
     ("wmse", {"w_eps": 0.9}),
     ("swav", {"sharpness": 0.1}),
+    ("dino", {"teacher_temperature": 0.2, "teacher_warmup": 5}),
+    ("dino", {"center_momentum": 1.0}),
+    ("dino", {"momentum": 0.5}),
 ]
 
 
@@ -102,7 +105,7 @@ def test_published_settings_name_no_cause_but_the_learning_rate(name: str) -> No
     assert method.spread.healthy > 0
 
 
-MANY = ("swav",)
+MANY = ("swav", "dino")
 """Methods that take more than two views."""
 
 

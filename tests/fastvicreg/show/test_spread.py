@@ -83,7 +83,7 @@ def test_sides_are_taken_without_a_wait() -> None:
     assert waits.found
 
 
-FOLLOWED = "byol", "moco", "simsiam followed"
+FOLLOWED = "byol", "moco", "dino", "simsiam followed"
 CONFIGS = METHOD_CONFIGS | BRANCHED_CONFIGS
 CONFIGS["simsiam followed"] = replace(METHOD_CONFIGS["simsiam"], momentum_encoder=True)  # type: ignore[type-var]
 
