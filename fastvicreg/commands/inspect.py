@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     display = Display()
     if options.against:
         load_trained(options.against, arch=options.arch, stem=options.stem)  # a mistake is told before minutes of work
+    runs: list[str] = [options.run, *([options.against] if options.against else [])]
     found = [
         inspect_run(
             path,
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             workers=options.workers,
             note=display.note,
         )
-        for place, path in enumerate((options.run, *([options.against] if options.against else [])))
+        for place, path in enumerate(runs)
     ]
     if options.against:
         found[0] = compared(found[0], found[1])
