@@ -29,6 +29,7 @@ from fastvicreg.contracts import (
 )
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods import METHODS
+from fastvicreg.methods.embeddings import kept_sides
 from fastvicreg.methods.heads import expander
 from fastvicreg.show.display import Display
 from fastvicreg.train.trainer import Trainer
@@ -59,6 +60,7 @@ class Alignment(nn.Module):
         self.encoder, self.config = encoder, config
         self.head = expander(encoder.features, (config.width_of_head, config.width_of_head))
         self.spread = Spread("embedding_std", config.width_of_head**-0.5, "")
+        self.sides: dict[str, Tensor] = {}
 
     @property
     def encoders(self) -> dict[str, nn.Module]:
@@ -75,6 +77,7 @@ class Alignment(nn.Module):
 
     def loss(self, embeddings: Any, targets: None) -> Terms:
         za_BD, zb_BD = embeddings
+        self.sides = kept_sides(a=za_BD, b=zb_BD)  # for the collapse watch
         alignment = (za_BD - zb_BD).square().sum(1).mean()
         uniformity = sum(torch.pdist(z_BD).square().mul(-2).exp().mean().log() for z_BD in embeddings) / 2
         parts = {"alignment": alignment, "uniformity": uniformity, "embedding_std": za_BD.std(0).mean()}

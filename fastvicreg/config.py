@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastvicreg.encoders import EncoderConfig
+from fastvicreg.encoders import EncoderConfig, varied
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import parse_choices
@@ -68,9 +68,9 @@ class DataConfig:
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
     (MoCo v2's and SimSiam's), simclr (strong colour jitter), solo-asymmetric, solo-weak, solo-wmse (solo-learn's for
-    CIFAR), multicrop (two large and six small views, as SwAV; for methods that take eight)."""
+    CIFAR), multicrop (two large and six small views, as SwAV) and dino (two and eight), for methods that take them."""
     small_size: int = 0
-    """Side of multicrop's small views in pixels; 0: 96."""
+    """Side of the small views of multicrop and dino in pixels; 0: 96."""
     image: str = ""
     """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
     column of arrow files."""
@@ -253,6 +253,13 @@ class TrainConfig:
             raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
         for section in (self.run, self.data, self.optim, self.encoder, self.method, self.step):
             section.check()
+        if words := branch_of(self.method):
+            varied(self.encoder, words)
+
+
+def branch_of(method: MethodConfig) -> tuple[str, ...]:
+    """The words that describe ``method``'s second encoder, as ``encoders.varied`` reads them; () where it has none."""
+    return getattr(method, "branch_b", None) or ()
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.divergences import FP16, FP32, NO_RESIDUAL, SOLO_LEARN, WARM_START, Divergence, Preset
 from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
+from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.moco.config import MoCoConfig
 from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
@@ -85,6 +87,15 @@ def moco_imagenet() -> Preset:
     return Preset("MoCo v2, ResNet-50, 200 epochs (published: linear 67.5)", config, told)
 
 
+SWAV = (
+    Divergence(
+        "batch norm takes each view's statistics by themselves; the released code those of all crops of a size together"
+    ),
+    NO_RESIDUAL,
+    FP16,
+)
+
+
 def swav_imagenet() -> Preset:
     """facebookresearch/swav's main_swav.py on two crops."""
     optim = OptimConfig(base_lr=0.3, lars_form="larc")
@@ -92,10 +103,44 @@ def swav_imagenet() -> Preset:
     told = (
         Divergence("two views of one size; the best published results have six small crops more"),
         Divergence("warm-up starts at 0; the published one at .3"),
-        NO_RESIDUAL,
-        FP16,
+        *SWAV,
     )
     return Preset("SwAV, ResNet-50, 400 epochs, two views (published: linear 70.1)", config, told)
+
+
+def swav_multicrop() -> Preset:
+    """facebookresearch/swav's scripts/swav_100ep_pretrain.sh."""
+    optim = OptimConfig(base_lr=0.3, lars_form="larc")
+    config = imagenet(SwAVConfig(), optim, epochs=100, batch_size=4096, recipe="multicrop")
+    told = (Divergence("warm-up starts at 0; the published one at .3"), *SWAV)
+    return Preset("SwAV, ResNet-50, 100 epochs, 2 x 224 + 6 x 96 (published: linear 72.1)", config, told)
+
+
+def swav_small_batch() -> Preset:
+    """facebookresearch/swav's scripts/swav_200ep_bs256_pretrain.sh."""
+    optim = OptimConfig(base_lr=0.6, lars_form="larc", warmup_epochs=0.0)
+    method = SwAVConfig(queue=3840, queue_from_epoch=15, freeze_prototypes=5005)
+    config = imagenet(method, optim, epochs=200, batch_size=256, recipe="multicrop")
+    summary = "SwAV, ResNet-50, 200 epochs at batch 256, multi-crop, a queue (published: linear 72.7)"
+    return Preset(summary, config, SWAV)
+
+
+def dino_imagenet() -> Preset:
+    """facebookresearch/dino's main_dino.py at its defaults, on 8 GPUs."""
+    config = TrainConfig(
+        data=DataConfig(recipe="dino"),
+        encoder=ViTConfig("vit_small"),
+        method=DINOConfig(freeze_prototypes=2502),
+        optim=OptimConfig(optimizer="adamw", base_lr=5e-4, weight_decay=0.04),
+        run=RunConfig(epochs=100, batch_size=512, eval_every=10, seed=0),
+    )
+    told = (
+        Divergence("weight decay stays at .04; the published one rises to .4"),
+        Divergence("gradients are not clipped; the published ones are, at a norm of 3 for each parameter"),
+        Divergence("no stochastic depth; the published trained network drops a tenth of its blocks' outputs"),
+        FP16,
+    )
+    return Preset("DINO, ViT-S/16, 100 epochs, 2 x 224 + 8 x 96 (published: kNN 69.3, linear 74.0)", config, told)
 
 
 def solo(name: str, reports: float, method: MethodConfig, optim: OptimConfig, *told: Divergence, recipe: str) -> Preset:
@@ -157,9 +202,12 @@ def solo_wmse() -> Preset:
 
 def solo_swav() -> Preset:
     """swav.yaml."""
-    queue = Divergence("no queue of earlier projections; solo-learn adds one of 3840 from epoch 50")
+    queue = Divergence(
+        "the queue fills from epoch 50 on, in 15 steps; solo-learn fills it from the start and uses it from there",
+        "method.queue",
+    )
     frozen = Divergence("prototypes are frozen for 390 updates: 2 epochs of CIFAR-10 alone", "method.freeze_prototypes")
-    method = SwAVConfig(freeze_prototypes=390)
+    method = SwAVConfig(freeze_prototypes=390, queue=3840, queue_from_epoch=50)
     return solo("SwAV", 89.17, method, clipped(0.6, 1e-6), queue, frozen, WARM_START, recipe="simclr")
 
 
@@ -170,6 +218,9 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "simclr-imagenet-100ep": simclr_imagenet,
     "moco-imagenet-200ep": moco_imagenet,
     "swav-imagenet-400ep": swav_imagenet,
+    "swav-imagenet-100ep": swav_multicrop,
+    "swav-imagenet-200ep": swav_small_batch,
+    "dino-imagenet-100ep": dino_imagenet,
     "solo-cifar10-byol": solo_byol,
     "solo-cifar10-simsiam": solo_simsiam,
     "solo-cifar10-barlow-twins": solo_barlow_twins,

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastvicreg import config_file
-from fastvicreg.config import DataConfig, TrainConfig
+from fastvicreg.config import DataConfig, TrainConfig, branch_of
 from fastvicreg.contracts import photometric_identity
-from fastvicreg.encoders import EncoderConfig, build_encoder
+from fastvicreg.encoders import EncoderConfig, build_encoder, varied
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import evaluation_resize
 from fastvicreg.kernels.augment import augment
@@ -32,8 +32,8 @@ from fastvicreg.weights.imported import import_weights
 METADATA = "fastvicreg"
 """Key of an exported file's metadata that holds JSON: encoder, image size and origin."""
 
-PREFIX = "encoder."
-"""Where the principal encoder's tensors lie in a checkpoint, whichever method trained it."""
+PREFIXES = {"a": "encoder.", "b": "encoder_b.", "target": "target_encoder.network."}
+"""Where an encoder has its tensors in a checkpoint, whichever method trained it; a is the principal one."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,18 @@ class TrainedEncoder:
 
 
 def load_encoder(
-    path: str | Path, *, checkpoint: str | None = None, arch: str | None = None, stem: str | None = None
+    path: str | Path,
+    *,
+    checkpoint: str | None = None,
+    encoder: str = "a",
+    arch: str | None = None,
+    stem: str | None = None,
 ) -> nn.Module:
     """An encoder ready to use, in evaluation mode: of a run's folder, of an exported file, or of anyone's weights.
 
     It maps images (B, 3, H, W) to features (B, F); ``encoder.features`` is F and ``encoder.preprocess`` turns a PIL
-    image into one of the B. ``checkpoint`` chooses one of a run's, by number of steps, name or path. Files may be
+    image into one of the B. ``checkpoint`` chooses one of a run's, by number of steps, name or path, and ``encoder``
+    "b" the second branch's of a run with --branch-b, or "target" the momentum network's. Files may be
     ``fastvicreg export``'s, safetensors, or ``torch.save``'s in one of ``weights.layouts.LAYOUTS`` (VICReg, VICRegL,
     Barlow Twins, solo-learn, lightly, torchvision, timm ...), of which no code is run; their architecture is read from
     the shapes, ``arch`` is compared with it, and ``stem`` says what a 3x3 stem was where the layout does not.
@@ -91,33 +97,49 @@ def load_encoder(
     Raises ``UserError`` where there is no such run, checkpoint or file, where it is damaged, holds no encoder that is
     known here, or would run code.
     """
-    found = load_trained(path, checkpoint, arch=arch, stem=stem)
+    found = load_trained(path, checkpoint, encoder=encoder, arch=arch, stem=stem)
     if found.passed_over:
         warnings.warn(f"{found.passed_over}: {found.checkpoint.name} was loaded.", stacklevel=2)
     image_size = found.config.data.image_size
-    encoder = found.encoder
-    encoder.preprocess = Preprocessing(evaluation_resize(image_size), image_size)  # type: ignore[assignment]
-    return encoder.eval()
+    module = found.encoder
+    module.preprocess = Preprocessing(evaluation_resize(image_size), image_size)  # type: ignore[assignment]
+    return module.eval()
 
 
 def load_trained(
-    path: str | Path, checkpoint: str | None = None, *, arch: str | None = None, stem: str | None = None
+    path: str | Path,
+    checkpoint: str | None = None,
+    *,
+    encoder: str = "a",
+    arch: str | None = None,
+    stem: str | None = None,
 ) -> TrainedEncoder:
     """The encoder of a run's newest whole checkpoint, or of the one that ``checkpoint`` names, or of a file.
+
+    Of branch ``encoder``, whose settings are then those of the config too, or of the momentum network, "target".
 
     ``UserError`` where ``path`` is neither, has no such checkpoint, or has one whose values are not finite; otherwise
     as ``load_encoder``.
     """
     path = _exported_folder(Path(path))
+    if encoder not in PREFIXES:
+        raise UserError(f"--encoder {encoder}: give a, b of a run with --branch-b, or target of a momentum network.")
     if path.is_file() and not (path.parent / "state.json").exists():  # a run's own is given by the run
         if checkpoint is not None:
             raise UserError(f"--checkpoint {checkpoint} chooses one of a run's, and {path} is a file: leave it out.")
+        if encoder != "a":
+            raise UserError(f"--encoder {encoder} chooses one of a run's, and {path} is a file: leave it out.")
         return _of_file(path, arch, stem)
     require_run(path)
     config = config_file.load(path)
+    if encoder == "b":
+        if not (words := branch_of(config.method)):
+            raise UserError(f"--encoder b: {path} was trained without --branch-b and has one encoder: leave it out.")
+        config = replace(config, encoder=varied(config.encoder, words))
     _require_asked(config.encoder, path, arch, stem)
-    encoder = build_encoder(config.encoder)
-    assert isinstance(encoder, nn.Module)
+    module = build_encoder(config.encoder)
+    assert isinstance(module, nn.Module)
+    prefix = PREFIXES[encoder]
     found, passed_over = checkpoints.listed(path / "checkpoints"), ""
     for each in reversed(found if checkpoint is None else [_named(path, checkpoint, found)]):
         try:
@@ -129,11 +151,13 @@ def load_trained(
                 ) from error
             passed_over = passed_over or f"the newer checkpoint {each} is damaged ({error.__cause__})"
             continue
-        own = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if not own and encoder == "target":
+            raise UserError(f"--encoder target: {config.method.name} has no momentum network in {path}: leave it out.")
         if spoilt := checkpoints.not_finite(own):
             raise UserError(f"{each}: {spoilt} of the encoder is not finite; give an earlier --checkpoint.")
-        checkpoints.load_weights(encoder, own, str(each))
-        return TrainedEncoder(encoder.eval(), config, each, passed_over, run=path)
+        checkpoints.load_weights(module, own, str(each))
+        return TrainedEncoder(module.eval(), config, each, passed_over, run=path)
     raise UserError(f"{path} has no whole checkpoint: train it, or --resume it, first.")
 
 

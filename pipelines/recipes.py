@@ -90,6 +90,13 @@ def multicrop() -> Recipe:
     return Recipe("multicrop", (*(large,) * 2, *(replace(large, crop_scale=(0.05, 0.14), size=96),) * 6))
 
 
+def dino() -> Recipe:
+    """DINO's (facebookresearch/dino, DataAugmentationDINO): two large crops and eight small ones of 96 pixels."""
+    large = ViewRecipe(crop_scale=(0.4, 1.0), blur_p=1.0, solarize_p=0.0)
+    small_view = replace(large, crop_scale=(0.05, 0.4), blur_p=0.5, size=96)
+    return Recipe("dino", (large, replace(large, blur_p=0.1, solarize_p=0.2), *(small_view,) * 8))
+
+
 def moco() -> Recipe:
     """MoCo v2's and SimSiam's (facebookresearch/moco --aug-plus): larger crops, stronger saturation, no solarize."""
     view = ViewRecipe(crop_scale=(0.2, 1.0), saturation=0.4, solarize_p=0.0)
@@ -132,6 +139,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "moco": moco,
     "simclr": simclr,
     "multicrop": multicrop,
+    "dino": dino,
     "solo-asymmetric": solo_asymmetric,
     "solo-weak": solo_weak,
     "solo-wmse": solo_wmse,
@@ -151,6 +159,7 @@ def named_recipe(name: str, *, small_size: int = 0) -> Recipe:
         return recipe
     if not any(view.size for view in recipe.views):
         raise UserError(
-            f"--small-size {small_size}: the recipe {name} has no small views: give --recipe multicrop or leave it out."
+            f"--small-size {small_size}: the recipe {name} has no small views: give --recipe multicrop or dino, or "
+            "leave it out."
         )
     return replace(recipe, views=tuple(replace(view, size=small_size) if view.size else view for view in recipe.views))

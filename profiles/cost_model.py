@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvicreg.config import TrainConfig, kernel_choices
+from fastvicreg.config import TrainConfig, branch_of, kernel_choices
 from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
@@ -130,6 +130,8 @@ def trace(config: TrainConfig) -> Traced:
 
     ``UserError`` for an encoder without batch norms, whose traffic is not counted here, and a method without expander.
     """
+    if words := branch_of(config.method):
+        raise UserError(f"--branch-b {words[0]}: the model counts one network for both views: leave it out.")
     with torch.device("meta"):
         method: Any = config.method.build(BuildContext(partial(build_encoder, config.encoder), kernel_choices(config)))
         encoder: nn.Module = next(iter(method.encoders.values()))

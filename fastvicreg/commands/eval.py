@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -47,6 +47,9 @@ class EvalOptions:
     """In place of a run: a .npz or .safetensors of train_features, train_labels, val_features and val_labels."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
+    encoder: Literal["a", "b", "target"] = "a"
+    """Whose encoder: a, the trained one's; b, the second branch's of a run with --branch-b; target, the momentum
+    network's of BYOL, MoCo and DINO."""
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None
@@ -216,6 +219,8 @@ def _write(name: str, options: Any, evaluated: Evaluated) -> list[dict[str, Any]
     from fastvicreg.evaluate.report import write_html
 
     stem = folder / getattr(options.settings, "label", name)
+    if options.encoder != "a":
+        stem = stem.with_name(f"{stem.name}-{options.encoder}")
     if options.val_data:
         stem = stem.with_name(f"{stem.name}-{Path(options.val_data).name}")
     counts = None if evaluated.count_CC is None else evaluated.count_CC.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -34,6 +34,9 @@ class ExportOptions:
     ] = "safetensors"
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
+    encoder: Literal["a", "b", "target"] = "a"
+    """Whose encoder: a, the trained one's; b, the second branch's of a run with --branch-b; target, the momentum
+    network's of BYOL, MoCo and DINO."""
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None
@@ -51,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
 
     from fastvicreg.pretrained import load_trained
 
-    trained = load_trained(options.run, options.checkpoint, arch=options.arch, stem=options.stem)
+    trained = load_trained(
+        options.run, options.checkpoint, encoder=options.encoder, arch=options.arch, stem=options.stem
+    )
     for note in trained.notes:
         print(note)
     written = resolve("target", options.to, TARGETS)(trained, path)

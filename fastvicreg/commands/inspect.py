@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -26,6 +26,9 @@ class InspectOptions:
     """Images to look at, labelled or not; default: the validation split of the run's data."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of RUN's checkpoint; default: the newest whole one."""
+    encoder: Literal["a", "b", "target"] = "a"
+    """RUN's encoder and head: a; b, those of the second branch of a run with --branch-b; target, of a momentum
+    network."""
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None
@@ -63,11 +66,13 @@ def main(arguments: Sequence[str]) -> int:
     display = Display()
     if options.against:
         load_trained(options.against, arch=options.arch, stem=options.stem)  # a mistake is told before minutes of work
+    runs: list[str] = [options.run, *([options.against] if options.against else [])]
     found = [
         inspect_run(
             path,
             data=options.data,
-            checkpoint=options.checkpoint if path == options.run else None,
+            checkpoint=None if place else options.checkpoint,
+            encoder="a" if place else options.encoder,
             arch=options.arch,
             stem=options.stem,
             images=options.images,
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             workers=options.workers,
             note=display.note,
         )
-        for path in (options.run, *([options.against] if options.against else []))
+        for place, path in enumerate(runs)
     ]
     if options.against:
         found[0] = compared(found[0], found[1])

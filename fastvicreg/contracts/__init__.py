@@ -25,6 +25,7 @@ from fastvicreg.contracts.data import (
     photometric_identity,
 )
 from fastvicreg.contracts.learning import (
+    SIDE_ROWS,
     BuildContext,
     Column,
     Encoder,
@@ -41,6 +42,7 @@ from fastvicreg.errors import UserError
 
 __all__ = [
     "JITTER_ORDERS",
+    "SIDE_ROWS",
     "Batch",
     "BuildContext",
     "Column",

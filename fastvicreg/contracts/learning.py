@@ -80,6 +80,14 @@ class Spread(NamedTuple):
     healthy: float
     cause: str
     """What a collapse most likely comes from, and the flag that helps; "": the learning rate."""
+    rank_cause: str = ""
+    """The same where embeddings spread along one line."""
+    raw: bool = False
+    """Whether the standard deviation is of the embeddings as they are; else of unit vectors."""
+
+
+SIDE_ROWS = 256
+"""Embeddings of a side that are looked at: the rank of more would not tell a collapse any better."""
 
 
 class Method(Protocol):
@@ -95,6 +103,15 @@ class Method(Protocol):
     def spread(self) -> Spread: ...
 
     @property
+    def sides(self) -> Mapping[str, Tensor]:
+        """The last loss's first embeddings of each side, (R, D) with R of ``SIDE_ROWS`` at most, detached copies.
+
+        Sides are the views' projections, a and b, each of its own branch where there are two; or online and target
+        where targets come from a momentum network.
+        """
+        ...
+
+    @property
     def encoders(self) -> Mapping[str, nn.Module]:
         """For evaluation and export, the principal one first, by attribute name, which begins its tensors' names."""
         ...
@@ -102,7 +119,7 @@ class Method(Protocol):
     @property
     def head(self) -> nn.Module:
         """From the principal encoder's features (B, F) to the embeddings (B, D) that the loss spreads: the expander or
-        projector, never a predictor."""
+        projector, never a predictor. A method with an "encoder_b" among its encoders has its ``head_b`` too."""
         ...
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
@@ -132,8 +149,8 @@ class Method(Protocol):
 class BuildContext:
     """What a method is built from beside its own settings."""
 
-    build_encoder: Callable[[], Encoder]
-    """A new encoder at every call, as the run's settings describe it."""
+    build_encoder: Callable[..., Encoder]
+    """A new encoder at every call, as the run's settings describe it; given words, another (``encoders.varied``)."""
     kernels: Mapping[str, str] = field(default_factory=dict)
     """Implementations by part, as --kernel names them; parts that are not named are "auto"."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastvicreg import registry
-from fastvicreg.registry import resolve_class
+from fastvicreg.errors import UserError
+from fastvicreg.registry import resolve_class, unknown
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import Encoder
@@ -50,8 +53,47 @@ def owner_of(field: str) -> str | None:
     return registry.owner_of(field, "architecture", ENCODERS)
 
 
-def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that ``config`` describes, with fresh weights. ``UserError`` for a value that it cannot have."""
+def build_encoder(config: EncoderConfig, *words: str) -> Encoder:
+    """The encoder that ``config``, or ``varied`` of it and ``words``, describes, with fresh weights.
+
+    ``UserError`` for a value that it cannot have.
+    """
+    config = varied(config, words) if words else config
     config_class(config.arch)
     config.check()
     return config.build()
+
+
+def varied(config: EncoderConfig, words: Sequence[str]) -> EncoderConfig:
+    """Settings of the architecture ``words[0]``, with FIELD=VALUE for each further word: ("resnet34", "width=32").
+
+    Fields that are not named are ``config``'s where it is of the same family, else at their defaults. ``UserError``
+    for an architecture, field or value that there is not.
+    """
+    import msgspec  # here: --help needs none of it
+
+    arch, *given = words
+    flag = f"--branch-b {' '.join(words)}"
+    if "=" in arch:
+        raise UserError(f"{flag}: name the architecture first, such as --branch-b {config.arch} {arch}.")
+    kind = config_class(arch)
+    known = [field.name for field in fields(kind) if field.name != "arch"]
+    settings = asdict(config) if type(config) is kind else {}  # type: ignore[call-overload]
+    for word in given:
+        name, has_value, value = word.partition("=")
+        if not has_value:
+            raise UserError(f"{flag}: {word!r} is no setting: give FIELD=VALUE, such as {known[0]}=...")
+        if name not in known:
+            raise UserError(f"{flag}: {unknown(f'setting of {arch}', name, tuple(known))}")
+        settings[name] = value
+    try:
+        made = msgspec.convert({**settings, "arch": arch}, kind, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, name = str(error).partition(" - at ")
+        name = name.strip("`$.")
+        raise UserError(f"{flag}: {name} cannot be {settings.get(name)!r} ({reason.replace('`', '')}).") from None
+    try:
+        made.check()
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
+    return made

@@ -37,7 +37,11 @@ def rank_me(features_NF: Tensor) -> float:
     # Of the smaller Gram matrix: an SVD of N x F would take minutes at the size of an ImageNet split.
     narrow = features_NF.shape[1] <= features_NF.shape[0]
     gram = features_NF.T @ features_NF if narrow else features_NF @ features_NF.T
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    return entropy_rank(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt())
+
+
+def entropy_rank(singular: Tensor) -> float:
+    """RankMe of a matrix by its singular values."""
     share = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return float(torch.exp(-(share * share.log()).sum()))
 

@@ -38,6 +38,7 @@ class Evaluation:
     robustness: tuple[str, ...] = ()
     features: str | None = None
     checkpoint: str | None = None
+    encoder: str = "a"
     arch: str | None = None
     stem: str | None = None
     device: str = "auto"
@@ -145,6 +146,7 @@ def _scored(
 def _features_subject(asked: Evaluation) -> tuple[FeatureSubject, dict[str, Any], tuple[str, ...]]:
     assert asked.features is not None
     of_runs = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
+    of_runs["--encoder"] = None if asked.encoder == "a" else asked.encoder
     for flag, value in {**of_runs, "--arch": asked.arch, "--stem": asked.stem}.items():
         if value is not None:
             raise UserError(f"{flag} {value} goes with a run: --features needs none of it; leave it out.")
@@ -160,7 +162,7 @@ def _run_subject(
     asked: Evaluation, protocol: Any, told: Told
 ) -> tuple[ImageSubject, dict[str, Any], tuple[str, ...], TrainConfig]:
     assert asked.run is not None
-    trained = load_trained(asked.run, asked.checkpoint, arch=asked.arch, stem=asked.stem)
+    trained = load_trained(asked.run, asked.checkpoint, encoder=asked.encoder, arch=asked.arch, stem=asked.stem)
     if trained.run is None and asked.data is None:
         raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
     config, device = trained.config, resolve_device(asked.device)
@@ -198,6 +200,8 @@ def _run_subject(
         told,
     )
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
+    if asked.encoder != "a":
+        facts["encoder"] = asked.encoder
     return subject, facts, notes, config
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvicreg import config_file
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.datasets import open_data, training_plan
@@ -82,6 +83,7 @@ def inspect_run(
     *,
     data: str | None = None,
     checkpoint: str | None = None,
+    encoder: str = "a",
     arch: str | None = None,
     stem: str | None = None,
     images: int = 1000,
@@ -99,7 +101,7 @@ def inspect_run(
     for flag, value, least in (("--images", images, LEAST), ("--views", views, 2), ("--workers", workers, 0)):
         if value < least:
             raise UserError(f"{flag} {value}: give {least} or more.")
-    trained = load_trained(run, checkpoint, arch=arch, stem=stem)
+    trained = load_trained(run, checkpoint, encoder=encoder, arch=arch, stem=stem)
     if trained.run is None and data is None:
         raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
     config, device = trained.config, resolve_device(device)
@@ -111,23 +113,27 @@ def inspect_run(
     if len(source) < LEAST:
         raise UserError(f"{where} holds {len(source)} images: a representation shows itself on {LEAST} at least.")
     source = spread(source, images)
-    encoder, head = trained.encoder.to(device), None
+    network, head = trained.encoder.to(device), None
     if trained.run is not None:
-        method = build_method(config, kernel_choices(config), device)
+        own = config_file.load(trained.run)  # ``config`` has the encoder of the branch that was asked for
+        method = build_method(own, kernel_choices(own), device)
         tensors = without_probe(checkpoints.read_tensors(trained.checkpoint, "model"))
         checkpoints.load_weights(as_module(method), tensors, str(trained.checkpoint))
-        encoder, head = next(iter(method.encoders.values())).eval(), method.head.eval()
+        if encoder == "target":
+            head = as_module(method).get_submodule("target_projector.network").eval()
+        else:
+            head = getattr(method, {"a": "head", "b": "head_b"}[encoder]).eval()
     note(f"features of {len(source):,} images of {where}")
-    features = extract(encoder, source, image_size=config.data.image_size, device=device, workers=workers)
+    features = extract(network, source, image_size=config.data.image_size, device=device, workers=workers)
     note(f"{views} views of each by the recipe {config.data.recipe}")
-    views_NQF = augmented_features(encoder, source, config, views=views, device=device, workers=workers)
+    views_NQF = augmented_features(network, source, config, views=views, device=device, workers=workers)
     taken = [("features", features.features_NF, views_NQF)]
     if head is not None:
         with torch.no_grad():
             taken.append(("embeddings", head(features.features_NF), _each_row(head, views_NQF)))
     note("diagnostics")
     return Inspection(
-        run,
+        run if encoder == "a" else f"{run} ({encoder})",
         str(trained.checkpoint),
         config,
         source,

@@ -20,6 +20,7 @@ METHODS = {
     "moco": "fastvicreg.methods.moco.config:MoCoConfig",
     "wmse": "fastvicreg.methods.wmse.config:WMSEConfig",
     "swav": "fastvicreg.methods.swav.config:SwAVConfig",
+    "dino": "fastvicreg.methods.dino.config:DINOConfig",
 }
 """Names to the class of their settings."""
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvicreg.contracts import SIDE_ROWS
 from fastvicreg.kernels.loss.ranks import GatherRows, Ranks, group_name
 
 
@@ -37,6 +38,12 @@ def spread_parts(*views_BD: Tensor) -> dict[str, Tensor]:
     """``projection_std`` and ``projection_std_healthy``: ``unit_std`` and what it is where unit vectors spread."""
     std = unit_std(*views_BD)
     return {"projection_std": std, "projection_std_healthy": torch.full_like(std, views_BD[0].shape[1] ** -0.5)}
+
+
+@torch.no_grad()
+def kept_sides(**sides_BD: Tensor) -> dict[str, Tensor]:
+    """Copies of the first rows of each side's embeddings: what ``Method.sides`` gives until the next loss."""
+    return {name: z_BD.detach()[:SIDE_ROWS].clone() for name, z_BD in sides_BD.items()}
 
 
 def processes() -> int:

@@ -26,6 +26,15 @@ def columns_of(config: Regularized) -> tuple[Column, ...]:
     )
 
 
+def line_cause(config: Regularized) -> str:
+    """What embeddings along one line most likely come from, and the flag that helps; "": the learning rate."""
+    if config.regularize == "raw":
+        return "--regularize raw lets them grow along it: --regularize normalized prevents that"
+    if not config.is_regularized:
+        return "--variance 1 --covariance 0.01 spread them over more dimensions"
+    return "" if config.covariance else "--covariance 0.01 spreads them over more dimensions"
+
+
 def regularized(
     terms: Terms,
     config: Regularized,

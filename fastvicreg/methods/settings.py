@@ -46,6 +46,38 @@ class Regularized:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Branched:
+    """A second branch that shares nothing with the first (paper section 6.3, Table 5): one view goes through each."""
+
+    branch_b: tuple[str, ...] | None = None
+    """An encoder of its own for view 2, and a head: ARCH [FIELD=VALUE ...], such as resnet34 or vit_tiny patch=8.
+    Fields left out are --arch's where the family is the same. Without it both views go through one network."""
+    head_b: tuple[int, ...] = ()
+    """Widths of branch B's head, of which the last must be branch A's; without it those of branch A."""
+
+    def widths_b(self, flag: str, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """Of branch B's head beside branch A's ``widths``, which the option ``flag`` gives.
+
+        ``UserError`` where they cannot be.
+        """
+        if self.branch_b == ():
+            raise UserError("--branch-b needs an architecture, such as --branch-b resnet18.")
+        if not self.head_b:
+            return widths
+        given = f"--head-b {' '.join(map(str, self.head_b))}"
+        if not self.branch_b:
+            raise UserError(f"{given} is of a second branch: give --branch-b ARCH, or leave it out.")
+        if min(self.head_b) < 2:
+            raise UserError(f"{given} has a layer below 2: give widths such as 8192 8192 8192.")
+        if self.head_b[-1] != widths[-1]:
+            raise UserError(
+                f"{given} ends {self.head_b[-1]} wide and {flag} {widths[-1]}, and both branches' embeddings are "
+                f"compared: give the same last width."
+            )
+        return self.head_b
+
+
 def check_share(flag: str, value: float, of: str) -> None:
     """``UserError`` where ``value`` is no share of ``of``, 0 to 1."""
     if not 0 <= value <= 1:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
-from fastvicreg.methods.embeddings import spread_parts
+from fastvicreg.methods.embeddings import kept_sides, spread_parts
 from fastvicreg.methods.momentum import MomentumCopy, rising_momentum
-from fastvicreg.methods.regularize import columns_of, regularized
-from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.regularize import columns_of, line_cause, regularized
+from fastvicreg.methods.views import each_branch, each_view, expect_two
 
 
 class Projections(NamedTuple):
@@ -47,24 +47,47 @@ class TwoViews(nn.Module):
         """``config`` is a ``Regularized``, ``columns`` are of the method's own parts, ``impl`` names a loss kernel."""
         super().__init__()
         self.encoder, self.projector = encoder, projector
+        self.encoder_b: nn.Module | None = None
+        self.projector_b: nn.Module | None = None
         self.config, self.impl = config, impl
         own = Column("projection_std", "std", {"healthy": "projection_std_healthy"})
         self.columns = (*columns, own, *columns_of(config))
         self.process_group: dist.ProcessGroup | None = None
         """Processes whose rows make the batch; None: all of the run's."""
+        self.sides: dict[str, Tensor] = {}
+
+    @staticmethod
+    def new_projector(features: int, widths: tuple[int, ...], config: Any) -> nn.Sequential:
+        """The method's projector with fresh weights, for a method that takes a second branch."""
+        raise NotImplementedError
+
+    def add_branch(self, encoder: Encoder) -> None:
+        """View 2 goes through ``encoder`` and a projector of its own, from here on; its config is a ``Branched``.
+
+        After the first branch, whose weights so begin as they do without a second.
+        """
+        widths = self.config.widths_b("--projector", self.config.projector)
+        self.encoder_b = cast(nn.Module, encoder)
+        self.projector_b = self.new_projector(encoder.features, widths, self.config)
 
     @property
     def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
+        return {name: self.get_submodule(name) for name in ("encoder", "encoder_b") if getattr(self, name) is not None}
 
     @property
     def head(self) -> nn.Module:
         return self.projector
 
     @property
+    def head_b(self) -> nn.Module | None:
+        """The second branch's, where there is one."""
+        return self.projector_b
+
+    @property
     def spread(self) -> Spread:
         """Of the projections: unit vectors that point everywhere have a standard deviation of 1/sqrt(D)."""
-        return Spread("projection_std", self.config.projector[-1] ** -0.5, self.likely_cause())
+        cause = self.likely_cause()
+        return Spread("projection_std", self.config.projector[-1] ** -0.5, cause, cause or line_cause(self.config))
 
     def likely_cause(self) -> str:
         """What a collapse most likely comes from, and the flag that helps; "": the learning rate."""
@@ -77,13 +100,25 @@ class TwoViews(nn.Module):
     def embed(self, views: tuple[Tensor, ...]) -> Any:
         """Two views, each (B, C, H, W), to ``Projections``. ``UserError`` for another number of them."""
         expect_two(views, self.title)
-        return Projections(*each_view(self.projector, each_view(self.encoder, views)))
+        features = each_branch(self.get_submodule("encoder"), self.encoder_b, views)
+        return Projections(*each_branch(self.projector, self.projector_b, features))
 
     def target(self, views: tuple[Tensor, ...]) -> Any:
         """Both branches are trained: there is no target network."""
 
-    def terms(self, total: Tensor, parts: dict[str, Tensor], za_BD: Tensor, zb_BD: Tensor) -> Terms:
-        """A loss and its parts, with the projections' spread and VICReg's terms on them added."""
+    def terms(
+        self,
+        total: Tensor,
+        parts: dict[str, Tensor],
+        za_BD: Tensor,
+        zb_BD: Tensor,
+        targets: tuple[Tensor, ...] | None = None,
+    ) -> Terms:
+        """A loss and its parts, with the projections' spread and VICReg's terms on them added.
+
+        ``targets`` are a momentum network's projections, where there is one.
+        """
+        self.sides = kept_sides(online=za_BD, target=targets[0]) if targets else kept_sides(a=za_BD, b=zb_BD)
         whole = Terms(total, {**parts, **spread_parts(za_BD, zb_BD)})
         return regularized(whole, self.config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
 
@@ -91,7 +126,10 @@ class TwoViews(nn.Module):
         """There is no target network to move."""
 
     def param_groups(self) -> list[ParamGroup]:
-        return [*self.encoder.param_groups(), *by_dimension(self.projector)]
+        own = [*self.encoder.param_groups(), *by_dimension(self.projector)]
+        if self.encoder_b is None or self.projector_b is None:
+            return own
+        return [*own, *cast(Encoder, self.encoder_b).param_groups(), *by_dimension(self.projector_b)]
 
 
 class Followed(TwoViews):

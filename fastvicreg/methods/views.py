@@ -41,6 +41,13 @@ def _each_view(
     return results
 
 
+def each_branch(network_a: nn.Module, network_b: nn.Module | None, views: Sequence[Tensor]) -> list[Tensor]:
+    """``each_view`` of view 1 by ``network_a`` and of view 2 by ``network_b``; without one all views by the first."""
+    if network_b is None:
+        return each_view(network_a, views)
+    return [*each_view(network_a, views[:1]), *each_view(network_b, views[1:])]
+
+
 def expect_two(views: Sequence[Tensor], method: str) -> None:
     """``UserError`` for another number of views than two."""
     if len(views) != 2:

@@ -30,6 +30,12 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(SPARKS[int((v - low) / ((high - low) or 1.0) * (len(SPARKS) - 1))] for v in values)
 
 
+def _ranks(row: Mapping[str, Any]) -> str:
+    """ "a 12.3, b 11.9 of 128"."""
+    sides = {name.removeprefix("std_") for name in row if name.startswith("std_")}
+    return ", ".join(f"{side} {row[f'rank_{side}']:.1f}" for side in sorted(sides)) + f" of {row['rank_most']}"
+
+
 class Display:
     """``quiet`` shows notes and faults only.
 
@@ -45,6 +51,7 @@ class Display:
         self._row: Mapping[str, Any] = {}
         self._evaluation: Mapping[str, Any] = {}
         self._last_line = 0.0
+        self._ranks = ""
 
     def start(
         self,
@@ -77,10 +84,11 @@ class Display:
             with self._console_may_be_gone():
                 self._live.start()
 
-    def step(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the rows of the steps done since the last call."""
+    def step(self, rows: Sequence[Mapping[str, Any]], spreads: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Take the rows of the steps done since the last call, and those of how embeddings spread."""
         if self._quiet:
             return
+        self._ranks = _ranks(spreads[-1]) if spreads else self._ranks
         # One step's wait alone says little: crops come in bursts.
         self._row = {**rows[-1], "data_wait": data_wait_share(rows)}
         self._totals.extend(row["total"] for row in rows)
@@ -94,6 +102,7 @@ class Display:
             self.note(
                 f"epoch {row['epoch']}  step {row['step']}/{self._total}  loss {row['total']:.3f}  "
                 + "".join(f"{column.short} {row[column.name]:.3f}  " for column in self._columns)
+                + (f"rank {self._ranks}  " if self._ranks else "")
                 + "".join(f"{name} {row[name]:.4g}  " for name in self._schedules)
                 + f"{row['images_per_s']:.0f} img/s  data-wait {row['data_wait']:.0%}"
             )
@@ -146,6 +155,8 @@ class Display:
             for column in self._columns:
                 beside = ", ".join(f"{label} {row[part]:.3f}" for label, part in column.beside.items())
                 shown.add_row(column.name.replace("_", " "), f"{row[column.name]:8.4f}", beside)
+            if self._ranks:
+                shown.add_row("rank", self._ranks, "RankMe of a batch's embeddings")
             waits = Text(f"data-wait {row['data_wait']:.0%}", style="red" if row["data_wait"] > 0.1 else "green")
             shown.add_row("images/s", f"{row['images_per_s']:8.0f}", waits)
             for name in self._schedules:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +16,13 @@ from fastvicreg import config_file
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Terms
 from fastvicreg.errors import UserError
+from fastvicreg.show.lines import Lines, read_lines
 from fastvicreg.show.trackers import LOCAL, Opened, Point, Tracker, names_of, tracker_class
 from fastvicreg.show.trackers.guarded import Guarded
 
 FILE = "metrics.jsonl"
+SPREAD_FILE = "spread.jsonl"
+"""Rows of ``show.spread``."""
 
 
 class _Pending(NamedTuple):
@@ -60,7 +62,8 @@ class Recorder:
         """
         self._pending: list[_Pending] = []
         self._clock = time.perf_counter()
-        self._file: TextIO | None = None
+        self._file: Lines | None = None
+        self._spread: Lines | None = None
         self._board: Tracker | None = None
         self._others: list[Guarded] = []
         self._folder, self._note = folder, note
@@ -69,19 +72,11 @@ class Recorder:
         kinds = {name: tracker_class(name) for name in trackers}
         opened = Opened(folder, resumed_at, settings or {})
         with self._disk():
-            self._open(folder, resumed_at)
+            self._file = Lines(folder / FILE, resumed_at=resumed_at)
+            if (folder / SPREAD_FILE).exists():
+                self._spread = Lines(folder / SPREAD_FILE, resumed_at=resumed_at)
             self._board = tracker_class(LOCAL)(opened)
         self._others = [Guarded(name, kind, opened) for name, kind in kinds.items()]
-
-    def _open(self, folder: Path, resumed_at: int) -> None:
-        resumes = resumed_at and (folder / FILE).exists()
-        kept = [row for row in read(folder) if row["step"] <= resumed_at] if resumes else []
-        # Renamed into place, so that a kill at this moment leaves the earlier log whole.
-        draft = folder / f".{FILE}.tmp"
-        self._file = draft.open("w", buffering=1)
-        for row in kept:
-            self._write(row)
-        draft.rename(folder / FILE)
 
     def start_clock(self, *, owed: float = 0.0) -> None:
         """The next step begins now: of what came between steps, only the seconds ``owed`` are charged to it."""
@@ -131,7 +126,7 @@ class Recorder:
             rows.append(step.head | dict(zip(step.names, values, strict=True)) | step.rates | share)
         with self._disk():
             for row in rows:
-                self._write(row)
+                _write(self._file, row)
             self._track("train", rows)
         return rows
 
@@ -143,11 +138,21 @@ class Recorder:
         """Write one evaluation's row and return it."""
         row = {"epoch": epoch, "step": step, **values}
         with self._disk():
-            self._write(row)
+            _write(self._file, row)
             self._track("eval", [row])
             if self._board is not None:
                 self._board.flush()
         return row
+
+    def spread(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows of how the embeddings spread, to a log of their own that begins with the first."""
+        if self._folder is None or self._file is None or not rows:
+            return
+        with self._disk():
+            self._spread = self._spread or Lines(self._folder / SPREAD_FILE)
+            for row in rows:
+                _write(self._spread, row)
+            self._track("spread", rows)
 
     def processes(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Give the trackers what an epoch showed of the processes; the log is the run's, however many made it."""
@@ -161,6 +166,8 @@ class Recorder:
             if self._file is not None and self._board is not None:
                 with self._disk():
                     self._file.close()
+                    if self._spread is not None:
+                        self._spread.close()
                     self._board.close()
         finally:
             for tracker in self._others:
@@ -173,10 +180,12 @@ class Recorder:
         try:
             yield
         except OSError as error:
-            file, self._file, self._board = self._file, None, None
-            if file is not None:
-                with suppress(OSError):  # it still holds the line that did not fit
-                    file.close()
+            files = self._file, self._spread
+            self._file = self._spread = self._board = None
+            for file in files:
+                if file is not None:
+                    with suppress(OSError):  # it still holds the line that did not fit
+                        file.close()
             raise UserError(
                 f"cannot write the log in {self._folder}: {error.strerror or error}; with room there, --resume goes "
                 f"on from the newest checkpoint."
@@ -197,14 +206,6 @@ class Recorder:
         for tracker in self._others:
             for line in tracker.complaints():
                 self._note(line)
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the log."""
-        if self._file is None:
-            return
-        # JSON has no NaN: a reader in another language must be able to parse every line.
-        plain = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()}
-        self._file.write(json.dumps(plain) + "\n")
 
 
 def recorder_of(
@@ -234,15 +235,18 @@ def data_wait_share(rows: Iterable[Mapping[str, Any]]) -> float:
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run; a last line cut short by a kill is left out. ``UserError`` where there are none."""
-    path = Path(folder) / FILE
     try:
-        lines = path.read_text().splitlines()
+        return read_lines(Path(folder) / FILE)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no {FILE}: it is not the folder of a run.") from None
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+
+
+def read_spread(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of how a run's embeddings spread; none where it has no such log."""
+    path = Path(folder) / SPREAD_FILE
+    return read_lines(path) if path.exists() else []
+
+
+def _write(log: Lines | None, row: Mapping[str, Any]) -> None:
+    if log is not None:
+        log.write(row)

@@ -113,7 +113,7 @@ def measure(method: Method, config: TrainConfig, data: Datasets) -> dict[str, fl
     assert data.validation is not None
     as_module(method).eval()
     device = _device(config)
-    (encoder,) = method.encoders.values()
+    encoder = next(iter(method.encoders.values()))
     bank, queries = (
         shared_features(
             encoder,

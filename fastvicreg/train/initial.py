@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastvicreg.config import TrainConfig
+from fastvicreg.config import TrainConfig, branch_of
 from fastvicreg.methods.momentum import MomentumCopy
 from fastvicreg.pretrained import load_trained
 from fastvicreg.train import checkpoint as checkpoints
@@ -32,5 +32,6 @@ def begin_with_weights(config: TrainConfig, method: nn.Module, encoder: nn.Modul
         notes.append(f"its stem was {stems[0]}, the run's is --stem {stems[1]}: the same weights on other pixels.")
     if found.passed_over:
         notes.append(f"{found.passed_over}: an older one was taken.")
-    taken = f"encoder from {found.checkpoint}; heads are fresh."
+    branches = "branch A's encoder" if branch_of(config.method) else "encoder"
+    taken = f"{branches} from {found.checkpoint}; {'the rest is' if branch_of(config.method) else 'heads are'} fresh."
     return (*notes, taken)

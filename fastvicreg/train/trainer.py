@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastvicreg.config import TrainConfig
+from fastvicreg.config import TrainConfig, branch_of
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
+from fastvicreg.show.spread import SpreadLog
 from fastvicreg.show.watch import CollapseWatch, DataWaitWatch
 from fastvicreg.stalls import FIRST, StalledError, Watchdog
 from fastvicreg.train import checkpoint as checkpoints
@@ -99,10 +100,9 @@ class Trainer:
         self._agreed = Agreement(processes)
         self._waits = Waits()
         spare = 0 < config.data.workers < processes.cores
-        self._watches = (
-            DataWaitWatch(config.data.pipeline, more_workers=spare),
-            CollapseWatch(self._run.method.spread, base_lr=config.optim.base_lr),
-        )
+        self._data_watch = DataWaitWatch(config.data.pipeline, more_workers=spare)
+        self._collapse_watch = CollapseWatch(self._run.method.spread, base_lr=config.optim.base_lr)
+        self._spread = SpreadLog(self._run.method if processes.main else None)
         if resume:
             self._restore()
         if config.run.init and not self._progress.step:
@@ -190,9 +190,11 @@ class Trainer:
                 self._progress = Progress(following, step, self._samples)
                 halt = self._stops(stopped) or step == last
                 saves = halt or ends or step % config.checkpoint_every == 0
+                if step % config.log_every == 0:
+                    self._spread.take(step, at)
                 if saves or step % config.log_every == 0:
                     # All before a checkpoint: a run killed after it resumes with every row up to it on disk.
-                    self._show(self._recorder.flush(late=0 if saves else LATE))
+                    self._show(self._recorder.flush(late=0 if saves else LATE), self._spread.rows(late=not saves))
                     self._writing.check()
                 if ends:
                     self._end_epoch(at.epoch)
@@ -236,7 +238,8 @@ class Trainer:
             self._outcome.evaluation = self._recorder.evaluation(self._progress.step, epoch, values)
             self._display.evaluation(self._outcome.evaluation)
 
-    def _show(self, rows: list[dict[str, Any]]) -> None:
+    def _show(self, rows: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> None:
+        self._recorder.spread(spreads)
         scaled = self._run.step.updater.scaler.is_enabled()
         for row in rows:
             self._not_finite = 0 if math.isfinite(row["total"]) else self._not_finite + 1
@@ -244,11 +247,11 @@ class Trainer:
                 raise DivergedError(self._diverged(row["step"] if scaled else row["step"] - 1))
         if rows:
             self._outcome.last = rows[-1]
-            self._display.step(rows)
+            self._display.step(rows, spreads)
             self._waits.see(rows)
-            for watch in self._watches:
-                if warning := watch.see(rows):
-                    self._display.note(warning)
+        for warning in (self._data_watch.see(rows), self._collapse_watch.see(rows, spreads)):
+            if warning:
+                self._display.note(warning)
 
     def _save(self) -> None:
         together(self._begin_checkpoint, self._run.processes)
@@ -289,8 +292,9 @@ class Trainer:
     def _describe(self) -> str:
         config, run = self._config, self._run
         parameters = sum(p.numel() for p in run.module.parameters()) / 1e6
+        arch = " and ".join((config.encoder.arch, *branch_of(config.method)[:1]))
         return (
-            f"{config.method.name} · {config.encoder.arch}, {parameters:.2f} M parameters · "
+            f"{config.method.name} · {arch}, {parameters:.2f} M parameters · "
             f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
             f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
         )

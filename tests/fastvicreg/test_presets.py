@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from fastvicreg.encoders.resnet.config import ResNetConfig
+from fastvicreg.encoders.vit.config import ViTConfig
+from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.presets import PRESETS, preset
 
@@ -22,7 +24,13 @@ SOLO = {
     "solo-cifar10-simclr": {"projector": (2048, 256), "temperature": 0.2, "batch_norm": False},
     "solo-cifar10-moco": {"projector": (2048, 256), "queue": 32768, "momentum_end": 0.999, "temperature": 0.2},
     "solo-cifar10-wmse": {"projector": (1024, 64), "w_size": 128, "w_iter": 1},
-    "solo-cifar10-swav": {"projector": (2048, 128), "prototypes": 3000, "temperature": 0.1, "freeze_prototypes": 390},
+    "solo-cifar10-swav": {
+        "projector": (2048, 128),
+        "prototypes": 3000,
+        "queue": 3840,
+        "queue_from_epoch": 50,
+        "freeze_prototypes": 390,
+    },
 }
 """vturrisi/solo-learn, scripts/pretrain/cifar/*.yaml, and the layers in solo/methods/*.py."""
 
@@ -95,6 +103,13 @@ def test_solo_learn_s_presets_name_what_is_otherwise(name: str) -> None:
         ("simclr-imagenet-100ep", {"projector": (2048, 2048, 128), "temperature": 0.1}, 100, "simclr"),
         ("moco-imagenet-200ep", {"projector": (2048, 128), "queue": 65536, "momentum": 0.999}, 200, "moco"),
         ("swav-imagenet-400ep", {"projector": (2048, 128), "freeze_prototypes": 313}, 400, "simclr"),
+        ("swav-imagenet-100ep", {"projector": (2048, 128), "freeze_prototypes": 313, "queue": 0}, 100, "multicrop"),
+        (
+            "swav-imagenet-200ep",
+            {"freeze_prototypes": 5005, "queue": 3840, "queue_from_epoch": 15, "prototypes": 3000},
+            200,
+            "multicrop",
+        ),
     ],
 )
 def test_imagenet_s_presets_have_the_published_method_and_views(
@@ -106,6 +121,24 @@ def test_imagenet_s_presets_have_the_published_method_and_views(
     assert config.encoder == ResNetConfig("resnet50")
 
 
+def test_dino_s_preset_has_the_released_defaults() -> None:
+    config = preset("dino-imagenet-100ep").config
+    assert config.encoder == ViTConfig("vit_small", patch=16)
+    assert config.method == DINOConfig(
+        projector=(2048, 2048, 256),
+        prototypes=65536,
+        temperature=0.1,
+        teacher_temperature=0.04,
+        center_momentum=0.9,
+        momentum=0.996,
+        batch_norm=False,
+        freeze_prototypes=1281167 // 512,
+    )
+    optim = config.optim
+    assert (optim.optimizer, optim.base_lr, optim.weight_decay, optim.warmup_epochs) == ("adamw", 5e-4, 0.04, 10)
+    assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (100, 512, "dino")
+
+
 def test_imagenet_s_presets_name_what_is_otherwise() -> None:
     words = {
         "imagenet-1000ep": ("hinge halved", "blur p 1.0/0.1", "0.002 absolute", "eq. 5", "--precision fp16"),
@@ -113,6 +146,8 @@ def test_imagenet_s_presets_name_what_is_otherwise() -> None:
         "simsiam-imagenet-100ep": ("batch 2048", "once an epoch", "ends at 0", "--precision off"),
         "moco-imagenet-200ep": ("shuffled", "zero_init_residual", "once an epoch", "ends at 0", "--precision off"),
         "swav-imagenet-400ep": ("six small crops", "published one at .3", "zero_init_residual", "--precision fp16"),
+        "swav-imagenet-200ep": ("all crops of a size together", "zero_init_residual", "--precision fp16"),
+        "dino-imagenet-100ep": ("rises to .4", "not clipped", "stochastic depth", "--precision fp16"),
         "byol-imagenet-100ep": ("begins as a copy", "ends at 0"),
         "simclr-imagenet-100ep": ("ends at 0", "three layers"),
     }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fastvicreg.contracts import Batch, BuildContext, Cursor
 from fastvicreg.encoders.resnet.network import ResNet, resnet
+from fastvicreg.encoders.vit.network import VisionTransformer
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
+from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.moco.config import MoCoConfig
 from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
@@ -41,12 +44,25 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "simclr": SimCLRConfig(projector=(32, 16)),
     "moco": MoCoConfig(projector=(32, 16), queue=16, momentum=0.9, symmetric=True),
     "wmse": WMSEConfig(projector=(32, 2), w_size=4, w_iter=2),
-    "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2),
+    "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2, queue=16, queue_from_epoch=0),
+    "dino": DINOConfig(projector=(32, 16), prototypes=24, freeze_prototypes=1, momentum=0.9, batch_norm=True),
 }
 """Every method by name, narrow enough for a test of batches of 8."""
+
+
+BRANCHED_CONFIGS: dict[str, MethodConfig] = {
+    f"{name} branched": replace(METHOD_CONFIGS[name], branch_b=("vit_tiny",), head_b=(24, width))  # type: ignore[type-var]
+    for name, width in (("vicreg", 16), ("barlow_twins", 16), ("simclr", 16), ("wmse", 2))
+}
+"""Methods of two branches that share nothing: ``encoder()`` and a transformer, with heads of different widths."""
+
+
+def either_encoder(*words: str) -> ResNet | VisionTransformer:
+    """``encoder()``, or for the second branch a transformer of one block."""
+    return VisionTransformer(32, 2, 1, 8, 2) if words else encoder()
 
 
 def built(config: MethodConfig) -> Any:
     """The method on ``encoder()``, always with the same weights."""
     torch.manual_seed(0)
-    return config.build(BuildContext(encoder))
+    return config.build(BuildContext(either_encoder))

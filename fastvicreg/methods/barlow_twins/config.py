@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fastvicreg.methods import check_widths
-from fastvicreg.methods.settings import Regularized, check_positive
+from fastvicreg.methods.settings import Branched, Regularized, check_positive
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BarlowTwinsConfig(Regularized):
+class BarlowTwinsConfig(Regularized, Branched):
     """The correlation matrix of two views' projections is pulled to the identity."""
 
     name: ClassVar[str] = "barlow_twins"
@@ -31,6 +31,7 @@ class BarlowTwinsConfig(Regularized):
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
+        self.widths_b("--projector", self.projector)
         check_positive(redundancy=self.redundancy, loss_scale=self.loss_scale, lr_scale_1d=self.lr_scale_1d)
         self.check_regularized()
 
@@ -42,4 +43,7 @@ class BarlowTwinsConfig(Regularized):
         """The method with fresh weights, drawn from torch's global generator."""
         from fastvicreg.methods.barlow_twins.method import BarlowTwins
 
-        return BarlowTwins(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        method = BarlowTwins(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        if self.branch_b:
+            method.add_branch(context.build_encoder(*self.branch_b))
+        return method

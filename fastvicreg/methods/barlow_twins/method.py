@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, ParamGroup, Terms
 from fastvicreg.kernels.loss.operators import without_autocast
@@ -39,9 +39,14 @@ class BarlowTwins(TwoViews):
 
     def __init__(self, encoder: Encoder, config: BarlowTwinsConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        projector = mlp(encoder.features, config.projector, hidden_bias=False)
+        projector = self.new_projector(encoder.features, config.projector, config)
         columns = Column("diagonal", "diag"), Column("off_diagonal", "off", scale="log")
         super().__init__(encoder, projector, config, *columns, impl=impl)
+
+    @staticmethod
+    def new_projector(features: int, widths: tuple[int, ...], config: BarlowTwinsConfig) -> nn.Sequential:
+        """No layer has a bias."""
+        return mlp(features, widths, hidden_bias=False)
 
     def loss(self, embeddings: Projections, targets: None) -> Terms:
         """The weighted sum; ``diagonal`` and ``off_diagonal`` are the whole batch's in every process."""

@@ -49,7 +49,7 @@ class BYOL(Predicting):
         ta_BD, tb_BD = targets or (za_BD, zb_BD)
         total = byol_loss(pa_BD, tb_BD, stop_gradient=config.stop_gradient)
         total = total + byol_loss(pb_BD, ta_BD, stop_gradient=config.stop_gradient)
-        return self.terms(total, {"prediction": total.detach()}, za_BD, zb_BD)
+        return self.terms(total, {"prediction": total.detach()}, za_BD, zb_BD, targets)
 
 
 def byol_loss(prediction_BD: Tensor, target_BD: Tensor, *, stop_gradient: bool = True) -> Tensor:

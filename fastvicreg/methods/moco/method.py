@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, Schedule, Terms
-from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.operators import without_autocast
 from fastvicreg.methods.embeddings import batch_ranks, gathered_values, unit
 from fastvicreg.methods.heads import mlp
 from fastvicreg.methods.moco.config import MoCoConfig
-from fastvicreg.methods.moco.queue import KeyQueue
 from fastvicreg.methods.momentum import rising_momentum
+from fastvicreg.methods.queue import KeyQueue, check_queue
 from fastvicreg.methods.two_views import Followed
 from fastvicreg.methods.views import each_view, expect_two
 
@@ -56,14 +55,7 @@ class MoCo(Followed):
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """``momentum`` of the key encoder. ``UserError`` for a queue below the batch or above the data."""
-        queue, samples = self.config.queue, horizon.steps_per_epoch * horizon.batch_size
-        if queue < horizon.batch_size:
-            raise UserError(f"--queue {queue} is below --batch-size {horizon.batch_size}: give at least the batch.")
-        if queue > samples:
-            raise UserError(
-                f"--queue {queue} is larger than the {samples} images of an epoch, so that an image would be told from "
-                f"keys of its own: give --queue {samples // 2 // horizon.batch_size * horizon.batch_size or samples}."
-            )
+        check_queue(self.config.queue, horizon, "an image would be told from keys of its own")
         start, end = self.config.momentum, self.config.momentum_end
         return {"momentum": partial(rising_momentum, start=start, steps=horizon.steps, end=end)}
 
@@ -94,7 +86,8 @@ class MoCo(Followed):
             ]
         self._new_keys = [gathered_values(key_BD, ranks) for key_BD in keys]
         contrast = torch.stack(losses).mean()
-        return self.terms(contrast, {"contrast": contrast.detach()}, embeddings[0], embeddings[-1])
+        parts = {"contrast": contrast.detach()}
+        return self.terms(contrast, parts, embeddings[0], embeddings[-1], targets)
 
     def after_update(self, scalars: Mapping[str, float | Tensor], finite: bool | Tensor) -> None:
         """The key encoder follows, by ``scalars["momentum"]``, and the step's keys enter the queues."""

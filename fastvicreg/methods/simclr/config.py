@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fastvicreg.methods import check_widths
-from fastvicreg.methods.settings import Regularized, check_positive
+from fastvicreg.methods.settings import Branched, Regularized, check_positive
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SimCLRConfig(Regularized):
+class SimCLRConfig(Regularized, Branched):
     """Each view's other view is told from all other images of the batch, by cross-entropy of cosines."""
 
     name: ClassVar[str] = "simclr"
@@ -31,6 +31,7 @@ class SimCLRConfig(Regularized):
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
+        self.widths_b("--projector", self.projector)
         check_positive(temperature=self.temperature)
         self.check_regularized()
 
@@ -42,4 +43,7 @@ class SimCLRConfig(Regularized):
         """The method with fresh weights, drawn from torch's global generator."""
         from fastvicreg.methods.simclr.method import SimCLR
 
-        return SimCLR(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        method = SimCLR(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        if self.branch_b:
+            method.add_branch(context.build_encoder(*self.branch_b))
+        return method

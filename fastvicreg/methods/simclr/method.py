@@ -25,13 +25,19 @@ class SimCLR(TwoViews):
 
     def __init__(self, encoder: Encoder, config: SimCLRConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        norm = config.batch_norm
-        projector = mlp(encoder.features, config.projector, hidden_bias=False, last_bias=not norm, batch_norm=norm)
-        if norm:
-            last = nn.BatchNorm1d(config.projector[-1])
-            last.bias.requires_grad_(False)  # a scale without an offset, as the released code's last one
-            projector.append(last)
+        projector = self.new_projector(encoder.features, config.projector, config)
         super().__init__(encoder, projector, config, Column("contrast", "nce"), impl=impl)
+
+    @staticmethod
+    def new_projector(features: int, widths: tuple[int, ...], config: SimCLRConfig) -> nn.Sequential:
+        """Ends in a batch norm of a scale without an offset, as the released code's."""
+        norm = config.batch_norm
+        projector = mlp(features, widths, hidden_bias=False, last_bias=not norm, batch_norm=norm)
+        if norm:
+            last = nn.BatchNorm1d(widths[-1])
+            last.bias.requires_grad_(False)
+            projector.append(last)
+        return projector
 
     def likely_cause(self) -> str:
         if self.config.temperature <= 1:

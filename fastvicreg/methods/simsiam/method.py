@@ -50,7 +50,7 @@ class SimSiam(Predicting):
         similarity = (
             mean_cosine(pa_BD, tb_BD, stop_gradient=constant) + mean_cosine(pb_BD, ta_BD, stop_gradient=constant)
         ) / 2
-        return self.terms(-similarity, {"similarity": similarity.detach()}, za_BD, zb_BD)
+        return self.terms(-similarity, {"similarity": similarity.detach()}, za_BD, zb_BD, targets)
 
     def param_groups(self) -> list[ParamGroup]:
         """The predictor's learning rate is constant (main_simsiam.py, --fix-pred-lr), unless told otherwise."""

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SwAVConfig(Regularized):
-    """Each view predicts how the other is assigned to prototypes, which a batch shares evenly (two views)."""
+    """Each view predicts how two of them are assigned to prototypes, which a batch shares evenly.
+
+    With --recipe multicrop the two are the large crops, which the small ones predict too.
+    """
 
     name: ClassVar[str] = "swav"
 
@@ -32,6 +35,11 @@ class SwAVConfig(Regularized):
     """Iterations of the assignment."""
     freeze_prototypes: int = 313
     """First updates that leave the prototypes alone: an epoch of ImageNet at batch 4096 in the released code."""
+    queue: int = 0
+    """Earlier projections of each of the two views that take part in the assignment, for a batch with fewer images than
+    prototypes: 3840 at batch 256 in the released code; at least a batch, at most the data; 0: none."""
+    queue_from_epoch: int = 15
+    """First epoch, from 0, whose projections enter the queue; it is used once it is full."""
     batch_norm: bool = True
     """Batch norm in the projector."""
 
@@ -46,9 +54,13 @@ class SwAVConfig(Regularized):
         for flag, value, least in (
             ("--sinkhorn", self.sinkhorn, 1),
             ("--freeze-prototypes", self.freeze_prototypes, 0),
+            ("--queue", self.queue, 0),
+            ("--queue-from-epoch", self.queue_from_epoch, 0),
         ):
             if value < least:
                 raise UserError(f"{flag} {value} is too small: give {least} or more.")
+        if not self.queue and self.queue_from_epoch != SwAVConfig.queue_from_epoch:
+            raise UserError(f"--queue-from-epoch {self.queue_from_epoch} starts no queue: give --queue too.")
         self.check_regularized()
 
     def notes(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fastvicreg.errors import UserError
 from fastvicreg.methods import check_widths
+from fastvicreg.methods.settings import Branched
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VICRegConfig:
+class VICRegConfig(Branched):
     """Variance, invariance and covariance terms on the embeddings of two views."""
 
     name: ClassVar[str] = "vicreg"
@@ -41,9 +42,18 @@ class VICRegConfig:
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"--{name} {value} cannot train: give a finite value.")
         check_widths("--expander", self.expander)
+        self.widths_b("--expander", self.expander)
+        if self.predictor and self.branch_b:
+            raise UserError(
+                f"--predictor is on both views' embeddings of one network, and --branch-b {self.branch_b[0]} gives "
+                "each view its own: leave one of them out."
+            )
 
     def build(self, context: BuildContext) -> VICReg:
         """The method with fresh weights, drawn from torch's global generator."""
         from fastvicreg.methods.vicreg.method import VICReg
 
-        return VICReg(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        method = VICReg(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        if self.branch_b:
+            method.add_branch(context.build_encoder(*self.branch_b))
+        return method

@@ -6,7 +6,7 @@ Shape suffixes: B batch, D embedding width, F feature width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
 from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
-from fastvicreg.methods.embeddings import batch_group, processes, wide
+from fastvicreg.methods.embeddings import batch_group, kept_sides, processes, wide
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.methods.views import each_view, expect_two
+from fastvicreg.methods.views import each_branch, each_view, expect_two
 
 
 class Embeddings(NamedTuple):
@@ -55,18 +55,36 @@ class VICReg(nn.Module):
         self.predictor: nn.Module | None = None
         if config.predictor:
             self.predictor = expander(width, (width, width), batch_norm=config.batch_norm)
+        self.encoder_b: nn.Module | None = None
+        self.expander_b: nn.Module | None = None
         self.config = config
         self.impl = impl
         self.process_group: dist.ProcessGroup | None = None
         """Processes whose rows make the batch; None: all of the run's."""
+        self.sides: dict[str, Tensor] = {}
+
+    def add_branch(self, encoder: Encoder) -> None:
+        """View 2 goes through ``encoder`` and an expander of its own, from here on (paper section 6.3, Table 5).
+
+        After the first branch, whose weights so begin as they do without a second.
+        """
+        config = self.config
+        widths = config.widths_b("--expander", config.expander)
+        self.encoder_b = cast(nn.Module, encoder)
+        self.expander_b = expander(encoder.features, widths, batch_norm=config.batch_norm)
 
     @property
     def encoders(self) -> Mapping[str, nn.Module]:
-        return {"encoder": self.get_submodule("encoder")}
+        return {name: self.get_submodule(name) for name in ("encoder", "encoder_b") if getattr(self, name) is not None}
 
     @property
     def head(self) -> nn.Module:
         return self.expander
+
+    @property
+    def head_b(self) -> nn.Module | None:
+        """The second branch's, where there is one."""
+        return self.expander_b
 
     @property
     def spread(self) -> Spread:
@@ -76,7 +94,11 @@ class VICReg(nn.Module):
             cause = f"--variance {variance:g} leaves nothing against it, --variance 25 is the published weight"
         elif variance < invariance:
             cause = f"--variance {variance:g} is weaker than --invariance {invariance:g}: give both the same weight"
-        return Spread("embedding_std", 1.0, cause)
+        line = cause
+        if not cause and self.config.covariance <= 0:
+            weight = self.config.covariance
+            line = f"--covariance {weight:g} leaves dimensions alike, --covariance 1 is the published weight"
+        return Spread("embedding_std", 1.0, cause, line, raw=True)
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """The learning rate is all that varies."""
@@ -86,8 +108,8 @@ class VICReg(nn.Module):
         """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
         expect_two(views, "VICReg")
         # Each view has batch statistics of its own, as in the official code.
-        features = each_view(self.encoder, views)
-        za_BD, zb_BD = each_view(self.expander, features)
+        features = each_branch(self.get_submodule("encoder"), self.encoder_b, views)
+        za_BD, zb_BD = each_branch(self.expander, self.expander_b, features)
         predictions: tuple[Tensor, ...] = ()
         if self.predictor is not None:
             predictions = tuple(each_view(self.predictor, (za_BD, zb_BD)))
@@ -106,6 +128,7 @@ class VICReg(nn.Module):
         deviations and variances of the others are of this process's own samples.
         """
         config = self.config
+        self.sides = kept_sides(a=embeddings.za_BD, b=embeddings.zb_BD)
         predicted = bool(embeddings.predictions)
         loss = vicreg_loss(
             embeddings.za_BD,
@@ -129,8 +152,10 @@ class VICReg(nn.Module):
         """There is no target network to move."""
 
     def param_groups(self) -> list[ParamGroup]:
-        heads = [self.expander] if self.predictor is None else [self.expander, self.predictor]
-        return [*self.encoder.param_groups(), *(group for head in heads for group in by_dimension(head))]
+        encoders = [self.encoder] if self.encoder_b is None else [self.encoder, cast(Encoder, self.encoder_b)]
+        heads = [head for head in (self.expander, self.predictor, self.expander_b) if head is not None]
+        groups = [group for encoder in encoders for group in encoder.param_groups()]
+        return [*groups, *(group for head in heads for group in by_dimension(head))]
 
 
 def predicted_distance(pa_BD: Tensor, pb_BD: Tensor, za_BD: Tensor, zb_BD: Tensor) -> Tensor:

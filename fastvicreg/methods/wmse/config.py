@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fastvicreg.errors import UserError
 from fastvicreg.methods import check_widths
-from fastvicreg.methods.settings import Regularized
+from fastvicreg.methods.settings import Branched, Regularized
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WMSEConfig(Regularized):
+class WMSEConfig(Regularized, Branched):
     """The distance of both views' projections after each is whitened over slices of the batch."""
 
     name: ClassVar[str] = "wmse"
@@ -34,6 +34,7 @@ class WMSEConfig(Regularized):
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
+        self.widths_b("--projector", self.projector)
         if self.w_size < 2 * self.projector[-1]:
             raise UserError(
                 f"--w-size {self.w_size} is below twice the projection's width, {self.projector[-1]}, where a slice's "
@@ -53,4 +54,7 @@ class WMSEConfig(Regularized):
         """The method with fresh weights, drawn from torch's global generator."""
         from fastvicreg.methods.wmse.method import WMSE
 
-        return WMSE(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        method = WMSE(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+        if self.branch_b:
+            method.add_branch(context.build_encoder(*self.branch_b))
+        return method

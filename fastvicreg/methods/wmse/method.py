@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, Schedule, Terms
 from fastvicreg.errors import UserError
@@ -32,9 +32,14 @@ class WMSE(TwoViews):
 
     def __init__(self, encoder: Encoder, config: WMSEConfig, *, impl: str = "auto") -> None:
         """``impl`` names the loss kernel of the variance and covariance terms."""
-        projector = mlp(encoder.features, config.projector, last_bias=True, batch_norm=config.batch_norm)
+        projector = self.new_projector(encoder.features, config.projector, config)
         super().__init__(encoder, projector, config, Column("whitened", "wmse"), impl=impl)
         self.register_buffer("cuts", torch.zeros((), dtype=torch.int64))
+
+    @staticmethod
+    def new_projector(features: int, widths: tuple[int, ...], config: WMSEConfig) -> nn.Sequential:
+        """Every layer has a bias."""
+        return mlp(features, widths, last_bias=True, batch_norm=config.batch_norm)
 
     def likely_cause(self) -> str:
         """Of the projections before they are whitened."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from methods import METHOD_CONFIGS, batch_of, built
+from methods import BRANCHED_CONFIGS, METHOD_CONFIGS, batch_of, built
 from runs import log, tiny, train
 from skipping import Skipping
 from torch import Tensor, nn
@@ -26,12 +26,16 @@ from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
-CONFIGS: dict[str, MethodConfig] = METHOD_CONFIGS | {
-    f"{name} regularized": replace(config, variance=1.0, covariance=0.1)
-    for name, config in METHOD_CONFIGS.items()
-    if isinstance(config, Regularized)
-}
-AMONG_TWO = [name for name in CONFIGS if name == "vicreg" or "regularized" in name]
+CONFIGS: dict[str, MethodConfig] = (
+    METHOD_CONFIGS
+    | BRANCHED_CONFIGS
+    | {
+        f"{name} regularized": replace(config, variance=1.0, covariance=0.1)
+        for name, config in METHOD_CONFIGS.items()
+        if isinstance(config, Regularized)
+    }
+)
+AMONG_TWO = [name for name in CONFIGS if name == "vicreg" or "regularized" in name or "branched" in name]
 HORIZON = Horizon(10, 5, 16)
 
 
@@ -43,9 +47,9 @@ def test_every_method_is_tested() -> None:
     assert METHOD_CONFIGS.keys() == METHODS.keys()
 
 
-@pytest.mark.parametrize("name", METHOD_CONFIGS)
+@pytest.mark.parametrize("name", [*METHOD_CONFIGS, *BRANCHED_CONFIGS])
 def test_parameter_groups_hold_each_trained_parameter_once(name: str) -> None:
-    method = built(METHOD_CONFIGS[name])
+    method = built(CONFIGS[name])
     held = [param for group in method.param_groups() for param in group.params]
     assert len({id(param) for param in held}) == len(held)
     assert {id(param) for param in held} == {id(p) for p in method.parameters() if p.requires_grad}
@@ -78,6 +82,9 @@ CAUSES: list[tuple[str, dict[str, Any]]] = [
     ("moco", {"temperature": 2.0}),
     ("wmse", {"w_eps": 0.9}),
     ("swav", {"sharpness": 0.1}),
+    ("dino", {"teacher_temperature": 0.2, "teacher_warmup": 5}),
+    ("dino", {"center_momentum": 1.0}),
+    ("dino", {"momentum": 0.5}),
 ]
 
 
@@ -98,16 +105,22 @@ def test_published_settings_name_no_cause_but_the_learning_rate(name: str) -> No
     assert method.spread.healthy > 0
 
 
+MANY = ("swav", "dino")
+"""Methods that take more than two views."""
+
+
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
 def test_a_number_of_views_that_it_does_not_take_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="takes 2 views, not 3"):
-        built(METHOD_CONFIGS[name]).embed((*batch_of(8).views, batch_of(8).views[0]))
+    views = batch_of(8).views
+    given, says = (views[:1], "or more, not 1") if name in MANY else ((*views, views[0]), "takes 2 views, not 3")
+    with pytest.raises(ValueError, match=says):
+        built(METHOD_CONFIGS[name]).embed(given)
 
 
-@pytest.mark.parametrize("name", METHOD_CONFIGS)
+@pytest.mark.parametrize("name", [*METHOD_CONFIGS, *BRANCHED_CONFIGS])
 def test_a_skipped_step_leaves_everything_bit_for_bit(name: str) -> None:
     """By an optimizer that reads the flag on the device, after two steps that counted."""
-    method = built(METHOD_CONFIGS[name])
+    method = built(CONFIGS[name])
     step = EagerStep(method, Updater(method, Skipping(method.parameters())))
     for number in range(2):
         step(batch_of(8), scalars(method, number))

@@ -17,7 +17,7 @@ from fastvicreg.contracts import Horizon
 from fastvicreg.errors import UserError
 from fastvicreg.methods.moco.config import MoCoConfig
 from fastvicreg.methods.moco.method import MoCo, info_nce
-from fastvicreg.methods.moco.queue import KeyQueue
+from fastvicreg.methods.queue import KeyQueue
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 

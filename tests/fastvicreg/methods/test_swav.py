@@ -1,14 +1,20 @@
-"""SwAV on two views: the published loss's values, even assignments, and prototypes of length 1."""
+"""SwAV: the published loss's values, with small crops and a queue too, even assignments, prototypes of length 1."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from methods import batch_of, encoder
+from runs import log, tiny, train
 from torch import Tensor
 from vectors import assert_vector, embeddings
 
+from fastvicreg.contracts import Horizon
+from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.ranks import Ranks
 from fastvicreg.methods.swav.config import SwAVConfig
 from fastvicreg.methods.swav.method import SwAV, sinkhorn, swapped_prediction
@@ -29,7 +35,120 @@ def swav(**settings: object) -> SwAV:
 def test_the_loss_has_the_published_form_s_value_and_gradients() -> None:
     """facebookresearch/swav's main_swav.py: T .1, eps .05, 3 iterations, 6 prototypes."""
     expected = 1.432893166458, 0.268458673267, 0.264992229132
-    assert_vector(lambda za, zb: swapped_prediction(za, zb, prototypes()), *expected)
+    assert_vector(lambda za, zb: swapped_prediction((za, zb), prototypes()), *expected)
+
+
+def released(views: list[Tensor], weight: Tensor, queues: list[Tensor]) -> Tensor:
+    """main_swav.py's loss and distributed_sinkhorn, written out: prototypes as rows, the queue before the batch."""
+    scores = [F.normalize(z, dim=1) @ weight.T for z in views]
+    total = torch.zeros((), dtype=weight.dtype)
+    for crop in range(2):
+        with torch.no_grad():
+            out = torch.cat(([queues[crop] @ weight.T] if queues else []) + [scores[crop]])
+            q = (out / 0.05).exp().T
+            q /= q.sum()
+            r, c = 1 / q.shape[0], 1 / q.shape[1]
+            for _ in range(3):
+                q *= (r / q.sum(1))[:, None]
+                q *= (c / q.sum(0))[None]
+            codes = (q / q.sum(0, keepdim=True)).T[-len(scores[crop]) :]
+        part = torch.zeros((), dtype=weight.dtype)
+        for other in range(len(views)):
+            if other != crop:
+                part = part - (codes * (scores[other] / 0.1).softmax(1).log()).sum(1).mean()
+        total = total + part / (len(views) - 1)
+    return total / 2
+
+
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("queued", [0, 12])
+def test_any_number_of_crops_and_a_queue_are_the_released_code_s(count: int, queued: int) -> None:
+    draw = torch.Generator().manual_seed(count)
+    views = [torch.randn(6, 4, dtype=torch.float64, generator=draw).requires_grad_() for _ in range(count)]
+    rows = [F.normalize(torch.randn(12, 4, dtype=torch.float64, generator=draw), dim=1) for _ in range(2)]
+    weight = prototypes().requires_grad_()
+    own = swapped_prediction(views, weight, queues=rows, in_use=torch.tensor(queued == 12))
+    wanted = released(views, weight, rows if queued else [])
+    assert float(own.detach()) == pytest.approx(float(wanted.detach()), abs=1e-12)
+    inputs = [*views, weight]
+    for found, expected in zip(torch.autograd.grad(own, inputs), torch.autograd.grad(wanted, inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    if queued:  # negative control: the queue makes a difference
+        assert float(own.detach()) != pytest.approx(float(released(views, weight, []).detach()), abs=1e-4)
+
+
+def test_the_queue_fills_from_its_epoch_and_is_used_once_it_is_full() -> None:
+    method = swav(queue=12, queue_from_epoch=1)
+    schedule = method.schedules(Horizon(40, 2, 6))["queue"]
+    step = EagerStep(method, Updater(method, torch.optim.SGD(method.parameters(), lr=0.0)))
+    first = method.queues[0].get_buffer("keys_KD").clone()
+    filled = []
+    for number in range(5):
+        with torch.no_grad():
+            za = F.normalize(method.projector(method.encoder(batch_of(6).views[0])), dim=1)
+        step(batch_of(6), {"lr": 0.1, "queue": schedule(number)})
+        filled.append(int(method.queued))
+        queue = method.queues[0].get_buffer("keys_KD")
+        if number == 1:
+            assert torch.equal(queue, first)
+        if number == 2:  # the first step of epoch 1
+            torch.testing.assert_close(queue[:6], za, rtol=1e-4, atol=1e-5)
+            assert torch.equal(queue[6:], first[6:])
+    assert filled == [0, 0, 6, 12, 18]
+
+    def total(method: SwAV) -> float:
+        return float(method.loss(method.embed(batch_of(6).views), None).total.detach())
+
+    before = total(method)
+    with torch.no_grad():
+        method.queued.fill_(11)
+        unused = total(method)
+        method.queues[0].get_buffer("keys_KD").normal_()
+        assert total(method) == pytest.approx(unused)
+        method.queued.fill_(12)
+        assert total(method) != pytest.approx(unused)
+    assert before != pytest.approx(unused)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"queue": 4}, "--queue 4 is below --batch-size 8"),
+        ({"queue": 100}, "--queue 100 is larger than the 80 images of an epoch"),
+        (
+            {"queue": 16, "queue_from_epoch": 10},
+            "--queue 16 from epoch 10 is full after 102 steps, and the run has 100",
+        ),
+    ],
+)
+def test_a_queue_that_the_run_cannot_fill_is_refused(settings: dict[str, int], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        swav(**settings).schedules(Horizon(100, 10, 8))
+
+
+def test_settings_of_no_queue_are_refused() -> None:
+    for settings, says in (
+        ({"queue": -1}, "--queue -1 is too small"),
+        ({"queue_from_epoch": 3}, "--queue-from-epoch 3 starts no queue: give --queue"),
+    ):
+        with pytest.raises(UserError, match=says):
+            SwAVConfig(**settings).check()  # pyright: ignore[reportArgumentType]
+
+
+def test_a_run_of_large_and_small_crops_resumes_bit_for_bit(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    config = tiny(uninterrupted[0], epochs=2, eval_every=0)
+    data = replace(config.data, image_size=32, recipe="multicrop", small_size=16)
+    method = SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2, queue=8, queue_from_epoch=1)
+    config = replace(config, data=data, method=method, optim=replace(config.optim, base_lr=1.0))
+    train(config, tmp_path / "whole")
+    train(replace(config, run=replace(config.run, steps=4)), tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    rows = log(tmp_path / "run")
+    assert rows == log(tmp_path / "whole")
+    assert [row["queue"] for row in rows] == [0, 0, 0, 1, 1, 1]
+    two = replace(config, data=replace(data, recipe="simclr", small_size=0))
+    train(two, tmp_path / "two")
+    assert log(tmp_path / "two")[0]["total"] != rows[0]["total"]
 
 
 def test_the_first_row_of_codes_is_the_published_code_s() -> None:

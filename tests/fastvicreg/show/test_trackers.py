@@ -17,7 +17,7 @@ from fastvicreg.cli import main
 from fastvicreg.commands.train import options_of
 from fastvicreg.errors import UserError
 from fastvicreg.show import trackers
-from fastvicreg.show.metrics import read
+from fastvicreg.show.metrics import read, read_spread
 from fastvicreg.show.trackers import TRACKERS, Opened, Point, names_of, tracker_class
 from fastvicreg.show.trackers.guarded import Guarded
 
@@ -86,8 +86,13 @@ def test_a_tracker_gets_every_row_of_the_log_and_the_settings(make_folder, tmp_p
         )
         for row in rows
     ]
-    assert sorted(Recording.points) == sorted(expected)
     assert len(expected) == 8
+    expected += [
+        Point("spread", row["step"], {k: v for k, v in row.items() if k not in ("epoch", "step")})
+        for row in read_spread(tmp_path / "run")
+    ]
+    assert len(expected) == 11
+    assert sorted(Recording.points, key=str) == sorted(expected, key=str)
     assert Recording.closed == 1
     assert Recording.opened.settings["method"]["name"] == "vicreg"
     assert shown(tmp_path / "run").count("it is open") == 1

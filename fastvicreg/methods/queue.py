@@ -1,4 +1,4 @@
-"""A first-in, first-out queue of keys on the device, which a checkpoint keeps.
+"""A first-in, first-out queue of earlier steps' projections on the device, which a checkpoint keeps.
 
 Shape suffixes: M keys of a step, K keys in the queue, D width.
 """
@@ -8,6 +8,21 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fastvicreg.contracts import Horizon
+from fastvicreg.errors import UserError
+
+
+def check_queue(size: int, horizon: Horizon, otherwise: str) -> None:
+    """``UserError`` for a queue below the batch, or above an epoch's images, where ``otherwise`` happens."""
+    batch, samples = horizon.batch_size, horizon.steps_per_epoch * horizon.batch_size
+    if size < batch:
+        raise UserError(f"--queue {size} is below --batch-size {batch}: give at least the batch.")
+    if size > samples:
+        raise UserError(
+            f"--queue {size} is larger than the {samples} images of an epoch, so that {otherwise}: "
+            f"give --queue {samples // 2 // batch * batch or samples}."
+        )
 
 
 class KeyQueue(nn.Module):

@@ -1,0 +1,1 @@
+"""DINO (Caron et al., arXiv 2104.14294)."""
