@@ -24,10 +24,15 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from fastvicreg.errors import UserError
-from fastvicreg.provenance import require_place
+from fastvicreg.provenance import commit, require_place
 
 GLIBC = (39, 35, 34, 31, 28, 27, 24, 17)
 PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in GLIBC), "manylinux2014_x86_64", "manylinux1_x86_64")
+SOURCES = (
+    *("fastvicreg", "pipelines", "kernels", "profiles"),
+    *("pyproject.toml", "setup.py", "README.md", "LICENSE"),
+)
+"""What a wheel is built from."""
 EXTRAS = ("cuda",)
 BESIDE = ("pytest",)
 """What the tests that wait for a GPU need besides."""
@@ -142,7 +147,7 @@ def pack(path: str | Path, target: Target, *, limit: int = 60_000_000) -> dict[s
         folder = Path(temporary, "fastvicreg-gpu-check")
         (folder / "wheels").mkdir(parents=True)
         print("this program's wheel, with its kernels' machine code ...", flush=True)
-        _build(root, folder / "wheels")
+        build_wheel(root, folder / "wheels")
         packages = needed(target)
         print(f"packages for Python {target.python}: {', '.join(packages) or 'none'} ...", flush=True)
         _fetch(packages, target.python, folder / "wheels")
@@ -152,15 +157,21 @@ def pack(path: str | Path, target: Target, *, limit: int = 60_000_000) -> dict[s
         return _write(Path(path), folder, limit)
 
 
-def _build(root: Path, folder: Path) -> None:
-    """This program's wheel; what building leaves in the checkout goes again."""
-    left = root / "build"
-    before = left.exists()
-    try:
-        _pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(root))
-    finally:
-        if not before:
-            shutil.rmtree(left, ignore_errors=True)
+def build_wheel(root: Path, folder: Path) -> Path:
+    """This program's wheel into ``folder``, built from a copy: building leaves files, and others may build meanwhile."""
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary, "source")
+        copy.mkdir()
+        for name in SOURCES:
+            source = root / name
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "results", "cubins.zip")
+                shutil.copytree(source, copy / name, symlinks=True, ignore=ignored)
+            else:
+                shutil.copy(source, copy / name)
+        (copy / "fastvicreg" / "commit.txt").write_text(f"{commit()}\n")
+        _pip("wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(copy))
+    return next(folder.glob("fastvicreg-*.whl"))
 
 
 def _fetch(packages: Mapping[str, str], python: str, folder: Path) -> None:
