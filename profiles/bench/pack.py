@@ -158,7 +158,7 @@ def pack(path: str | Path, target: Target, *, limit: int = 60_000_000) -> dict[s
 
 
 def build_wheel(root: Path, folder: Path) -> Path:
-    """This program's wheel into ``folder``, built from a copy: building leaves files, and others may build meanwhile."""
+    """This program's wheel into ``folder``, built from a copy: building leaves files, and others may build now."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary, "source")
         copy.mkdir()
