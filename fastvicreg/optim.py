@@ -15,6 +15,21 @@ from fastvicreg.kernels.lars import choose_for, lars_update, reads_device_scalar
 from fastvicreg.kernels.lars.forms import FORMS
 from fastvicreg.registry import unknown
 
+BOOKKEEPING = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+
+
+def spare_the_compiler() -> None:
+    """Let the first optimizer be made without importing torch._dynamo, which takes two seconds of a processor.
+
+    torch imports it at the first call of an optimizer's bookkeeping, only to mark that as not to be traced. No
+    optimizer is traced here: a compiled step compiles the network and the loss. The mark is set as torch would set it,
+    to the function itself; where torch no longer looks for it, nothing changes.
+    """
+    for name in BOOKKEEPING:
+        plain = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            plain.__dynamo_disable = plain
+
 
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), step for step as VICReg's main_vicreg.py.
@@ -62,6 +77,7 @@ class LARS(Optimizer):
             )
         self.impl, self.form, self.capturable = impl, form, capturable
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "adapted": True}
+        spare_the_compiler()
         super().__init__(params, defaults)
         chosen = choose_for(impl if form == "official" else "foreach", self._params())
         if capturable and form != "official":

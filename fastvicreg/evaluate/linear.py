@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastvicreg.optim import spare_the_compiler
+
 
 class LogisticRegression(NamedTuple):
     """A linear classifier of features standardised by the training set's statistics."""
@@ -29,6 +31,7 @@ def fit_linear(train_ND: Tensor, labels_N: Tensor, *, l2: float = 1e-3, iteratio
     device = train_ND.device
     weight = torch.zeros(int(labels_N.max()) + 1, train_ND.shape[1], device=device, requires_grad=True)
     bias = torch.zeros(len(weight), device=device, requires_grad=True)
+    spare_the_compiler()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.heads import HeadKind, Heads
+from fastvicreg.optim import spare_the_compiler
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
@@ -92,6 +93,7 @@ def train_heads(
     groups = [{"params": heads.parameters_of(n), "peak": lr} for n, lr in enumerate(training.head_lrs)]
     if trains_body:
         groups.append({"params": list(body.parameters()), "peak": training.body_lr})
+    spare_the_compiler()
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, weight_decay=training.weight_decay)
     best, best_body = [(0, heads)] * len(training.head_lrs), None
     best_accuracy_R = [-1.0] * len(training.head_lrs)

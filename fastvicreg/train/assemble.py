@@ -15,7 +15,7 @@ from fastvicreg.contracts import BuildContext, Column, Encoder, Engine, Method, 
 from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
-from fastvicreg.optim import LARS, lars_groups
+from fastvicreg.optim import LARS, lars_groups, spare_the_compiler
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
@@ -128,6 +128,7 @@ def build_optimizer(
     if config.optimizer == "lars":
         options: dict[str, Any] = {"momentum": config.sgd_momentum, "eta": config.eta, "form": config.lars_form}
         return LARS(groups, lr=0.0, weight_decay=config.weight_decay, impl=impl, capturable=captured, **options)
+    spare_the_compiler()
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum, fused=captured)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
