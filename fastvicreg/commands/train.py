@@ -77,24 +77,23 @@ def main(arguments: Sequence[str]) -> int:
 
     processes = launched()
     display = Display(Console(quiet=not processes.main))
+    notes, told = [*methods.notes_of(options.settings.method)], list[str]()
     if options.settings.data.data is None:
-        display.note("no --data given: training on the embedded images; --data FOLDER takes your own.")
-    for note in methods.notes_of(options.settings.method):
-        display.note(note)
-    told: list[str] = []
+        notes.insert(0, "no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
         made = preset(options.preset)
         told = made.told(options.settings)
         if made.config.method.name != (name := options.settings.method.name):
             told = [f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule"]
-        for divergence in told:
-            display.note(f"{options.preset}: {divergence}")
+        notes += [f"{options.preset}: {divergence}" for divergence in told]
     # Behind the limits of its parts, which say more and leave a checkpoint.
     watchdog = Watchdog(3 * options.settings.data.stall_timeout, told=_last_words)
     try:
         with watchdog as watch:
             watch("opening the data", factor=FIRST)
             trainer = Trainer(options.settings, out, resume=options.resume, display=display, watch=watch)
+            for note in notes:  # only now: what cannot be run is told alone
+                display.note(note)
             if processes.main and options.preset in PRESETS and not options.config:
                 save_preset(out, options.preset, told)
             outcome = trainer.train()
