@@ -36,7 +36,7 @@ ROUNDS = {
     "shards.manifest": 8,
 }
 SECONDS = 240
-"""For one process's rounds; they take a tenth of it on an idle core."""
+"""For one process's rounds, on a busy machine."""
 
 
 @pytest.mark.parametrize("seed", range(TIMES))
