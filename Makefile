@@ -21,9 +21,12 @@ test: $(TESTABLE)
 test-peers: $(PEERED)
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers $$(grep -rl 'pytest[.]mark[.]peers' tests --include='*.py')
 
+SOAKED := tests/fastvicreg/train/test_kills.py tests/fastvicreg/train/test_checkpoint_faults.py \
+	tests/fastvicreg/train/test_growth.py tests/pipelines/test_mutations.py tests/pipelines/convert/test_convert_kills.py
+
 # What docs/reliability.md gives figures of: the same tests, ten times as much of each.
 soak: $(TESTABLE)
-	FASTVICREG_SOAK=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/fastvicreg/train/test_kills.py tests/fastvicreg/train/test_checkpoint_faults.py
+	FASTVICREG_SOAK=10 FASTVICREG_SOAK_STEPS=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s $(SOAKED)
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .

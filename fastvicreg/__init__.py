@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastvicreg.forked import watch_forks
+
 if TYPE_CHECKING:
     from fastvicreg.pretrained import load_encoder
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder"]
+
+watch_forks()
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,8 @@ EMPTY = "an empty file"
 SAME_AS_PILLOW = ("YCbCr", "Gray", "RGB")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Above this Pillow itself refuses an image as a decompression bomb."""
+MAX_BYTES = 1 << 30
+"""Above this a file is no image: reading it would take the memory that it names."""
 
 
 class DecodeError(Exception):
@@ -52,8 +54,7 @@ def decode_rgb(encoded: bytes | memoryview, rule: ToRGB = RANGE) -> np.ndarray:
 
     Returns (H, W, 3) uint8, C-contiguous. ``DecodeError`` where Pillow or ``rule`` would refuse the bytes.
     """
-    if not len(encoded):
-        raise DecodeError(Fault.UNDECODABLE, EMPTY)
+    _check_length(encoded)
     if bytes(encoded[:3]) == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
@@ -72,8 +73,7 @@ def image_size(encoded: bytes | memoryview) -> tuple[int, int]:
 
 def read_image_header(encoded: bytes | memoryview) -> ImageHeader:
     """Size and depth, nothing decoded. ``DecodeError`` where the bytes are no image."""
-    if not len(encoded):
-        raise DecodeError(Fault.UNDECODABLE, EMPTY)
+    _check_length(encoded)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -81,6 +81,13 @@ def read_image_header(encoded: bytes | memoryview) -> ImageHeader:
             return ImageHeader(*image.size, deep_kind(image))
     except Exception as error:
         raise DecodeError(Fault.UNDECODABLE, _reason(error)) from error
+
+
+def _check_length(encoded: bytes | memoryview) -> None:
+    if not len(encoded):
+        raise DecodeError(Fault.UNDECODABLE, EMPTY)
+    if len(encoded) > MAX_BYTES:
+        raise DecodeError(Fault.TOO_LARGE, f"{len(encoded):,} bytes, more than {MAX_BYTES:,}")
 
 
 def _decode_pillow(encoded: bytes | memoryview, rule: ToRGB) -> np.ndarray:

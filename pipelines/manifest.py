@@ -2,7 +2,7 @@
 
 One safetensors file, ``DATA.manifest`` beside a file and ``dataset.manifest`` in a folder: arrays of N samples, the
 paths as one UTF-8 blob with offsets, and a JSON text with classes, skip list and settings. The hash is XXH3-64 of the
-stored bytes.
+stored bytes. Its metadata hold the version and the XXH3-128 of all arrays, so that a label that changed is noticed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from xxhash import xxh3_64, xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest, xxh3_128
 
-from fastvicreg.errors import UserError
+from fastvicreg.errors import DamagedError, UserError
 
 SUFFIX = ".manifest"
-VERSION = "1"
+VERSION = "2"
+UNSIGNED = "1"
+"""The version before there was a digest of the arrays; still read."""
 KEY = "fastvicreg_manifest"
 ARRAYS = {"hash": np.uint64, "size": np.uint64, "label": np.int64, "width": np.uint32, "height": np.uint32}
+
+
+TABLE = {**ARRAYS, "path_ends": np.uint64}
+"""What has a row a sample."""
 
 
 class ChangedError(OSError):
@@ -114,17 +120,29 @@ def to_bytes(manifest: Manifest) -> bytes:
     arrays["path_ends"] = ends
     arrays["paths"] = np.frombuffer(b"".join(blobs), np.uint8)
     arrays["json"] = np.frombuffer(text.encode("ascii"), np.uint8)
-    return save(arrays, {KEY: VERSION})
+    # One entry: of several, safetensors would write now one first, now another.
+    return save(arrays, {KEY: f"{VERSION} {_digest_of(arrays)}"})
+
+
+def _digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """XXH3-128 of names, types and values."""
+    whole = xxh3_128()
+    for name in sorted(arrays):
+        whole.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}\n".encode())
+        whole.update(arrays[name].data)
+    return whole.hexdigest()
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """``UserError`` where ``path`` is no manifest, one of another version, or damaged."""
     try:
         with safe_open(os.fspath(path), "numpy") as file:
-            version = (file.metadata() or {}).get(KEY)
-            if version != VERSION:
-                raise UserError(f"{path} is no manifest of version {VERSION} (found {version}): convert again.")
+            version, _, signed = (file.metadata() or {}).get(KEY, "none").partition(" ")
+            if version not in (VERSION, UNSIGNED):
+                raise UserError(f"{path} is no manifest of version {VERSION} (found {version[:20]!r}): convert again.")
             arrays = {name: file.get_tensor(name) for name in (*ARRAYS, "path_ends", "paths", "json")}
+        if version == VERSION and signed != _digest_of(arrays):
+            raise DamagedError(f"the manifest {path} is damaged: its contents differ from its digest; convert again.")
         text = json.loads(arrays["json"].tobytes())
         manifest = Manifest(
             **{f"{name}_N": arrays[name] for name in ARRAYS},
@@ -134,11 +152,18 @@ def read_manifest(path: str | Path) -> Manifest:
             settings=text["settings"],
             index_hash=int(text["index_hash"], 16),
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"cannot read the manifest {path}: {error}; delete it to read its data unchecked.") from error
-    lengths = {len(arrays[name]) for name in (*ARRAYS, "path_ends")}
-    if len(lengths) > 1 or any(arrays[name].dtype != kind for name, kind in ARRAYS.items()):
-        raise UserError(f"the manifest {path} is damaged: its arrays do not fit together; convert again.")
+    shapes = {arrays[name].shape for name in TABLE}
+    texts = (*manifest.classes, *(text for entry in manifest.skipped for text in (entry.path, entry.reason)))
+    if (
+        len(shapes) > 1
+        or len(arrays["path_ends"].shape) != 1
+        or any(arrays[name].dtype != kind for name, kind in TABLE.items())
+        or not all(isinstance(text, str) for text in texts)
+        or not isinstance(manifest.settings, dict)
+    ):
+        raise DamagedError(f"the manifest {path} is damaged: its arrays do not fit together; convert again.")
     return manifest

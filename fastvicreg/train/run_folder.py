@@ -77,10 +77,12 @@ class Lock:
 def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
     """Make ``folder`` ready for the run and lock it.
 
-    ``UserError`` where it holds another run, is being written by one, or cannot be written.
+    ``UserError`` where it holds another run, is being written by one, cannot be written, or has a name that is no text.
     """
     saved = folder / "config.json"
     lock = None
+    if (shown := str(folder).encode("utf-8", "backslashreplace").decode()) != str(folder):
+        raise UserError(f"--out {shown}: that name is no UTF-8 text, which TensorBoard's files need: choose another.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)

@@ -176,6 +176,9 @@ def _fields(path: Path, mapped: memoryview, count: int) -> tuple[tuple[tuple[str
     if end > len(mapped):
         raise _cut(path, f"its {count} field descriptors would end at byte {end}, the file ends at {len(mapped)}")
     rows = np.frombuffer(mapped, DESCRIPTOR, count, HEADER.itemsize)
+    for row in rows:
+        if not row["name"].isascii():  # FFCV reads and writes no other
+            raise DamagedError(f"{path} is damaged: a field's name is {row['name']!r}; convert it again.")
     fields = tuple((row["name"].decode("ascii", "replace"), int(row["type"])) for row in rows)
     for name, kind in fields:
         if kind not in FIELDS:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.decode import image_size
+from fastvicreg.pipelines.decode import MAX_BYTES, image_size
 from fastvicreg.pipelines.formats.dataset import Finding
 from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
@@ -81,10 +82,12 @@ class FolderSource:
         return len(self._files)
 
     def encoded(self, index: int) -> bytes:
-        """The file's bytes; ``OSError`` where they cannot be read."""
+        """The file's bytes; ``OSError`` where they cannot be read, or are too many for an image."""
         handle = os.open(f"{self.path}/{self._files[index]}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(handle, os.fstat(handle).st_size)
+            if (size := os.fstat(handle).st_size) > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MAX_BYTES:,}")
+            return os.read(handle, size)
         finally:
             os.close(handle)
 

@@ -16,7 +16,7 @@ from fastvicreg.contracts import Cursor, Fault
 from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert import convert_dataset
-from fastvicreg.pipelines.formats.beton.layout import IMAGE, field_descriptors, read_layout
+from fastvicreg.pipelines.formats.beton.layout import HEADER, IMAGE, field_descriptors, read_layout
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import ChangedError, manifest_path, read_manifest
 from fastvicreg.pipelines.plan import train_plan
@@ -140,6 +140,14 @@ def test_a_changed_index_is_refused_where_there_is_a_manifest(file: Path, at: in
         return
     with pytest.raises(DamagedError, match="do not belong together"):
         open_source(file)
+
+
+def test_a_field_name_that_is_no_ascii_is_refused(bare: Path) -> None:
+    data = bytearray(bare.read_bytes())
+    data[HEADER.itemsize + 1] ^= 128
+    bare.write_bytes(data)
+    with pytest.raises(DamagedError, match="a field's name is"):  # FFCV's reader would end in a traceback
+        open_source(bare)
 
 
 def test_another_files_manifest_is_refused(file: Path, make_folder: Callable[..., Path], tmp_path: Path) -> None:
