@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -149,6 +153,45 @@ def test_a_budget_ends_what_runs_and_leaves_out_the_rest(
     assert "--budget -1: give seconds, or 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_suite_ends_its_part(number: signal.Signals, tmp_path: Path) -> None:
+    """Each has a session of its own, and would go on with the device."""
+    program = (
+        "import sys\nfrom fastvicreg.cli import main\nfrom fastvicreg.profiles.bench import suite\n"
+        "suite.jobs = lambda *_: [suite.Job('loader', ('bench', 'loader', '--repeats', '1000'), 600, 'loader.json')]\n"
+        "go = suite._let_go\nsuite._let_go = lambda pipe: (go(pipe), print('let go', flush=True))\n"
+        "sys.exit(main(['bench', 'all', '--device', 'cpu', '--out', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
+        assert started.stdout is not None
+        assert [started.stdout.readline() for _ in range(2)] == ["loader ...\n", "let go\n"]
+        part = _part_of(started.pid)
+        started.send_signal(number)
+        assert started.wait(timeout=60) == 130
+    try:
+        assert _within_a_minute(lambda: not Path(f"/proc/{part}").exists())  # which takes far longer by itself
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(part, signal.SIGKILL)
+
+
+def _part_of(parent: int) -> int:
+    """The process that ``parent`` has started, once it is there."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    assert _within_a_minute(lambda: bool(children.read_text()))
+    return int(children.read_text().split()[0])
+
+
+def _within_a_minute(seen: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not seen():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def test_rows_are_on_disk_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A part that is ended early leaves those that it had."""
     out = tmp_path / "rows.json"
@@ -223,8 +266,30 @@ def test_a_row_turns_with_what_passed_and_says_what_failed() -> None:
     assert found["loss: cuda, triton"] == "yes, 2 of 2"
     assert found["loss: reference, gram"] == "**not run yet**"
     assert found["steps: eager, graphed, cached"] == "yes, 1 of 1; not run: it needs CUDA"
-    assert found["steps: compiled"] == "**not run yet** (stopped after 100 s)"
+    assert found["steps: compiled"] == "**not run yet** (step-compiled: stopped after 100 s)"
     assert found["several processes"] == "**not run yet**"
+
+
+def test_a_part_that_broke_turns_no_row_in_silence() -> None:
+    """Its rows are those that it had until then: what broke it has none."""
+    figures = {
+        "correctness": [{"kernel": "loss", "impl": "cuda", "verdict": "pass"}],
+        "step": [{"variant": "eager", "ms": 3.0}],
+        "train": [{"pipeline": "native", "verdict": "pass"}],
+    }
+    outcomes = {
+        "correctness": "ended with exit code -6",
+        "step": "stopped after 70 s",
+        "train": "ended with exit code -11",
+    }
+    document = {"hardware": {"gpus": []}, "versions": {}, "commit": "abc"}
+    lines = claims.table(outcomes, figures, document).splitlines()
+    found = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[4:]}
+    assert found["loss: cuda, triton"] == "yes, 1 of 1; not run: correctness: ended with exit code -6"
+    assert found["LARS: cuda"] == "**not run yet** (correctness: ended with exit code -6)"
+    assert found["steps: eager, graphed, cached"] == "yes, 1 of 1; not run: step: stopped after 70 s"
+    assert found["training, resume, evaluation, demo"] == "yes, 1 of 1"
+    assert found["native, ffcv and synthetic engines"] == "yes, 1 of 1; not run: train: ended with exit code -11"
 
 
 def test_a_short_run_is_trained_continued_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +307,10 @@ def test_a_run_that_ends_elsewhere_or_breaks_fails_the_check(monkeypatch: pytest
     assert train.verdict({"loss": float("nan"), "resumed": 0.0}, "cuda") == "FAIL: the loss is nan"
     apart = train._apart({"a": torch.ones(2), "n": torch.tensor(3)}, {"a": torch.ones(2), "n": torch.tensor(4)})
     assert apart == pytest.approx(1 / 3)
+    spoilt = train._apart(
+        {"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.full((2,), torch.nan), "b": torch.ones(1)}
+    )
+    assert train.verdict({"loss": 3.0, "resumed": spoilt}, "cuda") == "FAIL: the resumed run ends elsewhere, by inf"
 
     def broken(*arguments: object, **settings: object) -> None:
         raise RuntimeError("CUDA error: an illegal access\nmore")
