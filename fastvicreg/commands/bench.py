@@ -48,7 +48,7 @@ OFTEN = 1.0
 
 Chosen = TypeVar("Chosen", bound=Output)
 
-LEAST = {"repeats": 1, "size": 1, "workers": 0}
+LEAST = {"repeats": 1, "size": 1, "workers": 0, "epochs": 1}
 """The least value of options that several benchmarks have."""
 
 

@@ -123,7 +123,7 @@ def fitted(config: TrainConfig, processes: Processes, *, device: str, precision:
     if not shortage_of(kept, processes, free, where=device, precision=precision):
         return kept, ""
     if shortage_of(recomputed, processes, free, where=device, precision=precision):
-        return kept, ""  # neither fits: the refusal names both
+        return recomputed, ""  # neither fits: the refusal names the larger batch, and not what would not help
     batch_B = config.run.batch_size // processes.world_size
     needed = predict(kept, batch_B, precision=precision).total
     return recomputed, (

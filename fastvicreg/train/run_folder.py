@@ -87,7 +87,10 @@ def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
         if saved.exists() and not resume:
-            raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
+            if lock.missing or _begun(folder):  # without locks another process may be at its start there
+                raise UserError(f"{folder} already holds a run: continue it with --resume, or give another --out.")
+            for name in (saved.name, PRESET):  # of a run that a mistake ended before its first step
+                (folder / name).unlink(missing_ok=True)
         if saved.exists():
             _same_run(config_file.load(saved), config, folder)
         (folder / "checkpoints").mkdir(exist_ok=True)
@@ -98,6 +101,12 @@ def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
             raise
         raise UserError(f"cannot write to --out {folder}: {error.strerror or error}.") from error
     return lock
+
+
+def _begun(folder: Path) -> bool:
+    """Whether the run there has made a step that is left of it: a row of its log, or a checkpoint."""
+    log, saved = folder / "metrics.jsonl", folder / "checkpoints"
+    return (saved.is_dir() and any(saved.iterdir())) or (log.is_file() and log.stat().st_size > 0)
 
 
 def save_config(folder: Path, config: TrainConfig) -> None:

@@ -22,19 +22,33 @@ class Claim:
     shown: Callable[[Mapping[str, str], Figures], list[str]]
 
 
+ENDED_WELL = ("ok", "a check FAILED")
+"""Outcomes of parts that have all their rows."""
+
+
+def _cut(outcomes: Mapping[str, str], *parts: str) -> list[str]:
+    """What became of those that broke, were stopped or left out: more than their rows say has not been seen."""
+    return [f"{part}: {outcomes[part]}" for part in parts if outcomes.get(part, "ok") not in ENDED_WELL]
+
+
 def _kernel(kernel: str, *impls: str) -> Callable[[Mapping[str, str], Figures], list[str]]:
     """Verdicts of these implementations in every correctness check that was made."""
 
-    def shown(_: Mapping[str, str], figures: Figures) -> list[str]:
-        checked = [*figures.get("correctness-training", ()), *figures.get("correctness", ())]
-        return [row["verdict"] for row in checked if row["kernel"].startswith(kernel) and row["impl"] in impls]
+    parts = ("correctness-training", "correctness")
+
+    def shown(outcomes: Mapping[str, str], figures: Figures) -> list[str]:
+        checked = [row for part in parts for row in figures.get(part, ())]
+        own = [row["verdict"] for row in checked if row["kernel"].startswith(kernel) and row["impl"] in impls]
+        return _cut(outcomes, *parts) + own
 
     return shown
 
 
 def _pipelines(*names: str) -> Callable[[Mapping[str, str], Figures], list[str]]:
-    def shown(_: Mapping[str, str], figures: Figures) -> list[str]:
-        return [row["verdict"] for row in figures.get("train", ()) if row["pipeline"] in names]
+    def shown(outcomes: Mapping[str, str], figures: Figures) -> list[str]:
+        own = [row for row in figures.get("train", ()) if row["pipeline"] in names]
+        missing = set(names) - {row["pipeline"] for row in own}
+        return (_cut(outcomes, "train") if missing else []) + [row["verdict"] for row in own]
 
     return shown
 
@@ -49,12 +63,11 @@ def _parts(*parts: str) -> Callable[[Mapping[str, str], Figures], list[str]]:
 
 
 def _variants(part: str) -> Callable[[Mapping[str, str], Figures], list[str]]:
-    """The step's variants that have a time, and why the others have none."""
+    """The step's variants that have a time, and why the others, or the whole part, have none."""
 
     def shown(outcomes: Mapping[str, str], figures: Figures) -> list[str]:
-        if part in outcomes and part not in figures:
-            return [outcomes[part]]
-        return ["pass" if row.get("ms") else str(row.get("note")) for row in figures.get(part, ())]
+        own = ["pass" if row.get("ms") else str(row.get("note")) for row in figures.get(part, ())]
+        return _cut(outcomes, part) + own
 
     return shown
 
@@ -87,7 +100,7 @@ def table(outcomes: Mapping[str, str], figures: Figures, document: Mapping[str, 
 def verdict(shown: Sequence[str]) -> str:
     """In words: all that was compared passed, some of it failed, or nothing was."""
     passed = sum(one == "pass" for one in shown)
-    refused = sorted({one for one in shown if one != "pass" and not one.startswith("FAIL")})
+    refused = [one for one in shown if one != "pass" and not one.startswith("FAIL")]
     failures = [one for one in shown if one.startswith("FAIL")]
     if failures:
         return f"**FAILED** {len(failures)} of {passed + len(failures)}: {failures[0]}"

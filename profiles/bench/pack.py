@@ -213,6 +213,7 @@ def _copy_tests(root: Path, folder: Path) -> None:
 
 
 def _write(path: Path, folder: Path, limit: int) -> dict[str, int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}")
     try:
         with tarfile.open(draft, "w:gz", compresslevel=6) as archive:

@@ -147,7 +147,9 @@ def run(device: str, out: Path, *, repeats: int, budget: float = 0.0) -> list[di
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
     waiting = jobs(device, out, repeats)
+    current: _Started | None = None
     following: _Started | None = None
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` too must leave no part behind
     try:
         while waiting:
             job = waiting.pop(0)
@@ -163,8 +165,10 @@ def run(device: str, out: Path, *, repeats: int, budget: float = 0.0) -> list[di
                 figures[job.name] = json.loads((out / job.file).read_text())["rows"]
             _write(device, out, repeats, rows, figures)
     finally:
-        if following:
-            following.kill()
+        for started in (current, following):  # each has a session of its own, which Ctrl-C does not reach
+            if started:
+                started.kill()
+        signal.signal(signal.SIGTERM, before)
     _write(device, out, repeats, rows, figures)
     return rows
 

@@ -97,7 +97,9 @@ def verdict(figures: Mapping[str, Any], device: str) -> str:
     """ "pass", or "FAIL" and why."""
     if not math.isfinite(figures["loss"]):
         return f"FAIL: the loss is {figures['loss']}"
-    if figures["resumed"] and device == "cpu":  # a GPU's sums need not have one order
+    if not math.isfinite(figures["resumed"]) or (
+        figures["resumed"] and device == "cpu"
+    ):  # a GPU's sums need not have one order
         return f"FAIL: the resumed run ends elsewhere, by {figures['resumed']:.1e}"
     return "pass"
 
@@ -112,6 +114,8 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> float:
     worst = 0.0
     for name, tensor in one.items():
         difference = (tensor.double() - other[name].double()).abs().max().item()
+        if math.isnan(difference):  # which ``max`` would pass over
+            return math.inf
         worst = max(worst, difference / max(tensor.double().abs().max().item(), 1e-12)) if difference else worst
     return worst
 

@@ -75,6 +75,13 @@ def test_too_large_an_archive_is_not_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_the_folder_of_an_archive_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "wheels").mkdir(parents=True)
+    sizes = pack._write(tmp_path / "new" / "x.tar.gz", folder, 1_000_000)
+    assert (tmp_path / "new" / "x.tar.gz").stat().st_size == sizes["archive"]
+
+
 COMPILE = """
 import sys
 from pathlib import Path

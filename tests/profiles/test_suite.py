@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +22,7 @@ from fastvicreg.cli import main
 from fastvicreg.commands import bench
 from fastvicreg.kernels.augment import parallel
 from fastvicreg.kernels.lars import foreach
-from fastvicreg.profiles.bench import claims, correctness, step, suite, train
+from fastvicreg.profiles.bench import correctness, step, suite, train
 from fastvicreg.profiles.bench import lars as lars_bench
 from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.bench.suite import Job
@@ -149,6 +153,45 @@ def test_a_budget_ends_what_runs_and_leaves_out_the_rest(
     assert "--budget -1: give seconds, or 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_suite_ends_its_part(number: signal.Signals, tmp_path: Path) -> None:
+    """Each has a session of its own, and would go on with the device."""
+    program = (
+        "import sys\nfrom fastvicreg.cli import main\nfrom fastvicreg.profiles.bench import suite\n"
+        "suite.jobs = lambda *_: [suite.Job('loader', ('bench', 'loader', '--repeats', '1000'), 600, 'loader.json')]\n"
+        "go = suite._let_go\nsuite._let_go = lambda pipe: (go(pipe), print('let go', flush=True))\n"
+        "sys.exit(main(['bench', 'all', '--device', 'cpu', '--out', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as started:
+        assert started.stdout is not None
+        assert [started.stdout.readline() for _ in range(2)] == ["loader ...\n", "let go\n"]
+        part = _part_of(started.pid)
+        started.send_signal(number)
+        assert started.wait(timeout=60) == 130
+    try:
+        assert _within_a_minute(lambda: not Path(f"/proc/{part}").exists())  # which takes far longer by itself
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(part, signal.SIGKILL)
+
+
+def _part_of(parent: int) -> int:
+    """The process that ``parent`` has started, once it is there."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    assert _within_a_minute(lambda: bool(children.read_text()))
+    return int(children.read_text().split()[0])
+
+
+def _within_a_minute(seen: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 60
+    while not seen():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def test_rows_are_on_disk_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A part that is ended early leaves those that it had."""
     out = tmp_path / "rows.json"
@@ -188,45 +231,6 @@ def test_the_two_choices_of_sizes_are_not_both_taken(capsys: pytest.CaptureFixtu
     assert "two choices of sizes" in capsys.readouterr().err
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
-
-
-def test_every_row_that_waits_for_a_gpu_has_something_that_turns_it() -> None:
-    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| ")]
-    waiting = {cells[1].strip() for cells in rows if "not run yet" in cells[3]}
-    assert waiting == {claim.row for claim in claims.CLAIMS}
-
-
-def test_a_row_turns_with_what_passed_and_says_what_failed() -> None:
-    figures = {
-        "train": [
-            {"pipeline": "native", "verdict": "pass"},
-            {"pipeline": "ffcv", "verdict": "no module named ffcv"},
-            {"pipeline": "synthetic", "verdict": "pass"},
-        ],
-        "correctness-training": [{"kernel": "norm, add", "impl": "triton", "verdict": "pass"}],
-        "correctness": [
-            {"kernel": "norm", "impl": "triton", "verdict": "FAIL: OutOfResources: shared memory"},
-            {"kernel": "loss", "impl": "cuda", "verdict": "pass"},
-            {"kernel": "loss, graph replay", "impl": "triton", "verdict": "pass"},
-        ],
-        "step": [{"variant": "eager", "ms": 3.0}, {"variant": "graphed", "note": "it needs CUDA"}],
-    }
-    outcomes = {"step": "ok", "step-compiled": "stopped after 100 s", "profile": "ok", "swap": "a check FAILED"}
-    document = {"hardware": {"gpus": ["NVIDIA H200"]}, "versions": {"torch": "2.11.0"}, "commit": "abc"}
-    lines = claims.table(outcomes, figures, document).splitlines()
-    assert lines[0].startswith("Seen on NVIDIA H200, torch 2.11.0, ")
-    found = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in lines[4:]}
-    assert found["training, resume, evaluation, demo"] == "yes, 1 of 1"
-    assert found["native, ffcv and synthetic engines"] == "yes, 2 of 2; not run: no module named ffcv"
-    assert found["norm: triton"] == "**FAILED** 1 of 2: FAIL: OutOfResources: shared memory"
-    assert found["loss: cuda, triton"] == "yes, 2 of 2"
-    assert found["loss: reference, gram"] == "**not run yet**"
-    assert found["steps: eager, graphed, cached"] == "yes, 1 of 1; not run: it needs CUDA"
-    assert found["steps: compiled"] == "**not run yet** (stopped after 100 s)"
-    assert found["several processes"] == "**not run yet**"
-
-
 def test_a_short_run_is_trained_continued_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "ORDER", ("synthetic",))
     (row,) = train.run("cpu", epochs=1)
@@ -242,6 +246,10 @@ def test_a_run_that_ends_elsewhere_or_breaks_fails_the_check(monkeypatch: pytest
     assert train.verdict({"loss": float("nan"), "resumed": 0.0}, "cuda") == "FAIL: the loss is nan"
     apart = train._apart({"a": torch.ones(2), "n": torch.tensor(3)}, {"a": torch.ones(2), "n": torch.tensor(4)})
     assert apart == pytest.approx(1 / 3)
+    spoilt = train._apart(
+        {"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.full((2,), torch.nan), "b": torch.ones(1)}
+    )
+    assert train.verdict({"loss": 3.0, "resumed": spoilt}, "cuda") == "FAIL: the resumed run ends elsewhere, by inf"
 
     def broken(*arguments: object, **settings: object) -> None:
         raise RuntimeError("CUDA error: an illegal access\nmore")

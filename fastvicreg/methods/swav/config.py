@@ -60,8 +60,15 @@ class SwAVConfig(Regularized):
             if value < least:
                 raise UserError(f"{flag} {value} is too small: give {least} or more.")
         if not self.queue and self.queue_from_epoch != SwAVConfig.queue_from_epoch:
-            raise UserError(f"--queue-from-epoch {self.queue_from_epoch} starts no queue: give --queue too.")
+            raise UserError(
+                f"--queue-from-epoch {self.queue_from_epoch} starts no queue: give --queue too, or {self.no_queue()}."
+            )
         self.check_regularized()
+
+    def no_queue(self) -> str:
+        """The flags that leave the queue out; a preset's own epoch must be taken back too."""
+        default = SwAVConfig.queue_from_epoch
+        return "--queue 0" + (f" --queue-from-epoch {default}" if self.queue_from_epoch != default else "")
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""

@@ -73,7 +73,7 @@ class SwAV(TwoViews):
         if filled >= horizon.steps:
             raise UserError(
                 f"--queue {config.queue} from epoch {config.queue_from_epoch} is full after {filled} steps, and the "
-                f"run has {horizon.steps}: give a lower --queue-from-epoch, or --queue 0."
+                f"run has {horizon.steps}: give a lower --queue-from-epoch, or {config.no_queue()}."
             )
         return {"queue": lambda step: float(step >= first)}
 

@@ -135,6 +135,17 @@ def test_settings_of_no_queue_are_refused() -> None:
             SwAVConfig(**settings).check()  # pyright: ignore[reportArgumentType]
 
 
+def test_what_a_refusal_of_a_queue_advises_is_taken() -> None:
+    """Also where a preset has set the epoch: "--queue 0" alone would be refused in turn."""
+    with pytest.raises(UserError, match=r"or --queue 0 --queue-from-epoch 15\.$"):
+        swav(queue=16, queue_from_epoch=50).schedules(Horizon(100, 10, 8))
+    with pytest.raises(UserError, match=r"or --queue 0 --queue-from-epoch 15\.$"):
+        SwAVConfig(queue=0, queue_from_epoch=50).check()
+    SwAVConfig(queue=0, queue_from_epoch=15).check()
+    with pytest.raises(UserError, match=r"or --queue 0\.$"):
+        swav(queue=16, queue_from_epoch=15).schedules(Horizon(100, 10, 8))
+
+
 def test_a_run_of_large_and_small_crops_resumes_bit_for_bit(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     config = tiny(uninterrupted[0], epochs=2, eval_every=0)
     data = replace(config.data, image_size=32, recipe="multicrop", small_size=16)

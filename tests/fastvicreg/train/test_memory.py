@@ -109,7 +109,10 @@ def test_activations_are_recomputed_where_they_do_not_fit_otherwise(monkeypatch:
     activations, said = chosen(recomputed)
     assert activations == "recompute"
     assert said.endswith("GB are free (--activations keep: not so).")
-    assert chosen(recomputed / 4) == ("keep", "")  # refused, with every way out
+    assert chosen(0.8 * recomputed) == ("recompute", "")  # refused, and not with a way out that is none
+    decided, _ = fitted(settings, Processes(), device="cuda:0", precision="bf16")
+    line = shortage(decided, Processes(), device="cuda:0", precision="bf16")
+    assert re.search(r": give --batch-size \d+, --step cached\.$", line), line
     assert fitted(config(activations="keep"), Processes(), device="cuda:0", precision="bf16")[1] == ""
     assert fitted(settings, Processes(), device="cpu", precision="off")[0].run.activations == "keep"
 

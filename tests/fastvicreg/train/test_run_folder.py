@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
-from fastvicreg.train.run_folder import claim, save_config
+from fastvicreg.train.run_folder import claim, save_config, save_preset
 
 HOLD = """
 import sys, time
@@ -44,9 +45,27 @@ def test_a_second_run_is_refused_by_name_and_a_kill_lets_go(tmp_path: Path) -> N
 def test_a_refusal_lets_go_of_the_folder(tmp_path: Path) -> None:
     claim(tmp_path, TrainConfig(), resume=False).release()
     save_config(tmp_path, TrainConfig())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(UserError, match="already holds a run"):
         claim(tmp_path, TrainConfig(), resume=False)
     claim(tmp_path, TrainConfig(), resume=True).release()
+
+
+def test_a_run_that_a_mistake_ended_before_its_first_step_leaves_the_folder_free(tmp_path: Path) -> None:
+    arguments = ["train", "--preset", "demo", "--epochs", "1", "--steps", "1", "--batch-size", "8", "--eval-every", "0"]
+    arguments += ["--out", str(tmp_path / "run")]
+    assert main([*arguments, "--recipe", "multicrop"]) == 2  # which VICReg's first batch tells
+    assert main([*arguments, "--recipe", "small"]) == 0
+    assert main([*arguments, "--recipe", "small"]) == 2
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert main([*arguments, "--recipe", "small"]) == 2  # a checkpoint is left
+
+
+def test_settings_left_in_a_free_folder_are_not_the_next_run_s(tmp_path: Path) -> None:
+    save_config(tmp_path, TrainConfig())
+    save_preset(tmp_path, "demo", ())
+    claim(tmp_path, TrainConfig(), resume=False).release()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoints"]
 
 
 def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,4 +76,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path: Path, monkeypatc
     lock = claim(tmp_path, TrainConfig(), resume=False)
     assert "No locks available" in lock.missing
     assert (tmp_path / "checkpoints").is_dir()
+    save_config(tmp_path, TrainConfig())
+    with pytest.raises(UserError, match="already holds a run"):  # another process may be at its start
+        claim(tmp_path, TrainConfig(), resume=False)
     lock.release()
