@@ -167,13 +167,13 @@ def test_what_ends_the_suite_ends_its_part(number: signal.Signals, tmp_path: Pat
         assert started.stdout is not None
         assert [started.stdout.readline() for _ in range(2)] == ["loader ...\n", "let go\n"]
         part = _part_of(started.pid)
-        started.send_signal(number)
-        assert started.wait(timeout=60) == 130
-    try:
-        assert _within_a_minute(lambda: not Path(f"/proc/{part}").exists())  # which takes far longer by itself
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(part, signal.SIGKILL)
+        try:
+            started.send_signal(number)
+            assert started.wait(timeout=60) == 130
+            assert _within_a_minute(lambda: not Path(f"/proc/{part}").exists())  # which takes far longer by itself
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(part, signal.SIGKILL)
 
 
 def _part_of(parent: int) -> int:
