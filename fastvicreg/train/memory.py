@@ -117,7 +117,7 @@ def fitted(config: TrainConfig, processes: Processes, *, device: str, precision:
     kept, recomputed = (
         replace(config, run=replace(config.run, activations=choice)) for choice in ("keep", "recompute")
     )
-    if not device.startswith("cuda"):
+    if not device.startswith("cuda") or config.step.name == "compiled":  # which keeps what its compiler chooses
         return kept, ""
     free = torch.cuda.mem_get_info(device)[0]
     if not shortage_of(kept, processes, free, where=device, precision=precision):

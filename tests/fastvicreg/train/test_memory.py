@@ -17,6 +17,7 @@ from fastvicreg.train import assemble
 from fastvicreg.train.distributed import Processes
 from fastvicreg.train.memory import MOMENTS, Memory, fitted, predict, shortage, shortage_of
 from fastvicreg.train.steps.cached.config import CachedConfig
+from fastvicreg.train.steps.compiled.config import CompiledConfig
 
 
 def config(**run: Any) -> TrainConfig:
@@ -115,6 +116,9 @@ def test_activations_are_recomputed_where_they_do_not_fit_otherwise(monkeypatch:
     assert re.search(r": give --batch-size \d+, --step cached\.$", line), line
     assert fitted(config(activations="keep"), Processes(), device="cuda:0", precision="bf16")[1] == ""
     assert fitted(settings, Processes(), device="cpu", precision="off")[0].run.activations == "keep"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (recomputed, 1 << 40))
+    compiled = replace(settings, step=CompiledConfig())
+    assert fitted(compiled, Processes(), device="cuda:0", precision="bf16")[0].run.activations == "keep"
 
 
 def test_a_cpu_is_not_asked_and_a_device_is_before_anything_is_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
