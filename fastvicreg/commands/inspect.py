@@ -42,7 +42,7 @@ class InspectOptions:
     workers: int = 0
     """Decoding threads; 0: one a core."""
     out: str | None = None
-    """The page, an .html file; default: inspect.html in RUN, or beside a file."""
+    """The page, an .html file; default: inspect.html in RUN, or beside a file; of another encoder inspect-b.html."""
     json: str | None = None
     """Write the figures to this file."""
 
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print the figures and write the page; returns the exit code."""
     options = parse(InspectOptions, arguments, "inspect")
     run = Path(options.run)
-    out = Path(options.out or (run.with_suffix(".inspect.html") if run.is_file() else run / "inspect.html"))
+    which = "" if options.encoder == "a" else f"-{options.encoder}"  # each has a page of its own
+    page = run.with_suffix(f".inspect{which}.html") if run.is_file() else run / f"inspect{which}.html"
+    out = Path(options.out or page)
     if out.is_dir() or out.suffix not in (".html", ".htm"):
         raise UserError(f"--out {options.out}: give the name of an .html file.")
     for path in (out if options.out else None, options.json):

@@ -194,4 +194,5 @@ def test_a_run_on_large_and_small_crops_resumes_and_either_network_is_evaluated(
     for name in ("a", "target"):
         assert main(["eval", "knn", str(tmp_path / "run"), "--device", "cpu", "--encoder", name, "--no-cache"]) == 0
     shown = ["inspect", str(tmp_path / "run"), "--encoder", "target", "--device", "cpu", "--views", "2"]
-    assert main([*shown, "--out", str(tmp_path / "page.html")]) == 0
+    assert main(shown) == 0
+    assert [page.name for page in (tmp_path / "run").glob("*.html")] == ["inspect-target.html"]
