@@ -42,7 +42,7 @@ def test_any_method_begins_with_a_file_s_encoder_and_its_copies_too(name: str, t
         assert torch.equal(encoder.state_dict()[key], value)
     copies = [part.network for part in module.modules() if isinstance(part, MomentumCopy)]
     of_encoder = [copy for copy in copies if hasattr(copy, "layer1")]
-    assert len(of_encoder) == (name in ("byol", "moco"))
+    assert len(of_encoder) == (name in ("byol", "moco", "dino"))
     for copy in of_encoder:
         assert all(torch.equal(copy.state_dict()[key], value) for key, value in made.state_dict().items())
         assert not any(parameter.requires_grad for parameter in copy.parameters())
