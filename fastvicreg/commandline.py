@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -16,6 +16,15 @@ from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 
 Options = TypeVar("Options")
+
+WhichEncoder = Annotated[
+    Literal["a", "b", "target"],
+    tyro.conf.arg(
+        help="Of a run: a, the trained encoder; b, the second branch's of a run with --branch-b; target, the momentum "
+        "network's of BYOL, MoCo and DINO."
+    ),
+]
+"""An option of all commands that take a run's encoder."""
 
 
 def parse(kind: type[Options], arguments: Sequence[str], command: str, *, default: Options | None = None) -> Options:

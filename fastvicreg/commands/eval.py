@@ -7,11 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastvicreg.commandline import flags_of, parse, part_named, with_parts
+from fastvicreg.commandline import WhichEncoder, flags_of, parse, part_named, with_parts
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 from fastvicreg.provenance import require_place
@@ -47,9 +47,7 @@ class EvalOptions:
     """In place of a run: a .npz or .safetensors of train_features, train_labels, val_features and val_labels."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
-    encoder: Literal["a", "b", "target"] = "a"
-    """Whose encoder: a, the trained one's; b, the second branch's of a run with --branch-b; target, the momentum
-    network's of BYOL, MoCo and DINO."""
+    encoder: WhichEncoder = "a"
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None
@@ -78,18 +76,24 @@ def main(arguments: Sequence[str]) -> int:
             if path:
                 require_place(path)
 
-    from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
+    from fastvicreg.evaluate.frozen import Evaluation, Opened, evaluate_run, open_subject
     from fastvicreg.provenance import document, write_json
 
     rows: list[dict[str, Any]] = []
+    opened: Opened | None = None
     for name, options in chosen.items():
-        kept = {part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)}
-        evaluated = evaluate_run(Evaluation(**kept), name, options.settings, lambda line: print(line, flush=True))
+        asked = Evaluation(**{part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)})
+        opened = open_subject(asked, name, options.settings, _tell, opened)
+        evaluated = evaluate_run(asked, name, options.settings, _tell, opened)
         _show(name, evaluated)
         rows += _write(name, options, evaluated)
         if options.json:  # after each, so that one that fails costs none that came before it
             write_json(options.json, document(f"eval {','.join(names)}", rows, 1))
     return 0
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
 
 
 def _named(arguments: Sequence[str]) -> tuple[list[str], list[str]] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from fastvicreg.commandline import parse
+from fastvicreg.commandline import WhichEncoder, parse
 from fastvicreg.errors import UserError
 from fastvicreg.export import TARGETS
 from fastvicreg.registry import resolve, unknown
@@ -34,9 +34,7 @@ class ExportOptions:
     ] = "safetensors"
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
-    encoder: Literal["a", "b", "target"] = "a"
-    """Whose encoder: a, the trained one's; b, the second branch's of a run with --branch-b; target, the momentum
-    network's of BYOL, MoCo and DINO."""
+    encoder: WhichEncoder = "a"
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from fastvicreg.commandline import parse
+from fastvicreg.commandline import WhichEncoder, parse
 from fastvicreg.errors import UserError
 from fastvicreg.provenance import require_place
 
@@ -26,9 +26,7 @@ class InspectOptions:
     """Images to look at, labelled or not; default: the validation split of the run's data."""
     checkpoint: str | None = None
     """Number of steps (500), name (step-00000500) or folder of RUN's checkpoint; default: the newest whole one."""
-    encoder: Literal["a", "b", "target"] = "a"
-    """RUN's encoder and head: a; b, those of the second branch of a run with --branch-b; target, of a momentum
-    network."""
+    encoder: WhichEncoder = "a"
     arch: str | None = None
     """Architecture that a file of weights must have; default: the one that its shapes tell."""
     stem: str | None = None

@@ -65,22 +65,48 @@ class Evaluated:
     """One a further set of images, by the chosen setting."""
 
 
-def evaluate_run(asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None) -> Evaluated:
-    """The figures of ``protocol`` on the validation split, with the training split as the bank; ``told`` shows lines.
+@dataclass(frozen=True)
+class Opened:
+    """What one protocol or several after another evaluate: its features are computed once."""
 
-    ``UserError`` where labels give no figure that means something, or a setting cannot be served.
+    subject: Subject
+    facts: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    config: TrainConfig | None = None
+    """Of a run."""
+    of_protocol: bool = False
+    """Whether the data have a layout that the protocol alone reads."""
+
+
+def open_subject(
+    asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None, before: Opened | None = None
+) -> Opened:
+    """What ``asked`` names, or ``before``, opened for another protocol, where this one evaluates the same.
+
+    ``UserError`` where there is nothing of the kind, or its labels give no figure that means something.
     """
     if asked.workers < 0:
         raise UserError(f"--workers {asked.workers}: give 0 for one a core, or more.")
     if (asked.run is None) == (asked.features is None):
         raise UserError(f"give either a run, as fastvicreg eval {name} RUN, or --features FILE.")
-    config: TrainConfig | None = None
-    if asked.features is not None:
-        subject, facts, notes = _features_subject(asked)
-    else:
-        subject, facts, notes, config = _run_subject(asked, protocol, told)
+    if before is not None and not before.of_protocol and _own_data(protocol, before.config) is None:
+        return before
+    return _features_subject(asked) if asked.features is not None else _run_subject(asked, protocol, told)
+
+
+def evaluate_run(
+    asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None, opened: Opened | None = None
+) -> Evaluated:
+    """The figures of ``protocol`` on the validation split, with the training split as the bank; ``told`` shows lines.
+
+    ``opened`` is what ``open_subject`` gave; without it that is called. ``UserError`` as there, and where a setting
+    cannot be served.
+    """
+    opened = opened or open_subject(asked, name, protocol, told)
+    subject, notes, config = opened.subject, opened.notes, opened.config
     protocol.check(subject)
-    facts |= {"bank": len(subject.bank), "queries": len(subject.queries), "classes": len(subject.classes)}
+    sizes = {"bank": len(subject.bank), "queries": len(subject.queries), "classes": len(subject.classes)}
+    facts = opened.facts | sizes
     beside: tuple[str, ...] = ()
     if config is not None:
         found = published(config, name, settings_of(protocol), len(subject.classes))
@@ -143,7 +169,7 @@ def _scored(
     return Evaluated(rows, facts, by_class, count_CC, chosen, subject.classes, beside, notes)
 
 
-def _features_subject(asked: Evaluation) -> tuple[FeatureSubject, dict[str, Any], tuple[str, ...]]:
+def _features_subject(asked: Evaluation) -> Opened:
     assert asked.features is not None
     of_runs = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
     of_runs["--encoder"] = None if asked.encoder == "a" else asked.encoder
@@ -155,12 +181,10 @@ def _features_subject(asked: Evaluation) -> tuple[FeatureSubject, dict[str, Any]
     if reason := obstacle(bank, queries, bank_where=f"{where}: train", queries_where=f"{where}: val"):
         raise UserError(f"no accuracy: {reason}")
     subject = FeatureSubject(bank, queries, device=resolve_device(asked.device))
-    return subject, {"features": asked.features}, ()
+    return Opened(subject, {"features": asked.features})
 
 
-def _run_subject(
-    asked: Evaluation, protocol: Any, told: Told
-) -> tuple[ImageSubject, dict[str, Any], tuple[str, ...], TrainConfig]:
+def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
     assert asked.run is not None
     trained = load_trained(asked.run, asked.checkpoint, encoder=asked.encoder, arch=asked.arch, stem=asked.stem)
     if trained.run is None and asked.data is None:
@@ -172,7 +196,7 @@ def _run_subject(
         config = replace(config, data=replace(config.data, val_data=asked.val_data))
     keys = {name: key for name, key in (("image", asked.image), ("label", asked.label)) if key is not None}
     config = replace(config, data=replace(config.data, **keys))
-    own = protocol.open_data(config.data.data) if isinstance(protocol, OwnData) and config.data.data else None
+    own = _own_data(protocol, config)
     data, allowed_A = (own, None) if own is not None else _labelled(open_data(config))
     queries = data.validation
     assert queries is not None
@@ -202,7 +226,14 @@ def _run_subject(
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
     if asked.encoder != "a":
         facts["encoder"] = asked.encoder
-    return subject, facts, notes, config
+    return Opened(subject, facts, notes, config, of_protocol=own is not None)
+
+
+def _own_data(protocol: Any, config: TrainConfig | None) -> Datasets | None:
+    """Both splits in a layout that the protocol alone reads; None where a run's data have none, or there is no run."""
+    if config is None or config.data.data is None or not isinstance(protocol, OwnData):
+        return None
+    return protocol.open_data(config.data.data)
 
 
 def _labelled(data: Datasets) -> tuple[Datasets, Tensor | None]:

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from fastvicreg.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvicreg.contracts import BuildContext
+
+
+class TakesBranch(Protocol):
+    """A method that may have a second branch."""
+
+    def add_branch(self, encoder: Any) -> None: ...
+
+
+Branchable = TypeVar("Branchable", bound=TakesBranch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,12 @@ class Branched:
     Fields left out are --arch's where the family is the same. Without it both views go through one network."""
     head_b: tuple[int, ...] = ()
     """Widths of branch B's head, of which the last must be branch A's; without it those of branch A."""
+
+    def with_branch(self, method: Branchable, context: BuildContext) -> Branchable:
+        """``method``, whose second view goes through a branch of its own where ``branch_b`` says so."""
+        if self.branch_b:
+            method.add_branch(context.build_encoder(*self.branch_b))
+        return method
 
     def widths_b(self, flag: str, widths: tuple[int, ...]) -> tuple[int, ...]:
         """Of branch B's head beside branch A's ``widths``, which the option ``flag`` gives.

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.markers import default_environment
@@ -95,8 +96,8 @@ def read_packages(path: str | Path) -> dict[str, str | None]:
 
 def assumed(python: str) -> Target:
     """A machine that has torch, numpy and Triton with what these require."""
-    there = dict.fromkeys(_closure(TORCHS, python, {}))
-    return Target(python, there)
+    here = [name for name in TORCHS if find_spec(name)]  # Triton is not, where torch is a CPU's
+    return Target(python, dict.fromkeys((*TORCHS, *_closure(here, python, {}))))
 
 
 def needed(target: Target) -> dict[str, str]:
@@ -119,7 +120,9 @@ def _closure(wanted: Sequence[str], python: str, there: Mapping[str, str | None]
         try:
             distribution = metadata.distribution(name)
         except metadata.PackageNotFoundError as error:
-            raise UserError(f"{requirement.name} is not installed here, so that nothing tells its version.") from error
+            raise UserError(
+                f"{requirement.name} is not installed here, which would tell its version: pip install -e '.[dev,cuda]'."
+            ) from error
         # This program's own wheel is built, not fetched.
         found[name] = "" if name == "fastvicreg" else distribution.version
         for line in distribution.requires or ():

@@ -141,12 +141,13 @@ def run(device: str, out: Path, *, repeats: int, budget: float = 0.0) -> list[di
     begins, and what runs is ended; the parts that it left out are rows too.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / claims.FILE).unlink(missing_ok=True)  # an earlier run's
     ends = time.monotonic() + (budget or float("inf"))
     early = device.startswith("cuda") and len(os.sched_getaffinity(0)) >= CORES_TO_SPARE
     rows: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
     waiting = jobs(device, out, repeats)
+    for name in ("all.json", claims.FILE, *(name for job in waiting for name in (job.file, f"{job.name}.log"))):
+        (out / name).unlink(missing_ok=True)  # an earlier run's, which a part that is left out would not replace
     current: _Started | None = None
     following: _Started | None = None
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` too must leave no part behind
@@ -191,7 +192,6 @@ class _Started:
 
     def __init__(self, job: Job, out: Path) -> None:
         self._job, self._figures, self._log = job, out / job.file, out / f"{job.name}.log"
-        self._figures.unlink(missing_ok=True)
         with self._log.open("w") as text:
             self._process = subprocess.Popen(
                 job.command(out),

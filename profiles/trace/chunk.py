@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +30,44 @@ class Chunk(NamedTuple):
     lane_names: dict[tuple[int | str, int | str], str]
     process_names: dict[int | str, str]
     memory: list[tuple[float, int, int, int, int]]
+
+
+class _Tables(msgspec.Struct):
+    """The tables' types, which another process's answer is read by."""
+
+    category: list[str | tuple[str | None, bool] | None]
+    name: list[str]
+    lane: list[tuple[int | str, int | str]]
+    shape: list[tuple[bytes, bytes, bytes]]
+    collective: list[tuple[str, int, int, str, int]]
+
+
+class _Packed(msgspec.Struct, array_like=True):
+    """A chunk as it goes from one process to another: arrays by their type and bytes."""
+
+    columns: dict[str, tuple[str, bytes]]
+    tables: _Tables
+    lane_names: list[tuple[tuple[int | str, int | str], str]]
+    process_names: list[tuple[int | str, str]]
+    memory: list[tuple[float, int, int, int, int]]
+
+
+_unpack = msgspec.msgpack.Decoder(_Packed)
+
+
+def packed(chunk: Chunk) -> bytes:
+    """``chunk`` as MessagePack: no pickle, for what it holds came with a file."""
+    columns = {name: (values.dtype.str, values.tobytes()) for name, values in chunk.columns.items()}
+    lanes, processes = list(chunk.lane_names.items()), list(chunk.process_names.items())
+    return msgspec.msgpack.encode(_Packed(columns, _Tables(**chunk.tables), lanes, processes, chunk.memory))
+
+
+def unpacked(content: bytes) -> Chunk:
+    """What was packed; ``msgspec.MsgspecError`` for anything else."""
+    found = _unpack.decode(content)
+    columns = {name: np.frombuffer(values, np.dtype(kind)) for name, (kind, values) in found.columns.items()}
+    tables = {name: getattr(found.tables, name) for name in NUMBERED}
+    return Chunk(columns, tables, dict(found.lane_names), dict(found.process_names), found.memory)
 
 
 class Intern(dict[Any, int]):

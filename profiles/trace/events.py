@@ -5,6 +5,7 @@ Shape suffix: N events.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from fastvicreg.profiles.trace.intervals import distinct
 from fastvicreg.profiles.trace.kinds import ON_DEVICE, Kind
 
 __all__ = ["ON_DEVICE", "Kind", "Lane", "Memory", "Trace", "read_trace"]
+
+log = logging.getLogger(__name__)
 
 _RANK = re.compile(r"rank[-_]?(\d+)", re.IGNORECASE)
 
@@ -139,7 +142,10 @@ def read_trace(path: str | Path) -> Trace:
                 columns.add(chunk)
             return columns.trace(stream)
         except OddError:
-            pass  # from the start again, which tells what is odd and mends it
+            # From the start again, which tells what is odd and mends it.
+            log.info(
+                "%s: not read by %d processes, since a piece of it is no plain JSON or one of them ended", path, count
+            )
     stream, columns = Stream(Path(path)), Columns()
     for events in stream.chunks():
         columns.add(chunk_of(events))

@@ -7,7 +7,6 @@ memory of a process that runs torch, and ``multiprocessing`` would run the progr
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -19,8 +18,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
+import msgspec
+
 import fastvicreg
-from fastvicreg.profiles.trace.chunk import Chunk, chunk_of
+from fastvicreg.profiles.trace.chunk import Chunk, chunk_of, packed, unpacked
 from fastvicreg.profiles.trace.decode import Stream
 from fastvicreg.profiles.trace.entries import OddError, decode_plain
 
@@ -99,7 +100,10 @@ def _workers(count: int) -> Iterator[Callable[[bytes], Future[Chunk]]]:
                 idle.put(worker)
             if not reply:
                 raise OddError
-            return pickle.loads(reply)
+            try:
+                return unpacked(reply)
+            except msgspec.MsgspecError:
+                raise OddError from None
 
         yield lambda text: threads.submit(ask, text)
 
@@ -144,7 +148,7 @@ def _receive(pipe: IO[bytes]) -> bytes:
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
-    """A worker's whole life: pieces of text in, pickled chunks out, or nothing for a piece that is no plain JSON."""
+    """A worker's whole life: pieces of text in, packed chunks out, or nothing for a piece that is no plain JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the reader, which ends its workers
     while True:
         try:
@@ -154,4 +158,4 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         except OddError:
             _send(replies, b"")
             continue
-        _send(replies, pickle.dumps(chunk_of(events), pickle.HIGHEST_PROTOCOL))
+        _send(replies, packed(chunk_of(events)))

@@ -40,12 +40,15 @@ def read(folder, run):
         ["eval", "knn", str(run), "--report", str(folder / "report"), "--k", "2"],
         ["eval", "knn", "--features", str(folder / "features.npz"), "--report", str(folder / "report"), "--k", "2"],
         ["trace", "summary", str(folder / "trace.json")],
+        ["trace", "summary", str(folder / "large.json")],
         ["train", "--resume", "--out", str(run), "--steps", "3"],
     ):
         code = main(command)
         assert code in (0, 1), (command, code)
 
 folder, run = map(Path, sys.argv[1:])
+from fastvicreg.profiles.trace import parallel
+parallel.workers_for = lambda path: 2 * (path.name == "large.json")  # as of a file of many megabytes
 read(folder, run)  # what is imported and compiled on the way, now is
 found = []
 def watch(event, arguments):
@@ -56,6 +59,8 @@ def watch(event, arguments):
             names.append(frame.f_code.co_filename)
             frame = frame.f_back
         known = ("numba/core/caching.py", "importlib", "provenance.py")
+        if event == "subprocess.Popen":  # a large trace has readers of its own
+            known += ("trace/parallel.py",)
         if not any(path in name for name in names for path in known):
             found.append((event, arguments, names[:6]))
 sys.addaudithook(watch)
@@ -95,6 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in range(4)
     ]
     (folder / "trace.json").write_text(json.dumps({"traceEvents": events}))
+    (folder / "large.json").write_text(json.dumps({"traceEvents": events * 10}))
     train(tiny(folder / "data", epochs=1), folder / "run")
     return folder
 

@@ -25,6 +25,14 @@ SMALL = [
 NOBODY = 65534
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for all of these tests, where compiled code is kept: nothing of this user's is read or written."""
+    own = tmp_path_factory.getbasetemp() / "home"
+    own.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(own))
+
+
 def folder(root: Path, *, named: str = "class{}") -> Path:
     for number in range(24):
         path = root / named.format(number % 3) / f"{number:02}.jpg"
@@ -37,11 +45,11 @@ def run(
     command: list[str], environment: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """``command`` of the program in a process of its own."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "HOME", "XDG_", "PYTHONUTF8"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "XDG_", "PYTHONUTF8"))}
     path = os.pathsep.join(filter(None, [(environment or {}).get("PYTHONPATH"), str(ROOT)]))
     return subprocess.run(
         [sys.executable, *(["-m", "fastvicreg"] if command[0] != "-c" else []), *command],
-        env={**kept, "HOME": "/nowhere", **(environment or {}), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**kept, **(environment or {}), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=240,
         preexec_fn=before,

@@ -144,7 +144,9 @@ def test_a_budget_ends_what_runs_and_leaves_out_the_rest(
         ]
 
     monkeypatch.setattr(suite, "jobs", few)
+    (tmp_path / "ceilings.json").write_text("an earlier run's")
     assert main(["bench", "all", "--out", str(tmp_path), "--budget", "16"]) == 1
+    assert not (tmp_path / "ceilings.json").exists()
     rows = json.loads((tmp_path / "all.json").read_text())["rows"]
     assert rows[0]["outcome"] in ("stopped after 15 s", "stopped after 16 s")
     assert rows[1]["outcome"] == "left out: the budget is spent"
@@ -234,22 +236,27 @@ def test_the_two_choices_of_sizes_are_not_both_taken(capsys: pytest.CaptureFixtu
 def test_a_short_run_is_trained_continued_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "ORDER", ("synthetic",))
     (row,) = train.run("cpu", epochs=1)
-    assert (row["verdict"], row["resumed"], row["steps"]) == ("pass", 0.0, 32)
+    assert (row["verdict"], row["goes_on"], row["resumed"], row["steps"]) == ("pass", 0.0, 0.0, 32)
     assert row["images_per_s"] > 0
     assert 0 < row["knn"] < 100
 
 
 def test_a_run_that_ends_elsewhere_or_breaks_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train.verdict({"loss": 3.0, "resumed": 0.0}, "cpu") == "pass"
-    assert train.verdict({"loss": 3.0, "resumed": 1e-7}, "cpu") == "FAIL: the resumed run ends elsewhere, by 1.0e-07"
-    assert train.verdict({"loss": 3.0, "resumed": 1e-7}, "cuda") == "pass"
-    assert train.verdict({"loss": float("nan"), "resumed": 0.0}, "cuda") == "FAIL: the loss is nan"
+    def verdict(device: str, loss: float = 3.0, goes_on: float = 0.0, resumed: float = 0.0) -> str:
+        return train.verdict({"loss": loss, "goes_on": goes_on, "resumed": resumed}, device)
+
+    assert verdict("cpu") == verdict("cuda", goes_on=1e-3, resumed=0.1) == "pass"
+    assert verdict("cpu", resumed=1e-7) == "FAIL: the resumed run ends elsewhere, by 1.0e-07"
+    assert "goes on elsewhere: its next loss is off by 1.0e-07" in verdict("cpu", goes_on=1e-7)
+    assert "goes on elsewhere: its next loss is off by 8.0e-02" in verdict("cuda", goes_on=0.08)  # nothing restored
+    assert "goes on elsewhere" in verdict("cuda", goes_on=float("nan"))
+    assert verdict("cuda", loss=float("nan")) == "FAIL: the loss is nan"
     apart = train._apart({"a": torch.ones(2), "n": torch.tensor(3)}, {"a": torch.ones(2), "n": torch.tensor(4)})
     assert apart == pytest.approx(1 / 3)
     spoilt = train._apart(
         {"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.full((2,), torch.nan), "b": torch.ones(1)}
     )
-    assert train.verdict({"loss": 3.0, "resumed": spoilt}, "cuda") == "FAIL: the resumed run ends elsewhere, by inf"
+    assert verdict("cuda", resumed=spoilt) == "FAIL: the resumed run ends elsewhere, by inf"
 
     def broken(*arguments: object, **settings: object) -> None:
         raise RuntimeError("CUDA error: an illegal access\nmore")

@@ -44,6 +44,4 @@ class BarlowTwinsConfig(Regularized, Branched):
         from fastvicreg.methods.barlow_twins.method import BarlowTwins
 
         method = BarlowTwins(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
-        if self.branch_b:
-            method.add_branch(context.build_encoder(*self.branch_b))
-        return method
+        return self.with_branch(method, context)

@@ -54,6 +54,4 @@ class VICRegConfig(Branched):
         from fastvicreg.methods.vicreg.method import VICReg
 
         method = VICReg(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
-        if self.branch_b:
-            method.add_branch(context.build_encoder(*self.branch_b))
-        return method
+        return self.with_branch(method, context)

@@ -55,6 +55,4 @@ class WMSEConfig(Regularized, Branched):
         from fastvicreg.methods.wmse.method import WMSE
 
         method = WMSE(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
-        if self.branch_b:
-            method.add_branch(context.build_encoder(*self.branch_b))
-        return method
+        return self.with_branch(method, context)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from images import encoded, photo
 
 from fastvicreg.encoders.resnet.network import resnet
-from fastvicreg.evaluate import cache
+from fastvicreg.evaluate import cache, subject
 from fastvicreg.evaluate.cache import features_key, load_features, save_features
 from fastvicreg.evaluate.features import Features
 from fastvicreg.pipelines import open_source
@@ -116,3 +117,21 @@ def test_the_second_protocol_takes_the_first_ones_features(
         assert ("from the cache" in text) == (not again)
     answer("knn", run, "--k", "5", *quiet, "--checkpoint", "8")
     assert len(list(own_cache.glob("*.safetensors"))) == 4
+
+
+def test_protocols_of_one_command_share_features_that_are_not_kept(
+    uninterrupted: tuple[Path, Path], answer: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+
+    def counted(*arguments: Any, **options: Any) -> Features:
+        computed.append(len(arguments[1]))
+        return extract(*arguments, **options)
+
+    extract = subject.extract
+    monkeypatch.setattr(subject, "extract", counted)
+    quiet = ("--device", "cpu", "--workers", "1", "--report", tmp_path, "--no-cache")
+    code, text = answer("knn,linear,svm", uninterrupted[1], "--k", "5", "--frozen-features", *quiet)
+    assert code == 0, text
+    assert len(computed) == 2  # both splits, once
+    assert {"knn.json", "linear-frozen.json", "svm.json"} <= {path.name for path in tmp_path.iterdir()}

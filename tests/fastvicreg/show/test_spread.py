@@ -128,7 +128,7 @@ def test_a_compiled_step_keeps_the_eager_one_s_sides() -> None:
         torch.testing.assert_close(compiled.sides, eager.sides)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_a_graph_s_replays_refresh_the_sides() -> None:
     method = vicreg().cuda()
     optimizer = torch.optim.SGD(method.parameters(), lr=torch.zeros((), device="cuda"), fused=True)
