@@ -55,7 +55,7 @@ children = resource.getrusage(resource.RUSAGE_CHILDREN)
 cpu_s = time.process_time() + children.ru_utime + children.ru_stime
 print(cpu_s, re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 """
-_LOOK_S = 0.02
+_LOOK_S = 0.1
 _PEAK = re.compile(r"VmHWM:\s*(\d+)")
 
 
