@@ -11,6 +11,7 @@ from typing import Any
 from fastvicreg import encoders, methods
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.registry import unknown
 from fastvicreg.train import steps
 
@@ -90,7 +91,7 @@ def _section(name: str, values: dict[str, Any], origin: str) -> Any:
     elif name == "encoder":
         kind = encoders.config_class(values.get("arch", "resnet50"))
     else:
-        kind = {"data": DataConfig, "optim": OptimConfig, "run": RunConfig}[name]
+        kind = {"data": DataConfig, "pair": PairConfig, "optim": OptimConfig, "run": RunConfig}[name]
     known = tuple(field.name for field in dataclasses.fields(kind))
     for key in values:
         if key not in known:
