@@ -81,7 +81,7 @@ def as_version_1(run: Path) -> None:
     ("content", "says"),
     [
         ({"version": 3}, "here is a config of version 3; this fastvicreg reads up to 2"),
-        ({"version": 2, "model": {}}, "here: unknown section 'model'. Choose from: data, encoder, method"),
+        ({"version": 2, "model": {}}, "here: unknown section 'model'. Choose from: data, pair, encoder, method"),
         ({"version": 2, "run": 3}, "here: 'run' is no section of settings, but 3"),
         ({"run": {"epohcs": 3}}, "here: unknown field of 'run' 'epohcs'; did you mean 'epochs'?"),
         ({"run": {"epochs": "three"}}, "here: epochs cannot be 'three' (expected int, got str)"),
