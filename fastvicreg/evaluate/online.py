@@ -56,6 +56,8 @@ class OnlineEvaluation:
         bank = spread(train, config.run.knn_bank)
         where = run.data.where if bank is train else f"--knn-bank {len(bank)} of {run.data.where}"
         no_knn = obstacle(bank, validation, bank_where=where, queries_where=run.data.validation_where)
+        if pairs is not None and no_knn and not any(train.label(at) >= 0 for at in range(len(train))):
+            no_knn = "the pairs have no labels; retrieval between them is evaluated."
         queries = validation if validation is not None else spread(train, RANK_SAMPLES)
         # Imported here: it imports the trainer's parts, which import this file.
         from fastvicreg.train.assemble import fault_budget

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from paired import captions, image_text, sound_pair, sounds
+from paired import captions, image_text, shards, sound_pair, sounds
 from runs import log, train
 
 from fastvicreg import load_encoder
@@ -18,6 +20,10 @@ from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
 from fastvicreg.evaluate.protocols.knn import KNN
 from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.evaluate.protocols.retrieval import Retrieval
+from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
+from fastvicreg.methods.simclr.config import SimCLRConfig
+from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.wmse.config import WMSEConfig
 from fastvicreg.pipelines.pairs.vocabulary import FILE, Vocabulary
 from fastvicreg.train.memory import predict
 
@@ -31,6 +37,30 @@ def pictures(tmp_path: Path) -> TrainConfig:
 def sound(tmp_path: Path) -> TrainConfig:
     pytest.importorskip("soundfile")
     return sound_pair(sounds(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("method", "pipeline"),
+    [
+        (VICRegConfig(expander=(16, 16)), "dali"),
+        (BarlowTwinsConfig(projector=(16, 16)), "native"),
+        (SimCLRConfig(projector=(16, 16)), "native"),
+        (WMSEConfig(projector=(16, 4), w_size=8), "native"),
+    ],
+    ids=lambda one: getattr(one, "name", one),
+)
+def test_every_method_with_a_second_branch_takes_pairs_of_shards(method: Any, pipeline: str, tmp_path: Path) -> None:
+    if pipeline == "dali":
+        pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
+    made = captions(tmp_path / "made", train=16, val=0) / "train"
+    members = {file.name: file.read_bytes() for file in sorted(made.iterdir())}
+    config = image_text(shards(tmp_path / "shards", members), epochs=1, eval_every=0)
+    branch_b = config.method.branch_b
+    config = replace(
+        config, method=replace(method, branch_b=branch_b), data=replace(config.data, pipeline=pipeline, workers=1)
+    )
+    train(config, tmp_path / "run")
+    assert [math.isfinite(row["total"]) for row in log(tmp_path / "run")] == [True, True]
 
 
 @pytest.mark.parametrize("kind", ["pictures", "sound"])
