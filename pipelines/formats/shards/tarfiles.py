@@ -119,7 +119,7 @@ def index_line(number: int, start: int, size: int, label: int) -> str:
 
 def index_text(lines: list[str]) -> bytes:
     """An index of these lines."""
-    return f"{VERSION} {len(lines)}\n{''.join(lines)}".encode("ascii")
+    return f"{VERSION} {len(lines)}\n{''.join(lines)}".encode("utf-8", "surrogateescape")
 
 
 def read_index(path: Path, text: bytes) -> list[Table]:

@@ -42,6 +42,23 @@ def shards_of(path: Path) -> ShardSource:
     return source
 
 
+def test_names_that_are_not_ascii_are_read_without_an_index(tmp_path: Path, caches: Path) -> None:
+    names = ["crème/é-0.jpg", "crème/\udcff-1.jpg"]
+    write_tar(tmp_path / "y.tar", [(name, JPEG) for name in names], tarfile.GNU_FORMAT)
+    for kept in range(2):  # the second time from what the first has kept
+        assert len(list(caches.glob("*"))) == kept
+        assert [name for _, _, name in samples(shards_of(tmp_path / "y.tar"))] == [f"y.tar/{name}" for name in names]
+
+
+def test_a_class_that_is_no_number_any_more_is_a_finding(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x", "y", [("a.jpg", JPEG), ("a.cls.i32", b"\7\0\0\0"), ("a.cls", b"seven")])
+    assert shards_of(tmp_path / "x").classes == ()  # 7 of one sample is no class's number
+    found = verify_dataset(tmp_path / "x").findings
+    assert [finding.fault for finding in found] == [
+        "its .cls is invalid literal for int() with base 10: b'seven', recorded is 7"
+    ]
+
+
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_without_an_index_the_samples_are_those_of_one_with(tmp_path: Path, kind: int, caches: Path) -> None:
     folder = tarfile.TarInfo("folder")
