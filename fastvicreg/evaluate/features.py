@@ -13,6 +13,7 @@ from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import eval_plan
+from fastvicreg.stalls import LIMIT
 from fastvicreg.train.checkpoint import not_finite
 
 
@@ -39,14 +40,17 @@ def extract(
     batch_size: int = 256,
     workers: int = 0,
     budget: FaultBudget | None = None,
+    stall: float = LIMIT,
 ) -> Features:
     """Features of every image: resized, centre-cropped, normalised; the encoder in evaluation mode meanwhile.
 
     ``UserError`` where more samples are faulty than ``budget`` allows, and where features are not finite: whatever is
-    made of them would be a number without a meaning.
+    made of them would be a number without a meaning. ``StalledError`` where a batch takes more than ``stall`` seconds.
     """
     plan = eval_plan(len(source), resize=evaluation_resize(image_size), crop=image_size)
-    engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget)
+    engine = build_engine(
+        "native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget, stall=stall
+    )
     was_training = encoder.training
     encoder.eval()
     features, labels = [], []

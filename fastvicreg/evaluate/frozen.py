@@ -21,6 +21,7 @@ from fastvicreg.evaluate.published import published
 from fastvicreg.evaluate.robustness import evaluate_sets, matched, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
 from fastvicreg.pretrained import load_trained
+from fastvicreg.stalls import LIMIT, NEVER
 from fastvicreg.train.assemble import resolve_device
 
 Told = Callable[[str], None]
@@ -44,6 +45,7 @@ class Evaluation:
     device: str = "auto"
     workers: int = 0
     cache: bool = True
+    stall_timeout: float = LIMIT
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
         config.data.to_rgb,
         config.run.seed,
         asked.cache,
+        asked.stall_timeout or NEVER,
         told,
     )
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
