@@ -1,13 +1,12 @@
-"""Coverage-guided fuzzing of one of ``parsers.PARSERS``: ``python fuzzing.py NAME SECONDS [CORPUS]``.
+"""Coverage-guided fuzzing of one of ``parsers.PARSERS``: ``python tests/support/fuzzing.py NAME SECONDS``.
 
-Begins with ``seeds.SEEDS`` and the files in CORPUS; what it finds new there is kept while it runs, not afterwards. Ends
-with code 0 and a line of figures, or with the input at which the parser failed, in a file that is named.
+Begins with ``seeds.SEEDS``, tests/corpus/NAME and what earlier runs have left in build/fuzz/NAME. Ends with code 0 and
+figures, or with the input at which the parser failed, in a file that is named.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import atheris  # pyright: ignore
@@ -22,11 +21,12 @@ MEMORY, SECONDS = 2048, 25
 """MB of the process, and of one input."""
 
 
-def main(name: str, seconds: str, *corpora: str) -> None:
-    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
+def main(name: str, seconds: str) -> None:
+    root = Path(__file__).parents[2]
+    folder, known = root / "build" / "fuzz" / name, root / "tests" / "corpus" / name
     work, kept = folder / "work", folder / "corpus"
-    work.mkdir()
-    kept.mkdir()
+    work.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(exist_ok=True)
     for number, seed in enumerate(SEEDS[name](work)):
         (kept / f"seed-{number}").write_bytes(seed)
     parse = PARSERS[name]
@@ -43,7 +43,8 @@ def main(name: str, seconds: str, *corpora: str) -> None:
     def once(data: bytes) -> None:
         parse(data, work)
 
-    atheris.Setup([sys.argv[0], *options, str(kept), *corpora], once)
+    corpora = [str(path) for path in (kept, known) if path.is_dir()]
+    atheris.Setup([sys.argv[0], *options, *corpora], once)
     atheris.Fuzz()
 
 

@@ -195,6 +195,7 @@ def optimizers(folder: Path) -> list[bytes]:
 SEEDS: dict[str, Callable[[Path], list[bytes]]] = {
     "beton": betons,
     "tar": tars,
+    "tar-summed": tars,
     "idx": indices,
     "jpeg": jpegs,
     "image": images,
