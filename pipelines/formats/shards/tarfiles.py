@@ -201,9 +201,10 @@ def meets_header(tar: memoryview, start: int, size: int) -> bool:
 def member_at(tar: memoryview, start: int) -> tarfile.TarInfo | None:
     """The header of the member whose bytes begin at ``start``; None where there is no sound one before them."""
     try:
-        return tarfile.TarInfo.frombuf(bytes(tar[start - BLOCK : start]), "utf-8", "surrogateescape")
+        found = tarfile.TarInfo.frombuf(bytes(tar[start - BLOCK : start]), "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
+    return found if found.size >= 0 else None
 
 
 def is_member(found: tarfile.TarInfo | None, name: str, size: int) -> bool:
