@@ -19,6 +19,7 @@ from xxhash import xxh3_128_hexdigest
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.train.updater import Updater, UpdaterState
 
 FORMAT, WITHOUT_DIGESTS = 4, (1, 2)
@@ -163,10 +164,12 @@ def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
         tensors, moments = (read_tensors(checkpoint, part) for part in PARTS)
         cursor = Cursor(int(state["epoch"]), int(state["batch"]))
         progress = Progress(cursor, int(state["step"]), int(state["samples"]))
+        if min(*cursor, progress.step, progress.samples) < 0:
+            raise ValueError(f"it names {progress}")
         scaler_state = state["scaler"]
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
     if state["format"] == 1:
         tensors, moments = ({k.removeprefix("objective."): v for k, v in held.items()} for held in (tensors, moments))
@@ -191,7 +194,7 @@ def read_tensors(checkpoint: Path, part: str) -> dict[str, Tensor]:
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     """``UserError`` for a newer version's; ``ValueError``, ``KeyError`` or ``TypeError`` where it is damaged."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    state: dict[str, Any] = parse_json((checkpoint / "state.json").read_bytes())
     recorded = state.pop("digest", None)
     if recorded is not None and recorded != _digest_of(state):  # first: what else it says is not to be relied on
         raise ValueError("state.json is not as it was written")
