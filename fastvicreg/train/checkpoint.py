@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -40,6 +41,10 @@ class Progress:
 
 class CheckpointError(Exception):
     """A checkpoint that is damaged or incomplete."""
+
+
+class NoRoomError(UserError):
+    """A checkpoint for which the disk has no room; the earlier ones are whole."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
     Beyond it lie only checkpoints that were damaged, else the run would have gone on from them.
 
     Everything is written to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier
-    checkpoints whole. ``UserError`` where a value is not finite, or the disk refuses.
+    checkpoints whole. ``UserError`` where a value is not finite, or the disk refuses; ``NoRoomError`` where it is full.
     """
     if state.copied is not None:
         state.copied.synchronize()
@@ -129,8 +134,15 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
             shutil.rmtree(other)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise UserError(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are untouched.") from error
+        kind = NoRoomError if _no_room(error) else UserError
+        raise kind(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are untouched.") from error
     return final
+
+
+def _no_room(error: OSError | SafetensorError) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # safetensors tells an error of the system in words alone.
+    return error.errno in full if isinstance(error, OSError) else any(f"os error {n})" in str(error) for n in full)
 
 
 def listed(folder: Path) -> list[Path]:
