@@ -24,6 +24,7 @@ from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.stalls import LIMIT
 
 MOMENTUM = 0.9
 
@@ -164,7 +165,7 @@ class ImageBatches:
     """
 
     def __init__(
-        self, source: Source, training: Training, *, image_size: int, device: str, workers: int, stall: float
+        self, source: Source, training: Training, *, image_size: int, device: str, workers: int, stall: float = LIMIT
     ) -> None:
         plan = train_plan(
             len(source),
