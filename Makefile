@@ -67,7 +67,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # Beside the program what its tests compare with and compile by: DALI and NVIDIA's compiler run without a GPU (0.4 GB).
 $(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dali,cuda,parquet,remote,export,wandb,mlflow]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dali,cuda,parquet,remote,export,audio,wandb,mlflow]'
 	touch $@
 
 $(FUZZABLE): $(TESTABLE)

@@ -12,6 +12,7 @@ from fastvicreg import encoders, methods
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.json_text import parse_json
+from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.registry import unknown
 from fastvicreg.train import steps
 
@@ -91,7 +92,7 @@ def _section(name: str, values: dict[str, Any], origin: str) -> Any:
     elif name == "encoder":
         kind = encoders.config_class(_part(values.get("arch", "resnet50"), "encoder's arch", origin))
     else:
-        kind = {"data": DataConfig, "optim": OptimConfig, "run": RunConfig}[name]
+        kind = {"data": DataConfig, "pair": PairConfig, "optim": OptimConfig, "run": RunConfig}[name]
     known = tuple(field.name for field in dataclasses.fields(kind))
     for key in values:
         if key not in known:

@@ -8,14 +8,20 @@ from pathlib import Path
 from xxhash import xxh3_64_hexdigest
 
 from fastvicreg.caches import cache_folder
-from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Source
+from fastvicreg.config import TrainConfig, branch_of
+from fastvicreg.contracts import Plan, Source
 from fastvicreg.demo import embedded
+from fastvicreg.encoders import varied
+from fastvicreg.encoders.gru.config import GRUConfig
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
 from fastvicreg.pipelines.fetch import is_remote, local_copy
+from fastvicreg.pipelines.pairs.backend import PairPlan
+from fastvicreg.pipelines.pairs.source import captions_of, open_pairs, pair_splits
+from fastvicreg.pipelines.pairs.text import Text
+from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pipelines.passed import left_out, notes_of
-from fastvicreg.pipelines.plan import TrainPlan, train_plan
+from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
 from fastvicreg.pipelines.sources.labelled import label_by_file
@@ -36,6 +42,7 @@ class Datasets:
     validation_where: str = ""
     notes: tuple[str, ...] = ()  # what was found and taken, a line each, for a person
     embedded: str = ""  # path of the embedded training images, which ``where`` describes
+    vocabulary: Vocabulary | None = None  # of a pair with captions
 
     @property
     def train_path(self) -> str:
@@ -43,10 +50,10 @@ class Datasets:
         return self.embedded or self.where
 
 
-def training_plan(config: TrainConfig, samples: int) -> TrainPlan:
+def training_plan(config: TrainConfig, samples: int) -> Plan:
     """The run's order, crops and augmentation of ``samples`` images; ``UserError`` where ``config`` names no recipe."""
     data = config.data
-    return train_plan(
+    plan = train_plan(
         samples,
         seed=config.run.seed,
         recipe=named_recipe(data.recipe, small_size=data.small_size),
@@ -54,11 +61,19 @@ def training_plan(config: TrainConfig, samples: int) -> TrainPlan:
         epochs=config.run.epochs,
         shuffle=data.shuffle,
     )
+    if config.pair.pair:
+        return PairPlan(plan, images=any(side.modality == "image" for side in config.pair.parsed()))
+    return plan
 
 
-def open_data(config: TrainConfig) -> Datasets:
-    """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read."""
+def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> Datasets:
+    """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read.
+
+    ``vocabulary`` is a run's; without one that of a pair with text is made from the training captions.
+    """
     data = config.data
+    if config.pair.pair:
+        return _open_pairs(config, vocabulary)
     if data.data is None:
         for flag, value in (("--val-data", data.val_data), ("--val-labels", data.val_labels)):
             if value is not None:
@@ -94,6 +109,42 @@ def open_data(config: TrainConfig) -> Datasets:
     for source in (train, validation):
         notes += [*notes_of(source), *left_out(source)]
     return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
+
+
+def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
+    """Both splits as sources of pairs, whose captions' words have the same numbers."""
+    data, pair = config.data, config.pair
+    assert data.data is not None
+    train_path, val_path = pair_splits(_here(data.data))
+    if data.val_data:
+        given, below = pair_splits(_here(data.val_data))
+        val_path = below or given
+    train = open_pairs(train_path, pair, to_rgb=data.to_rgb, label=data.label)
+    if train.images is not None:
+        require_readable(train.images, str(train_path))
+    notes = [*notes_of(train), *left_out(train)]
+    texts = [member.modality for member in train.members if isinstance(member.modality, Text)]
+    if texts:
+        if vocabulary is None:
+            branch = varied(config.encoder, words) if (words := branch_of(config.method)) else config.encoder
+            sizes = [one.vocabulary for one in (config.encoder, branch) if isinstance(one, GRUConfig)]
+            vocabulary = Vocabulary.of(captions_of(train), min(sizes))
+            notes.append(f"{len(vocabulary.words):,} words in the training captions are told apart")
+        for text in texts:
+            text.vocabulary = vocabulary
+    validation = None
+    if val_path:
+        modalities = [member.modality for member in train.members]
+        validation = open_pairs(val_path, pair, to_rgb=data.to_rgb, label=data.label, modalities=modalities)
+        notes += [*notes_of(validation), *left_out(validation)]
+    where = str(val_path) if val_path else ""
+    noun = " and ".join(side.modality for side in pair.parsed())
+    told = [
+        f"{name}: {len(one):,} pairs of {noun}, {classes_in_words(len(one.classes))}"
+        for name, one in (("train", train), ("val", validation))
+        if one is not None
+    ]
+    return Datasets(train, validation, str(train_path), where, (*notes, "; ".join(told)), vocabulary=vocabulary)
 
 
 def _here(path: str) -> str | Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from fastvicreg.evaluate.features import evaluation_resize
 from fastvicreg.json_text import parse_json
 from fastvicreg.kernels.augment import augment
 from fastvicreg.kernels.resample import resample_views
+from fastvicreg.pipelines.feed import as_view
+from fastvicreg.pipelines.pairs.config import PairConfig
+from fastvicreg.pipelines.pairs.modalities import Modality, build
+from fastvicreg.pipelines.pairs.text import Text
+from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pipelines.plan import EvalPlan, eval_plan
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.run_folder import require_run
@@ -60,6 +65,24 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class MemberPreprocessing:
+    """From what is no image to what an encoder takes, by evaluation's own definition."""
+
+    modality: Modality
+
+    def __call__(self, given: str | os.PathLike[str] | bytes) -> Tensor:
+        """One view, of the shape that all have. A caption is given as text; a sound as its file's path or bytes.
+
+        ``DecodeError`` where that is no sound; ``OSError`` where it cannot be read.
+        """
+        if isinstance(given, str) and isinstance(self.modality, Text):
+            given = given.encode()
+        encoded = given if isinstance(given, bytes) else Path(given).read_bytes()
+        view = as_view(torch.from_numpy(self.modality.view(encoded, None))[None], torch.float32)
+        return view[0]
+
+
+@dataclass(frozen=True)
 class TrainedEncoder:
     """An encoder in evaluation mode, its settings, and where it comes from: a run's checkpoint, or a file."""
 
@@ -75,6 +98,8 @@ class TrainedEncoder:
     """What a file says of its origin; empty for a run, whose folder does."""
     run: Path | None = None
     """The run's folder; None for a file."""
+    modality: Modality | None = None
+    """What it was given, of a run of pairs; None: images."""
 
 
 def load_encoder(
@@ -88,8 +113,9 @@ def load_encoder(
     """An encoder ready to use, in evaluation mode: of a run's folder, of an exported file, or of anyone's weights.
 
     It maps images (B, 3, H, W) to features (B, F); ``encoder.features`` is F and ``encoder.preprocess`` turns a PIL
-    image into one of the B. ``checkpoint`` chooses one of a run's, by number of steps, name or path, and ``encoder``
-    "b" the second branch's of a run with --branch-b, or "target" the momentum network's. Files may be
+    image into one of the B. Of a run of pairs it may take waveforms (B, 1, T) or words (B, L) in their place, and
+    ``preprocess`` a sound's file or a caption. ``checkpoint`` chooses one of a run's, by number of steps, name or path,
+    and ``encoder`` "b" the second branch's of a run with --branch-b, or "target" the momentum network's. Files may be
     ``fastvicreg export``'s, safetensors, or ``torch.save``'s in one of ``weights.layouts.LAYOUTS`` (VICReg, VICRegL,
     Barlow Twins, solo-learn, lightly, torchvision, timm ...), of which no code is run; their architecture is read from
     the shapes, ``arch`` is compared with it, and ``stem`` says what a 3x3 stem was where the layout does not.
@@ -102,7 +128,8 @@ def load_encoder(
         warnings.warn(f"{found.passed_over}: {found.checkpoint.name} was loaded.", stacklevel=2)
     image_size = found.config.data.image_size
     module = found.encoder
-    module.preprocess = Preprocessing(evaluation_resize(image_size), image_size)  # type: ignore[assignment]
+    images = Preprocessing(evaluation_resize(image_size), image_size)
+    module.preprocess = MemberPreprocessing(found.modality) if found.modality else images  # type: ignore[assignment]
     return module.eval()
 
 
@@ -157,8 +184,22 @@ def load_trained(
         if spoilt := checkpoints.not_finite(own):
             raise UserError(f"{each}: {spoilt} of the encoder is not finite; give an earlier --checkpoint.")
         checkpoints.load_weights(module, own, str(each))
-        return TrainedEncoder(module.eval(), config, each, passed_over, run=path)
+        modality = _modality(config.pair, encoder, lambda: Vocabulary.load(path))
+        return TrainedEncoder(module.eval(), config, each, passed_over, run=path, modality=modality)
     raise UserError(f"{path} has no whole checkpoint: train it, or --resume it, first.")
+
+
+def _modality(pair: PairConfig, branch: str, words: Callable[[], Vocabulary]) -> Modality | None:
+    """What the encoder of ``branch`` is given; None: images. ``words`` are asked for where it is text."""
+    if not pair.pair:
+        return None
+    name = pair.parsed()["ab".index(branch)].modality
+    if name == "image":
+        return None
+    modality = build(name, pair)
+    if isinstance(modality, Text):
+        modality.vocabulary = words()
+    return modality
 
 
 def _exported_folder(path: Path) -> Path:
@@ -185,7 +226,12 @@ def _of_file(path: Path, arch: str | None, stem: str | None) -> TrainedEncoder:
     assert isinstance(encoder, nn.Module)
     checkpoints.load_weights(encoder, content.groups[""], str(path))
     config = replace(config, data=replace(config.data, image_size=image_size))
-    return TrainedEncoder(encoder.eval(), config, path, card=described)
+    modality = None
+    if "pair" in described:
+        config = replace(config, pair=config_file.from_mapping({"pair": described["pair"]}, str(path)).pair)
+        branch = "b" if described.get("branch") == "b" else "a"
+        modality = _modality(config.pair, branch, lambda: Vocabulary.read(described.get("words"), str(path)))
+    return TrainedEncoder(encoder.eval(), config, path, card=described, modality=modality)
 
 
 def _require_asked(config: EncoderConfig, path: Path, arch: str | None, stem: str | None) -> None:

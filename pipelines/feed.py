@@ -105,12 +105,13 @@ class AugmentedFeed:
     def _stage(self, crops: Crops) -> Batch:
         params_BVP = self._plan.photometric(crops.cursor.epoch, crops.slot_B)
         if self._stream is None:
-            return self._augment(crops, crops.groups, params_BVP)
+            return self._augment(crops, crops.groups, crops.others, params_BVP)
         # The generator resumes after the step's launch, so this work overlaps the step's on the device.
         with self._copying():
             with record_function(stages.H2D):
                 groups = tuple(group.to(self._device, non_blocking=True) for group in crops.groups)
-            batch = self._augment(crops, groups, params_BVP)
+                others = tuple(view.to(self._device, non_blocking=True) for view in crops.others)
+            batch = self._augment(crops, groups, others, params_BVP)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
         for view in batch.views:
@@ -120,13 +121,26 @@ class AugmentedFeed:
     def _copying(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def _augment(self, crops: Crops, groups: tuple[Tensor, ...], params_BVP: Tensor) -> Batch:
+    def _augment(
+        self, crops: Crops, groups: tuple[Tensor, ...], others: tuple[Tensor, ...], params_BVP: Tensor
+    ) -> Batch:
         views: list[Tensor] = []
         with record_function(stages.AUGMENT):
             for group_BVHWC in groups:
                 own_BVP = params_BVP[:, len(views) : len(views) + group_BVHWC.shape[1]]
                 views += self._kernel(group_BVHWC, own_BVP, dtype=self._dtype, impl=self._impl)
+            views += [as_view(view, self._dtype) for view in others]
         return Batch(tuple(views), crops.index_B, crops.label_B, crops.cursor)
+
+
+def as_view(other: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is no image as an encoder takes it: a spectrogram (B, 1, M, F) with its channel three times, in ``dtype``;
+    a waveform in ``dtype``; words as they are."""
+    if not other.is_floating_point():
+        return other
+    if other.ndim == 4:
+        return other.to(dtype).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    return other.to(dtype)
 
 
 def _now(stream: torch.cuda.Stream) -> torch.cuda.Event:

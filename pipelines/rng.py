@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     GRAYSCALE = 5
     BLUR = 6
     SOLARIZE = 7
+    MEMBER = 8  # which caption, or which part of a sound
 
 
 @njit(nogil=True)

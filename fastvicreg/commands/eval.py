@@ -178,6 +178,8 @@ def _show(name: str, evaluated: Evaluated) -> None:
     facts, rows = evaluated.facts, evaluated.rows
     where = facts.get("checkpoint") or facts.get("features")
     sizes = f"{facts['queries']:,} images, from a bank of {facts['bank']:,} in {facts['classes']} classes ({where})"
+    if "direction" in rows[0]:
+        sizes = f"{facts['queries']:,} pairs ({where})"
     if evaluated.by_class:
         print(f"{name}: {rows[evaluated.chosen]['accuracy']:.2f} % of {sizes}")
     else:

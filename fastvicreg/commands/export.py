@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from fastvicreg.commandline import WhichEncoder, parse
+from fastvicreg.encoders import takes
 from fastvicreg.errors import UserError
 from fastvicreg.export import TARGETS
 from fastvicreg.registry import resolve, unknown
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     trained = load_trained(
         options.run, options.checkpoint, encoder=options.encoder, arch=options.arch, stem=options.stem
     )
+    if options.to != "safetensors" and (kind := takes(trained.config.encoder)) != "images":
+        raise UserError(f"--to {options.to} is for encoders of images, and this one takes {kind}: --to safetensors.")
     for note in trained.notes:
         print(note)
     written = resolve("target", options.to, TARGETS)(trained, path)

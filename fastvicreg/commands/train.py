@@ -104,7 +104,8 @@ def main(arguments: Sequence[str]) -> int:
         return exit_code(outcome.signal)
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
     labelled = " --val-data FOLDER" if outcome.no_knn else ""
-    display.note(f"next: fastvicreg eval knn {out}{labelled}   or: tensorboard --logdir {out}")
+    evaluation = f"retrieval {out}" if options.settings.pair.pair else f"knn {out}{labelled}"
+    display.note(f"next: fastvicreg eval {evaluation}   or: tensorboard --logdir {out}")
     return 0
 
 

@@ -69,7 +69,8 @@ class Crops:
 
     A group holds consecutive views of one size; all groups together are the plan's views, in its order. ``slot_B`` is
     the sample the plan asked for (photometric parameters follow it); ``index_B`` the sample delivered, which differs
-    only where ``fault_B`` says why.
+    only where ``fault_B`` says why. ``others`` are views that are no pixels, ready for an encoder: of a pair's other
+    modalities, after those of its image.
     """
 
     groups: tuple[Tensor, ...]  # uint8, (B, views of the group, H, W, C) each
@@ -78,6 +79,7 @@ class Crops:
     label_B: Tensor  # int64, -1: none
     fault_B: Tensor  # uint8, a Fault
     cursor: Cursor  # of this batch
+    others: tuple[Tensor, ...] = ()  # (B, ...) each, on the host
 
     @property
     def crops_BVHWC(self) -> Tensor:
@@ -95,7 +97,8 @@ class Crops:
 class Batch:
     """One batch as the training step takes it: augmented, normalised views on the device.
 
-    Images are (B, C, H, W) in channels_last memory order; H and W may differ from view to view.
+    Images are (B, C, H, W) in channels_last memory order; H and W may differ from view to view. Of a pair of modalities
+    a view may be a waveform (B, 1, T), a spectrogram as an image, or a caption's words, int64 (B, L).
     """
 
     views: tuple[Tensor, ...]

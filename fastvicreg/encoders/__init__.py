@@ -1,4 +1,4 @@
-"""Networks from images to features, by the name of their architecture. Importing this imports no torch."""
+"""Networks from images, waveforms or captions to features, by the name of their architecture; no torch is imported."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 RESNET = "fastvicreg.encoders.resnet.config:ResNetConfig"
 VIT = "fastvicreg.encoders.vit.config:ViTConfig"
+RESNET_1D = "fastvicreg.encoders.resnet1d.config:ResNet1dConfig"
+GRU = "fastvicreg.encoders.gru.config:GRUConfig"
 
 ENCODERS = {
     "resnet18": RESNET,
@@ -25,6 +27,9 @@ ENCODERS = {
     "vit_tiny": VIT,
     "vit_small": VIT,
     "vit_base": VIT,
+    "resnet18_1d": RESNET_1D,
+    "resnet34_1d": RESNET_1D,
+    "gru": GRU,
 }
 """Architectures to the class of their settings, whose ``arch`` field holds the name."""
 
@@ -41,6 +46,11 @@ class EncoderConfig(Protocol):
     def build(self) -> Encoder:
         """A network with fresh weights, drawn from torch's global generator."""
         ...
+
+
+def takes(config: EncoderConfig) -> str:
+    """What the network is given: "images", "waveforms" or "text"."""
+    return getattr(config, "takes", "images")
 
 
 def config_class(arch: str) -> type[Any]:

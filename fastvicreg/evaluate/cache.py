@@ -23,6 +23,7 @@ from fastvicreg import __version__
 from fastvicreg.caches import cache_folder
 from fastvicreg.contracts import Source
 from fastvicreg.evaluate.features import Features, evaluation_resize
+from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.to_rgb import rule_of
 
@@ -45,7 +46,9 @@ def weights_digest(encoder: nn.Module) -> str:
 
 def data_digest(source: Source, where: str) -> str:
     """XXH3-128 of every sample's name and label, and of size and time of change of the files at ``where``."""
-    whole = xxh3_128(f"{rule_of(source)} {source.classes}".encode("utf-8", "surrogateescape"))
+    modality = modality_of(source)
+    kind = f"{rule_of(source)} {source.classes}" + (f" {modality.described()}" if modality is not None else "")
+    whole = xxh3_128(kind.encode("utf-8", "surrogateescape"))
     for index in range(len(source)):
         whole.update(f"{source.name(index)}\0{source.label(index)}\0".encode("utf-8", "surrogateescape"))
     for path in _files(source, Path(where)):

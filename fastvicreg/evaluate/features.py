@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,14 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
+from fastvicreg.pipelines.pairs.fixed import member_views
+from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.stalls import LIMIT
 from fastvicreg.train.checkpoint import not_finite
+
+EvaluationViews = Generator[tuple[Tensor, Tensor, int]]
+"""Batches of a fixed view on the device, their labels, and how many samples a neighbour has stood for so far."""
 
 
 class Features(NamedTuple):
@@ -42,28 +48,58 @@ def extract(
     budget: FaultBudget | None = None,
     stall: float = LIMIT,
 ) -> Features:
-    """Features of every image: resized, centre-cropped, normalised; the encoder in evaluation mode meanwhile.
+    """Features of every sample by its fixed view; the encoder in evaluation mode meanwhile.
+
+    An image's is resized, centre-cropped and normalised; a sound's is its middle, a text's its first caption.
 
     ``UserError`` where more samples are faulty than ``budget`` allows, and where features are not finite: whatever is
     made of them would be a number without a meaning. ``StalledError`` where a batch takes more than ``stall`` seconds.
     """
+    reading: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "budget": budget,
+        "stall": stall,
+    }
+    if (modality := modality_of(source)) is None:
+        views = _images(source, image_size, **reading)
+    else:
+        views = member_views(source, modality, **reading)
+    was_training = encoder.training
+    encoder.eval()
+    features, labels, faults = [], [], 0
+    try:
+        for view, label_B, faults in views:  # noqa: B007  # the last one's count is the whole
+            features.append(encoder(view).float())
+            labels.append(label_B)
+    finally:
+        encoder.train(was_training)
+        views.close()
+    features_NF = torch.cat(features)
+    _require_finite(features_NF, encoder, source)
+    return Features(features_NF, torch.cat(labels).to(features_NF.device), faults)
+
+
+def _images(
+    source: Source,
+    image_size: int,
+    *,
+    device: str,
+    batch_size: int,
+    workers: int,
+    budget: FaultBudget | None,
+    stall: float,
+) -> EvaluationViews:
     plan = eval_plan(len(source), resize=evaluation_resize(image_size), crop=image_size)
     engine = build_engine(
         "native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget, stall=stall
     )
-    was_training = encoder.training
-    encoder.eval()
-    features, labels = [], []
     try:
         for fed in AugmentedFeed(engine, plan, device=device).epoch(Cursor(0, 0)):
-            features.append(encoder(fed.batch.views[0]).float())
-            labels.append(fed.batch.label_B)
+            yield fed.batch.views[0], fed.batch.label_B, engine.faults().total
     finally:
-        encoder.train(was_training)
         engine.close()
-    features_NF = torch.cat(features)
-    _require_finite(features_NF, encoder, source)
-    return Features(features_NF, torch.cat(labels).to(features_NF.device), engine.faults().total)
 
 
 def _require_finite(features_NF: Tensor, encoder: nn.Module, source: Source) -> None:

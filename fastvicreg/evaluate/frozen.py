@@ -12,15 +12,18 @@ from torch import Tensor
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import Datasets, open_data
+from fastvicreg.encoders import takes
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate import scores
 from fastvicreg.evaluate.features_file import read_features
-from fastvicreg.evaluate.labels import by_name, obstacle
+from fastvicreg.evaluate.labels import obstacle
+from fastvicreg.evaluate.matching import labelled
+from fastvicreg.evaluate.paired_subject import PairSubject, compares_pairs, open_paired
 from fastvicreg.evaluate.protocols import ClassifyingProtocol, MeasuringProtocol, OwnData
 from fastvicreg.evaluate.published import published
-from fastvicreg.evaluate.robustness import evaluate_sets, matched, open_sets
+from fastvicreg.evaluate.robustness import evaluate_sets, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
-from fastvicreg.pretrained import load_trained
+from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.stalls import LIMIT, NEVER
 from fastvicreg.train.assemble import resolve_device
 
@@ -91,7 +94,8 @@ def open_subject(
         raise UserError(f"--workers {asked.workers}: give 0 for one a core, or more.")
     if (asked.run is None) == (asked.features is None):
         raise UserError(f"give either a run, as fastvicreg eval {name} RUN, or --features FILE.")
-    if before is not None and not before.of_protocol and _own_data(protocol, before.config) is None:
+    same = before is not None and compares_pairs(protocol, before.config) == isinstance(before.subject, PairSubject)
+    if before is not None and same and not before.of_protocol and _own_data(protocol, before.config) is None:
         return before
     return _features_subject(asked) if asked.features is not None else _run_subject(asked, protocol, told)
 
@@ -198,13 +202,18 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
         config = replace(config, data=replace(config.data, val_data=asked.val_data))
     keys = {name: key for name, key in (("image", asked.image), ("label", asked.label)) if key is not None}
     config = replace(config, data=replace(config.data, **keys))
+    if config.pair.pair or takes(config.encoder) != "images":
+        if asked.robustness:
+            raise UserError(f"--robustness {asked.robustness[0]}: {asked.run} is of pairs; leave it out.")
+        subject, data = open_paired(trained, config, device, asked, protocol, told)
+        return Opened(subject, _facts(asked, trained, data), _passed_over(trained), config)
     own = _own_data(protocol, config)
-    data, allowed_A = (own, None) if own is not None else _labelled(open_data(config))
+    data, allowed_A = (own, None) if own is not None else labelled(open_data(config))
     queries = data.validation
     assert queries is not None
     for line in trained.notes:
         told(line)  # what was recognised in a file, before it is worked with
-    notes = (f"{trained.passed_over}: what was evaluated is older.",) if trained.passed_over else ()
+    notes = _passed_over(trained)
     if allowed_A is not None:
         notes += (
             f"{data.validation_where} has {len(allowed_A):,} of the {len(data.train.classes):,} classes: only these "
@@ -226,10 +235,16 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
         asked.stall_timeout or NEVER,
         told,
     )
+    return Opened(subject, _facts(asked, trained, data), notes, config, of_protocol=own is not None)
+
+
+def _passed_over(trained: TrainedEncoder) -> tuple[str, ...]:
+    return (f"{trained.passed_over}: what was evaluated is older.",) if trained.passed_over else ()
+
+
+def _facts(asked: Evaluation, trained: TrainedEncoder, data: Datasets) -> dict[str, Any]:
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
-    if asked.encoder != "a":
-        facts["encoder"] = asked.encoder
-    return Opened(subject, facts, notes, config, of_protocol=own is not None)
+    return facts | ({"encoder": asked.encoder} if asked.encoder != "a" else {})
 
 
 def _own_data(protocol: Any, config: TrainConfig | None) -> Datasets | None:
@@ -237,13 +252,3 @@ def _own_data(protocol: Any, config: TrainConfig | None) -> Datasets | None:
     if config is None or config.data.data is None or not isinstance(protocol, OwnData):
         return None
     return protocol.open_data(config.data.data)
-
-
-def _labelled(data: Datasets) -> tuple[Datasets, Tensor | None]:
-    """``data`` with its validation labels under the bank's numbers, and the classes that come into question."""
-    queries, allowed_A = data.validation, None
-    if queries is not None and (numbers := by_name(data.train.classes, queries.classes)):
-        queries, allowed_A = matched(queries, numbers, data.train.classes)
-    if reason := obstacle(data.train, queries, bank_where=data.where, queries_where=data.validation_where):
-        raise UserError(f"no accuracy: {reason}")
-    return replace(data, validation=queries), allowed_A

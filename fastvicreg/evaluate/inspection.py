@@ -13,21 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvicreg import config_file
-from fastvicreg.config import TrainConfig, kernel_choices
+from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.datasets import open_data, training_plan
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate import diagnostics
 from fastvicreg.evaluate.features import extract
+from fastvicreg.evaluate.whole import whole_method
 from fastvicreg.methods.embeddings import unit_std
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
 from fastvicreg.pretrained import load_trained
-from fastvicreg.train import checkpoint as checkpoints
-from fastvicreg.train.assemble import as_module, build_method, resolve_device
-from fastvicreg.train.online_probe import without_probe
+from fastvicreg.train.assemble import as_module, resolve_device
 
 BATCH = 64
 """Images of a batch of augmented views."""
@@ -102,6 +100,11 @@ def inspect_run(
         if value < least:
             raise UserError(f"{flag} {value}: give {least} or more.")
     trained = load_trained(run, checkpoint, encoder=encoder, arch=arch, stem=stem)
+    if trained.config.pair.pair:
+        raise UserError(
+            f"inspect draws images, and {run} is of pairs: fastvicreg eval retrieval {run}, or export its encoder of "
+            "images and inspect that file with --data."
+        )
     if trained.run is None and data is None:
         raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
     config, device = trained.config, resolve_device(device)
@@ -115,10 +118,7 @@ def inspect_run(
     source = spread(source, images)
     network, head = trained.encoder.to(device), None
     if trained.run is not None:
-        own = config_file.load(trained.run)  # ``config`` has the encoder of the branch that was asked for
-        method = build_method(own, kernel_choices(own), device)
-        tensors = without_probe(checkpoints.read_tensors(trained.checkpoint, "model"))
-        checkpoints.load_weights(as_module(method), tensors, str(trained.checkpoint))
+        method = whole_method(trained, device)
         if encoder == "target":
             head = as_module(method).get_submodule("target_projector.network").eval()
         else:

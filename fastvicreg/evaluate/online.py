@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Source
+from fastvicreg.contracts import Method, Source
 from fastvicreg.evaluate.diagnostics import rank_me
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.labels import obstacle
+from fastvicreg.evaluate.paired import embed_pairs, recalls
 from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.pipelines.pairs.source import PairedSource, member_of
 from fastvicreg.pipelines.sources.labelled import numbered_as
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
 from fastvicreg.train.distributed import Processes, gather, gather_rows, together
@@ -40,13 +42,17 @@ class OnlineEvaluation:
     workers: int
     budget: FaultBudget
     processes: Processes
+    method: Method | None = None
+    pairs: PairedSource | None = None
+    """Of two modalities, between which retrieval is evaluated."""
 
     @classmethod
     def build(cls, run: Run, config: TrainConfig) -> OnlineEvaluation:
         """Queries are the validation split, or a spread of the training data where there is none."""
-        train, validation = run.data.train, run.data.validation
+        pairs = run.data.validation if isinstance(run.data.validation, PairedSource) else None
+        train, validation = member_of(run.data.train), run.data.validation
         if validation is not None:
-            validation = numbered_as(validation, train.classes)
+            validation = numbered_as(member_of(validation), train.classes)
         bank = spread(train, config.run.knn_bank)
         where = run.data.where if bank is train else f"--knn-bank {len(bank)} of {run.data.where}"
         no_knn = obstacle(bank, validation, bank_where=where, queries_where=run.data.validation_where)
@@ -65,13 +71,16 @@ class OnlineEvaluation:
             workers,
             budget,
             run.processes,
+            run.method,
+            pairs,
         )
 
     def __call__(self, encoder: nn.Module, probe: OnlineProbe | None = None) -> dict[str, float]:
         """``rankme`` of the queries' features and, with labels, ``knn`` in percent (20 neighbours, temperature .07).
 
-        With labels and ``probe`` its accuracy on the queries too. ``replaced`` counts the samples that a neighbour
-        stood for, where there were any.
+        With labels and ``probe`` its accuracy on the queries too; of pairs ``recall_ab`` and ``recall_ba``, how often
+        the nearest of the second modality is a sample's own, and the other way round. ``replaced`` counts the samples
+        that a neighbour stood for, where there were any.
 
         ``UserError`` where more samples are faulty than the run's budget allows.
         """
@@ -85,6 +94,11 @@ class OnlineEvaluation:
             values["knn"] = accuracy(predicted_M, queries.labels_N)
             if probe is not None:
                 values["probe"] = accuracy(probe.predict(queries.features_NF), queries.labels_N)
+        if self.pairs is not None and self.method is not None:
+            options = {"image_size": self.image_size, "device": self.device, "workers": self.workers}
+            first, second = embed_pairs(self.method, self.pairs, **options)
+            values["recall_ab"] = recalls(first, second, (1,))["recall@1"]
+            values["recall_ba"] = recalls(second, first, (1,))["recall@1"]
         values["rankme"] = rank_me(queries.features_NF[:RANK_SAMPLES])
         return values | ({"replaced": float(replaced)} if replaced else {})
 

@@ -14,9 +14,9 @@ from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate import scores
 from fastvicreg.evaluate.labels import by_name
+from fastvicreg.evaluate.matching import matched
 from fastvicreg.evaluate.subject import Classifier, ImageSubject
 from fastvicreg.pipelines.sources import open_source
-from fastvicreg.pipelines.sources.labelled import LabelledSource
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,6 @@ class ImageSet:
     source: Source
     allowed_A: Tensor | None
     """The classes that come into question, where they are not all of the bank's."""
-
-
-def matched(queries: Source, numbers: list[int], classes: tuple[str, ...]) -> tuple[Source, Tensor | None]:
-    """``queries`` under the bank's ``numbers`` of its classes, and these where they are not all."""
-    allowed_A = torch.tensor(sorted(numbers)) if len(numbers) < len(classes) else None
-    if numbers == list(range(len(numbers))):
-        return queries, allowed_A
-    labels = [queries.label(index) for index in range(len(queries))]
-    return LabelledSource(queries, [numbers[label] if label >= 0 else -1 for label in labels], classes), allowed_A
 
 
 def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range") -> list[ImageSet]:

@@ -12,6 +12,7 @@ import torch
 from fastvicreg import __version__
 from fastvicreg.evaluate.features import evaluation_resize
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
+from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pretrained import METADATA, TrainedEncoder
 from fastvicreg.show import metrics
 from fastvicreg.train import checkpoint as checkpoints
@@ -35,6 +36,15 @@ OF_ORIGIN = (
 """What a card says of training, which a file that is exported again keeps."""
 
 
+INPUTS = {
+    "text": "A caption's words and marks in lower case as numbers, {words} with those of its beginning and end.",
+    "waveform": "{clip_seconds:g} s of mono sound at {sample_rate} Hz, of mean 0 and standard deviation 1.",
+    "spectrogram": "The logarithm of the power of {clip_seconds:g} s of mono sound at {sample_rate} Hz in {mels} mel "
+    "bands, of mean 0 and standard deviation 1, three times as channels.",
+}
+"""What an encoder of each modality takes."""
+
+
 def card_of(trained: TrainedEncoder) -> dict[str, Any]:
     """Everything beside the weights, as JSON has it; ``load_encoder`` needs "encoder" and "image_size"."""
     config = trained.config
@@ -49,6 +59,8 @@ def card_of(trained: TrainedEncoder) -> dict[str, Any]:
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
     }
+    if trained.modality is not None:
+        card = {name: card[name] for name in ("version", "encoder", "features", "image_size")} | _member(trained)
     origin = _of_run(trained, trained.run) if trained.run else {**trained.card, "notes": list(trained.notes)}
     kept = {name: origin[name] for name in (*OF_ORIGIN, "notes") if origin.get(name)}
     return {**card, **kept, "fastvicreg": __version__, "torch": torch.__version__}
@@ -77,7 +89,18 @@ def markdown(card: dict[str, Any], *, title: str, load: str, head: str = "") -> 
     }
     lines = [f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items() if value]
-    lines += ["", "## Pixels", "", _pixels(card), "", "## Loading", "", "```python", load, "```"]
+    lines += [
+        "",
+        "## Input" if "modality" in card else "## Pixels",
+        "",
+        _pixels(card),
+        "",
+        "## Loading",
+        "",
+        "```python",
+        load,
+        "```",
+    ]
     for heading, texts in (("Departs from its source", card.get("divergences")), ("Notes", card.get("notes"))):
         if texts:
             lines += ["", f"## {heading}", "", *(f"- {text}" for text in texts)]
@@ -85,6 +108,17 @@ def markdown(card: dict[str, Any], *, title: str, load: str, head: str = "") -> 
         lines += ["", "## Metrics of the run", "", "| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:g} |" for name, value in card["metrics"].items()]
     return head + "\n".join(lines) + "\n"
+
+
+def _member(trained: TrainedEncoder) -> dict[str, Any]:
+    """What an encoder of a run of pairs takes that is no image."""
+    assert trained.modality is not None
+    pair = trained.config.pair
+    names = [side.modality for side in pair.parsed()]
+    branch = "ab"[names.index(trained.modality.name)] if len(set(names)) == 2 else "a"
+    words = trained.modality.vocabulary if isinstance(trained.modality, Text) else None
+    card = {"modality": trained.modality.name, "branch": branch, "pair": dataclasses.asdict(pair)}
+    return card | ({"words": list(words.words)} if words else {})
 
 
 def _of_run(trained: TrainedEncoder, run: Path) -> dict[str, Any]:
@@ -132,6 +166,8 @@ def _settings(settings: dict[str, Any]) -> str:
 
 
 def _pixels(card: dict[str, Any]) -> str:
+    if "modality" in card:
+        return f"{INPUTS[card['modality']].format(**card['pair'])} `encoder.preprocess` makes it."
     mean, std = (" ".join(f"{value:g}" for value in card[name]) for name in ("mean", "std"))
     return (
         f"RGB from 0 to 1; short side to {card['resize']} px by antialiased {card['interpolation']} interpolation, "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export import Written
-from fastvicreg.export.writing import draft_with_card, features, noise_images, require_close, tensors_of
+from fastvicreg.export.writing import draft_with_card, features, noise_input, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder
 
 RENAMED = (
@@ -75,7 +75,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
     note = f"# detectron2 options, on its command line or in a yaml file\n{load}"
     kept = {name: value for name, value in tensors_of(trained).items() if not name.endswith("num_batches_tracked")}
     model = {renamed(name): np.ascontiguousarray(value.numpy()) for name, value in kept.items()}
-    x_BCHW = noise_images(trained)
+    x_BCHW = noise_input(trained)
     with draft_with_card(trained, path, note) as aside:
         content = {"model": model, "__author__": "fastvicreg", "matching_heuristics": True}
         aside.write_bytes(pickle.dumps(content, protocol=4))

@@ -13,7 +13,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.export import Written
 from fastvicreg.export.card import card_of, markdown, texts_of
 from fastvicreg.export.timm import name_of, side_of
-from fastvicreg.export.writing import draft, features, noise_images, peer, require_close, tensors_of
+from fastvicreg.export.writing import draft, features, noise_input, peer, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder, load_encoder
 
 
@@ -22,7 +22,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
 
     ``UserError`` where the folder cannot be written.
     """
-    card, x_BCHW = card_of(trained), noise_images(trained, side=side_of(trained))
+    card, x_BCHW = card_of(trained), noise_input(trained, side=side_of(trained))
     expected_BF = features(trained.encoder, x_BCHW)
     try:
         name, options = name_of(trained.config.encoder)

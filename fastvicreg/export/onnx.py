@@ -13,7 +13,7 @@ import torch
 
 from fastvicreg.export import Written
 from fastvicreg.export.card import card_of
-from fastvicreg.export.writing import draft, features, noise_images, require_close, required
+from fastvicreg.export.writing import draft, features, noise_input, require_close, required
 from fastvicreg.pretrained import METADATA, TrainedEncoder
 
 OPSET = 18
@@ -36,7 +36,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 encoder,
-                (noise_images(trained),),
+                (noise_input(trained),),
                 str(aside),
                 input_names=["images"],
                 output_names=["features"],
@@ -52,7 +52,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
         session = runtime.InferenceSession(str(aside), providers=["CPUExecutionProvider"])
         worst = 0.0
         for batch in BATCHES:
-            x_BCHW = noise_images(trained, batch)
+            x_BCHW = noise_input(trained, batch)
             (found,) = session.run(None, {"images": x_BCHW.numpy()})
             found_BF, expected_BF = torch.from_numpy(found), features(encoder, x_BCHW)
             worst = max(worst, require_close("onnxruntime", path, found_BF, expected_BF, TOLERANCE))

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from fastvicreg.export import Written
 from fastvicreg.export.card import texts_of
-from fastvicreg.export.writing import draft, features, noise_images, require_close, tensors_of
+from fastvicreg.export.writing import draft, features, noise_input, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder, load_encoder
 
 
@@ -17,10 +17,11 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
 
     So ``model.load_state_dict(tensors, strict=False)`` takes them there. ``UserError`` where it cannot be written.
     """
-    x_BCHW = noise_images(trained)
+    x_BCHW = noise_input(trained)
     with draft(path) as aside:
         save_file(tensors_of(trained), aside, texts_of(trained))
         found_BF, expected_BF = features(load_encoder(aside), x_BCHW), features(trained.encoder, x_BCHW)
         worst = require_close("fastvicreg.load_encoder", path, found_BF, expected_BF)
-    load = f'encoder = fastvicreg.load_encoder("{path}"); features = encoder(encoder.preprocess(image)[None])'
+    given = "image" if trained.modality is None else "caption" if trained.modality.name == "text" else "sound"
+    load = f'encoder = fastvicreg.load_encoder("{path}"); features = encoder(encoder.preprocess({given})[None])'
     return Written(f"read back by fastvicreg.load_encoder, largest difference {worst:.0e}", load)

@@ -13,7 +13,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.export import Written
 from fastvicreg.export.card import texts_of
 from fastvicreg.export.torchvision import name_of as resnet_name
-from fastvicreg.export.writing import draft, features, noise_images, peer, require_close, tensors_of
+from fastvicreg.export.writing import draft, features, noise_input, peer, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder, load_encoder
 
 PATCHES = {"vit_tiny": (16,), "vit_small": (8, 16, 32), "vit_base": (8, 16, 32)}
@@ -49,7 +49,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
     name, options = name_of(trained.config.encoder)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: timm tells a file by its ending; give FILE.safetensors.")
-    x_BCHW = noise_images(trained, side=side_of(trained))
+    x_BCHW = noise_input(trained, side=side_of(trained))
     expected_BF = features(trained.encoder, x_BCHW)
     timm, reason = peer("timm")
     with draft(path) as aside:

@@ -10,7 +10,7 @@ from fastvicreg.encoders import EncoderConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export import Written
-from fastvicreg.export.writing import draft_with_card, features, noise_images, peer, require_close, tensors_of
+from fastvicreg.export.writing import draft_with_card, features, noise_input, peer, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder
 
 NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -39,7 +39,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
         f"model = torchvision.models.{name}(); model.fc = torch.nn.Identity(); "
         f'model.load_state_dict(torch.load("{path}", weights_only=True))'
     )
-    x_BCHW = noise_images(trained)
+    x_BCHW = noise_input(trained)
     expected_BF = features(trained.encoder, x_BCHW)
     torchvision, reason = peer("torchvision")
     with draft_with_card(trained, path, f"import torch, torchvision\n\n{load}") as aside:

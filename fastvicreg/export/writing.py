@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastvicreg.errors import UserError
 from fastvicreg.export.card import card_of, markdown
+from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pretrained import TrainedEncoder
 
 TOLERANCE = 1e-6
@@ -65,10 +66,17 @@ def tensors_of(trained: TrainedEncoder) -> dict[str, Tensor]:
     return {name: value.detach().contiguous().cpu() for name, value in trained.encoder.state_dict().items()}
 
 
-def noise_images(trained: TrainedEncoder, batch: int = 2, *, side: int = 0) -> Tensor:
-    """Images (B, 3, H, W) of noise, the same every time, of ``side`` or the size that the encoder was trained on."""
+def noise_input(trained: TrainedEncoder, batch: int = 2, *, side: int = 0) -> Tensor:
+    """Noise as the encoder takes it, the same every time: images (B, 3, H, W) of ``side``, or of the size that it was
+    trained on; of a run of pairs sounds, or numbers of words."""
+    generator = torch.Generator().manual_seed(0)
+    if trained.modality is not None:
+        shape = trained.config.pair.shape(trained.modality.name)
+        if isinstance(trained.modality, Text):
+            return torch.randint(0, 8, (batch, *shape), generator=generator)
+        return torch.randn(batch, *shape, generator=generator)
     side = side or trained.config.data.image_size
-    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.randn(batch, 3, side, side, generator=generator)
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from fastvicreg.show.metrics import data_wait_share
 
 SPARKS = "▁▂▃▄▅▆▇█"
 PLAIN_SECONDS = 10.0
+EVALUATED = {"knn": "kNN", "probe": "probe", "recall_ab": "R@1 a to b", "recall_ba": "R@1 b to a"}
+"""Figures of an evaluation in percent, and what they are called."""
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
@@ -115,8 +117,7 @@ class Display:
         if self._live:
             self._live.update(self._render())
         else:
-            shown = f"kNN {row['knn']:.1f} %  " if "knn" in row else ""
-            shown += f"probe {row['probe']:.1f} %  " if "probe" in row else ""
+            shown = "".join(f"{title} {row[name]:.1f} %  " for name, title in EVALUATED.items() if name in row)
             self.note(f"epoch {row['epoch']}  {shown}RankMe {row['rankme']:.1f}")
 
     def faults(self, epoch: int, counts: Mapping[str, int], named: Sequence[str]) -> None:
@@ -163,9 +164,8 @@ class Display:
                 shown.add_row(name, f"{row[name]:8.4g}", "")
         if self._evaluation:
             value = self._evaluation
-            if "knn" in value:
-                shown.add_row("kNN", f"{value['knn']:8.1f} %", f"epoch {value['epoch']}")
-            if "probe" in value:
-                shown.add_row("probe", f"{value['probe']:8.1f} %", f"epoch {value['epoch']}")
+            for name, title in EVALUATED.items():
+                if name in value:
+                    shown.add_row(title, f"{value[name]:8.1f} %", f"epoch {value['epoch']}")
             shown.add_row("RankMe", f"{value['rankme']:8.1f}", f"epoch {value['epoch']}")
         return Group(self._progress, shown)

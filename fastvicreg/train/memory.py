@@ -72,18 +72,26 @@ def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
     # Autocast has no form for tensors without a device: the network's own type stands for it.
     method.to(dtype)
     part_B, largest = batch_B // getattr(config.step, "micro_batches", 1), max(config.data.training_sizes())
-    recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
-    sides = [view.size or largest for view in recipe.views]
-    views = [torch.empty((part_B, 3, side, side), device="meta", dtype=dtype) for side in sides]
+    views = [torch.empty((part_B, *shape), device="meta", dtype=kind) for shape, kind in _views(config, largest, dtype)]
     views_bytes = sum(view.nbytes for view in views)
     with Alive() as alive:
-        inputs = tuple(view.to(memory_format=torch.channels_last) for view in views)
+        inputs = tuple(view.to(memory_format=torch.channels_last) if view.ndim == 4 else view for view in views)
         results = method.embed(inputs), method.target(inputs)  # held, and so the graph behind them
     # The loss, in fp32 whatever the precision, keeps about a copy of each embedding and its gradient.
     loss = 8 * sum(leaf.numel() for leaf in tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad)
     kept = alive.bytes() - views_bytes + loss * batch_B // part_B
     moments = MOMENTS[config.optim.optimizer] * gradients
     return Memory(held + copies, gradients, moments, views_bytes * batch_B // part_B, kept)
+
+
+def _views(config: TrainConfig, largest: int, dtype: torch.dtype) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of one sample's views."""
+    if config.pair.pair:
+        names = [side.modality for side in config.pair.parsed()]
+        shapes = [(3, largest, largest) if name == "image" else config.pair.shape(name) for name in names]
+        return [(shape, torch.int64 if name == "text" else dtype) for shape, name in zip(shapes, names, strict=True)]
+    recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
+    return [((3, side, side), dtype) for side in (view.size or largest for view in recipe.views)]
 
 
 class Alive(TorchDispatchMode):

@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TextIO
 from fastvicreg import config_file
 from fastvicreg.config import RESUMABLE, TrainConfig
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.pairs.vocabulary import FILE as VOCABULARY
+from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 
 LOCK = ".lock"
 PRESET = "preset.json"
@@ -109,9 +111,16 @@ def _begun(folder: Path) -> bool:
     return (saved.is_dir() and any(saved.iterdir())) or (log.is_file() and log.stat().st_size > 0)
 
 
-def save_config(folder: Path, config: TrainConfig) -> None:
-    """Write ``config.json`` whole or not at all; ``UserError`` where it cannot be written."""
+def save_config(folder: Path, config: TrainConfig, vocabulary: Vocabulary | None = None) -> None:
+    """Write ``config.json`` whole or not at all, and the words of a run with captions.
+
+    ``UserError`` where it cannot be written, and where the captions' words are not those of the run there.
+    """
+    if vocabulary is not None and (saved := vocabulary.differing(folder)):
+        raise UserError(saved)
     _write(folder, "config.json", config_file.to_json(config))
+    if vocabulary is not None:
+        _write(folder, VOCABULARY, vocabulary.to_json())
 
 
 def save_preset(folder: Path, name: str, divergences: Sequence[str]) -> None:

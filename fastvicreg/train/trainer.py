@@ -108,7 +108,8 @@ class Trainer:
             for note in begin_with_weights(config, self._run.module, self._run.encoder):
                 self._display.note(note)
         if processes.main:
-            save_config(folder, config)  # only now: a resume that is refused leaves the saved settings as they were
+            # Only now: a resume that is refused leaves the saved settings as they were.
+            save_config(folder, config, self._run.data.vocabulary)
         self._recorder = recorder_of(config, folder, self._progress.step, self._display.note, writes=processes.main)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._no_evaluation = ""  # why the last one could not be made: said once

@@ -8,6 +8,8 @@ from fastvicreg.pipelines.engines.engine import BatchEngine
 from fastvicreg.pipelines.engines.options import Decoder, EngineOptions
 from fastvicreg.pipelines.engines.workload import Workload
 from fastvicreg.pipelines.faults import FaultBudget
+from fastvicreg.pipelines.pairs.backend import PairedBackend, images_of
+from fastvicreg.pipelines.pairs.source import PairedSource
 from fastvicreg.registry import resolve
 from fastvicreg.stalls import LIMIT
 
@@ -37,7 +39,7 @@ def build_engine(
     hw_decoder_load: float = 0.65,
     stall: float = LIMIT,
 ) -> Engine:
-    """The engine called ``name`` over ``source`` and ``plan``.
+    """The engine called ``name`` over ``source`` and ``plan``; of pairs it cuts the images, and the rest is added.
 
     ``batch_size`` is the total over all ranks; ``decoder`` and ``hw_decoder_load`` are the dali engine's.
     ``stall`` is how many seconds a batch is waited for without a result (``StalledError``).
@@ -46,5 +48,8 @@ def build_engine(
     build = resolve("pipeline", name, ENGINES)
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
     options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load, stall)
+    if isinstance(source, PairedSource):
+        work = Workload(source.images or source, plan, batching, options)
+        return BatchEngine(work, PairedBackend(work, source, images_of(name, build, work, source)))
     work = Workload(source, plan, batching, options)
     return BatchEngine(work, build(work))

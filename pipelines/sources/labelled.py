@@ -16,6 +16,7 @@ from typing import Any
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.json_text import parse_json
+from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.passed import Passed, Passing, notes_of
 from fastvicreg.pipelines.to_rgb import rule_of
 
@@ -30,6 +31,7 @@ class LabelledSource:
         self._source, self._label = source, label_N
         self.classes = classes
         self.to_rgb = rule_of(source)
+        self.modality = modality_of(source)
         self.notes = notes_of(source)
         self.passed = source.passed if isinstance(source, Passing) else Passed()
 

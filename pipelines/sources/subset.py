@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastvicreg.contracts import Source
+from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.to_rgb import rule_of
 
 
@@ -16,6 +17,7 @@ class SubsetSource:
         self._indices = tuple(indices)
         self.classes = source.classes
         self.to_rgb = rule_of(source)
+        self.modality = modality_of(source)
 
     def __len__(self) -> int:
         return len(self._indices)

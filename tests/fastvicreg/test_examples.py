@@ -39,8 +39,34 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"own_training_loop", "fabric_training_loop", "own_method", "features_from_a_run", "detection"}
+    tested = {"own_training_loop", "fabric_training_loop", "own_method", "features_from_a_run", "detection", "pairs"}
     assert {path.stem for path in FOLDER.glob("*.py")} == tested
+
+
+def test_pairs_shows_what_trains_on_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = example("pairs", monkeypatch)
+    made.write_captions(tmp_path, train=16, val=4)
+    command = made.COMMANDS["captions"].format(folder=tmp_path).splitlines()[0].split()[1:]
+    assert main([*command, "--epochs", "1", "--batch-size", "8", "--eval-every", "0"]) == 0
+    assert main(["eval", "retrieval", str(tmp_path / "run"), "--recall", "1", "2"]) == 0
+    assert "image to text" in capsys.readouterr().out
+
+
+def test_pairs_brings_esc50_into_class_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloaded = tmp_path / "ESC-50-master"
+    (downloaded / "audio").mkdir(parents=True)
+    (downloaded / "meta").mkdir()
+    names = {"1-100032-A-0.wav": (1, "dog"), "5-9032-A-0.wav": (5, "dog"), "2-117271-A-0.wav": (2, "sea_waves")}
+    rows = [f"{name},{fold},0,{category},False,0,A" for name, (fold, category) in names.items()]
+    heading = "filename,fold,target,category,esc10,src_file,take"
+    (downloaded / "meta" / "esc50.csv").write_text("\n".join([heading, *rows]) + "\n")
+    for name in names:
+        (downloaded / "audio" / name).write_bytes(b"sound")
+    example("pairs", monkeypatch).esc50(downloaded, tmp_path / "esc")
+    found = sorted(str(path.relative_to(tmp_path / "esc")) for path in (tmp_path / "esc").rglob("*.wav"))
+    assert found == ["train/dog/1-100032-A-0.wav", "train/sea_waves/2-117271-A-0.wav", "val/dog/5-9032-A-0.wav"]
 
 
 def test_own_training_loop(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,5 +286,5 @@ def test_files_of_earlier_versions_are_still_read(tmp_path: Path) -> None:
 def test_probe_has_the_run_s_size_and_is_the_same_every_time(tmp_path: Path) -> None:
     _, source = file_of(VIT, tmp_path)
     found = load_trained(source)
-    assert writing.noise_images(found).shape == (2, 3, 32, 32)
-    assert torch.equal(writing.noise_images(found), writing.noise_images(found))
+    assert writing.noise_input(found).shape == (2, 3, 32, 32)
+    assert torch.equal(writing.noise_input(found), writing.noise_input(found))

@@ -1,10 +1,10 @@
-"""Image retrieval by the cosine of frozen features: the validation images ask, the training images answer."""
+"""Retrieval by cosine: validation images ask for training images of their class, members of pairs for each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastvicreg.errors import UserError
 
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """By how many of the nearest training images are of the query's class: recall at 1, 5, 10 and mean precision."""
+    """By how many of the nearest training images are of the query's class: recall at 1, 5, 10 and mean precision. Of a
+    run of pairs: how often a validation sample's own caption, or sound, is among the nearest, and the other way round.
+    """
 
     recall: tuple[int, ...] = (1, 5, 10)
     """Ranks within which an image of the query's class counts as found."""
+
+    compares_pairs: ClassVar[bool] = True
 
     def check(self, subject: Subject) -> None:
         """``UserError`` for the first rank that is not there."""
@@ -29,7 +33,10 @@ class Retrieval:
 
     def measure(self, subject: Subject, told: Callable[[str], None]) -> list[dict[str, Any]]:
         """See ``evaluate.ranking.retrieval``."""
+        from fastvicreg.evaluate.paired_subject import PairSubject
         from fastvicreg.evaluate.ranking import retrieval
 
+        if isinstance(subject, PairSubject):
+            return subject.retrieval(self.recall)
         bank, queries = subject.features()
         return [retrieval(bank, queries, self.recall)]

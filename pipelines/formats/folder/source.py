@@ -83,13 +83,7 @@ class FolderSource:
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes; ``OSError`` where they cannot be read, or are too many for an image."""
-        handle = os.open(f"{self.path}/{self._files[index]}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if (size := os.fstat(handle).st_size) > MAX_BYTES:
-                raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MAX_BYTES:,}")
-            return os.read(handle, size)
-        finally:
-            os.close(handle)
+        return read_file(f"{self.path}/{self._files[index]}")
 
     def label(self, index: int) -> int:
         """The class's number, -1 in a flat folder."""
@@ -146,3 +140,14 @@ class FolderSource:
             found += images
             pending += [(inner, below[1] | {identity(self.path / inner)}) for inner in folders]
         return sorted(found)
+
+
+def read_file(path: str) -> bytes:
+    """A file's bytes; ``OSError`` where they cannot be read, or are too many for a sample."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if (size := os.fstat(handle).st_size) > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MAX_BYTES:,}")
+        return os.read(handle, size)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""ResNets for waveforms."""

@@ -1,0 +1,35 @@
+"""Settings of the ResNets for waveforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from fastvicreg.errors import UserError
+
+if TYPE_CHECKING:
+    from fastvicreg.encoders.resnet1d.network import ResNet1d
+
+
+@dataclass(frozen=True)
+class ResNet1dConfig:
+    """A ResNet whose convolutions run over time (paper Table 6: a 1-D ResNet-18 of 384 features)."""
+
+    takes: ClassVar[str] = "waveforms"
+
+    arch: str = "resnet18_1d"
+    """resnet18_1d or resnet34_1d."""
+    width: int = 48
+    """Channels of the first stage; features are eight times as many, 384 as published."""
+
+    def check(self) -> None:
+        """``UserError`` for a value that no network can have."""
+        if self.width < 1:
+            raise UserError(f"--width {self.width} is too small: give 1 or more.")
+
+    def build(self) -> ResNet1d:
+        """A network with fresh weights, drawn from torch's global generator."""
+        from fastvicreg.encoders.resnet1d.network import ResNet1d
+
+        self.check()
+        return ResNet1d(self.arch, self.width)

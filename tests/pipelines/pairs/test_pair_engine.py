@@ -1,0 +1,138 @@
+"""Engines over pairs: any backend cuts the images, and what lies beside them follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from paired import SOUND, captions, sounds
+
+from fastvicreg.contracts import Crops, Cursor
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.pairs.backend import PairPlan
+from fastvicreg.pipelines.pairs.config import PairConfig
+from fastvicreg.pipelines.pairs.source import PairedSource, captions_of, open_pairs
+from fastvicreg.pipelines.pairs.text import Text
+from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
+from fastvicreg.pipelines.plan import train_plan
+from fastvicreg.pipelines.recipes import named_recipe
+
+BEGINNING = Cursor(0, 0)
+
+
+def plan(samples: int, *, images: bool, seed: int = 3) -> PairPlan:
+    return PairPlan(train_plan(samples, seed=seed, recipe=named_recipe("small"), image_size=16), images=images)
+
+
+def pictures(folder: Path) -> PairedSource:
+    found = open_pairs(captions(folder) / "train", PairConfig(pair=("image", "text"), words=12))
+    (text,) = (member.modality for member in found.others)
+    assert isinstance(text, Text)
+    text.vocabulary = Vocabulary.of(captions_of(found), 60)
+    return found
+
+
+def delivered(source: PairedSource, start: Cursor = BEGINNING, name: str = "native", **options) -> list[Crops]:
+    own = plan(len(source), images=source.images is not None, seed=options.pop("seed", 3))
+    engine = build_engine(name, source, own, batch_size=8, **({"workers": 2} | options))
+    try:
+        return list(engine.batches(start))
+    finally:
+        engine.close()
+
+
+def same(one: Crops, two: Crops) -> bool:
+    pairs = zip((*one.groups, *one.others, one.index_B), (*two.groups, *two.others, two.index_B), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_captions_follow_the_images(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    text = source.others[0]
+    batches = delivered(source)
+    assert sorted(torch.cat([batch.index_B for batch in batches]).tolist()) == list(range(24))
+    for batch in batches:
+        assert batch.groups[0].shape == (8, 1, 16, 16, 3)
+        (words_BL,) = batch.others
+        assert words_BL.dtype == torch.int64
+        for index, words_L in zip(batch.index_B.tolist(), words_BL, strict=True):
+            known = text.modality.views(text.encoded(index))
+            assert any(np.array_equal(words_L.numpy(), one) for one in known)
+
+
+def test_the_images_are_those_of_a_run_without_captions(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    alone = train_plan(24, seed=3, recipe=named_recipe("small"), image_size=16)
+    assert source.images is not None
+    engine = build_engine("native", source.images, alone, batch_size=8)
+    for paired, own in zip(delivered(source), engine.batches(Cursor(0, 0)), strict=True):
+        assert torch.equal(paired.groups[0][:, 0], own.groups[0][:, 0])
+    engine.close()
+
+
+def test_a_resumed_epoch_goes_on_as_it_was(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    whole = delivered(source, Cursor(1, 0))
+    assert all(same(*pair) for pair in zip(whole[1:], delivered(source, Cursor(1, 1), workers=1), strict=True))
+    assert not torch.equal(whole[0].others[0], delivered(source, Cursor(1, 0), seed=4)[0].others[0])
+
+
+def test_two_processes_deliver_what_one_does(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    whole = delivered(source)
+    parts = [delivered(source, rank=rank, world_size=2) for rank in (0, 1)]
+    for one, *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(one.others[0], torch.cat([share.others[0] for share in shares]))
+
+
+def test_synthetic_images_beside_real_captions(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    for made, real in zip(delivered(source, name="synthetic"), delivered(source), strict=True):
+        assert torch.equal(made.others[0], real.others[0])
+
+
+def test_sounds_without_images(tmp_path: Path) -> None:
+    pytest.importorskip("soundfile")
+    source = open_pairs(sounds(tmp_path) / "train", SOUND)
+    for batch in delivered(source):
+        assert batch.groups == ()
+        wave_B1T, mel_B1MF = batch.others
+        assert wave_B1T.shape == (8, *SOUND.shape("waveform"))
+        assert mel_B1MF.shape[1:] == (1, 8, SOUND.frames)
+        assert batch.label_B.tolist() == [source.label(index) for index in batch.index_B.tolist()]
+
+
+def test_a_pipeline_of_images_is_refused_sounds(tmp_path: Path) -> None:
+    pytest.importorskip("soundfile")
+    source = open_pairs(sounds(tmp_path) / "train", SOUND)
+    with pytest.raises(UserError, match="--pipeline dali reads images, and this pair has none: give --pipeline native"):
+        delivered(source, name="dali")
+
+
+@pytest.mark.parametrize("spoilt", ["000002.txt", "000002.jpg"])
+def test_a_pair_of_which_one_cannot_be_read_is_replaced_whole(tmp_path: Path, spoilt: str) -> None:
+    source = pictures(tmp_path)
+    (tmp_path / "train" / spoilt).write_bytes(b"\xff\xfe")
+    text = source.others[0]
+    for batch in delivered(source):
+        for index, words_L in zip(batch.index_B.tolist(), batch.others[0], strict=True):
+            assert index != 2
+            assert any(np.array_equal(words_L.numpy(), one) for one in text.modality.views(text.encoded(index)))
+
+
+def test_what_was_replaced_is_counted_and_stops_above_the_budget(tmp_path: Path) -> None:
+    source = pictures(tmp_path)
+    (tmp_path / "train" / "000002.txt").write_bytes(b"")
+    engine = build_engine("native", source, plan(24, images=True), batch_size=8)
+    list(engine.batches(Cursor(0, 0)))
+    report = engine.faults()
+    engine.close()
+    assert report.counts == {"undecodable": 1}
+    assert report.named == ("000002.txt: an empty caption",)
+    for number in range(24):
+        (tmp_path / "train" / f"{number:06d}.txt").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 8 pairs of a batch can be read"):
+        delivered(source)
