@@ -7,8 +7,10 @@ INSTALLED := .venv/.installed
 TESTABLE := .venv/.testable
 DOCUMENTED := .venv-docs/.installed
 PEERED := .venv-peers/.installed
+FUZZABLE := .venv/.fuzzable
+AUDITED := .venv-audit/.installed
 
-.PHONY: demo test test-peers soak lint docs wheel ffcv clean
+.PHONY: demo test test-peers soak fuzz audit lint docs wheel ffcv clean
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
@@ -22,11 +24,23 @@ test-peers: $(PEERED)
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers $$(grep -rl 'pytest[.]mark[.]peers' tests --include='*.py')
 
 SOAKED := tests/fastvicreg/train/test_kills.py tests/fastvicreg/train/test_checkpoint_faults.py \
-	tests/fastvicreg/train/test_growth.py tests/pipelines/test_mutations.py tests/pipelines/convert/test_convert_kills.py
+	tests/fastvicreg/train/test_growth.py tests/pipelines/test_mutations.py tests/pipelines/convert/test_convert_kills.py \
+	tests/test_parsers.py
 
-# What docs/reliability.md gives figures of: the same tests, ten times as much of each.
-soak: $(TESTABLE)
+# What docs/reliability.md gives figures of: the same tests, ten times as much of each, and parsers fuzzed.
+soak: $(TESTABLE) fuzz
 	FASTVICREG_SOAK=10 FASTVICREG_SOAK_STEPS=20000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s $(SOAKED)
+
+FUZZED := beton tar tar-summed idx jpeg manifest trace
+FUZZ_SECONDS ?= 600
+
+# Coverage guides what each parser is given; a file at which one fails is left in build/fuzz, and ends this.
+fuzz: $(FUZZABLE)
+	for name in $(FUZZED); do OMP_NUM_THREADS=1 $(BIN)/python tests/support/fuzzing.py $$name $(FUZZ_SECONDS) || exit 1; done
+
+# Known vulnerabilities of the pinned versions: told, never a failure.
+audit: $(AUDITED)
+	.ci/audit .venv-audit/bin/pip-audit
 
 lint: $(TESTABLE)
 	$(BIN)/ruff check .
@@ -56,6 +70,16 @@ $(TESTABLE): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dali,cuda,parquet,remote,export,audio,wandb,mlflow]'
 	touch $@
 
+$(FUZZABLE): $(TESTABLE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	touch $@
+
+# An environment of its own: what asks about packages is none that the program needs.
+$(AUDITED): constraints.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	touch $@
+
 # An environment of its own: torch is the one that these builds of torchvision were made for, the rest as tested.
 $(PEERED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-peers
@@ -75,4 +99,4 @@ ffcv: $(INSTALLED)
 	pipelines/install_ffcv.sh $(BIN)/python --required
 
 clean:
-	rm -rf .venv .venv-docs .venv-peers site build dist *.egg-info
+	rm -rf .venv .venv-docs .venv-peers .venv-audit site build dist *.egg-info

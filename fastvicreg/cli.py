@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fastvicreg import __version__
-from fastvicreg.errors import UserError, visible
+from fastvicreg.errors import UserError
 from fastvicreg.registry import unknown
 from fastvicreg.stalls import leave
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except UserError as error:
-        print("fastvicreg:", "\n".join(map(visible, str(error).split("\n"))), file=sys.stderr)
+        print("fastvicreg:", error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastvicreg: interrupted", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any
 from fastvicreg import encoders, methods
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.registry import unknown
 from fastvicreg.train import steps
@@ -33,7 +34,7 @@ def load(path: str | Path) -> TrainConfig:
     if file.is_dir():
         file = file / "config.json"
     try:
-        content = json.loads(file.read_text())
+        content = parse_json(file.read_text())
     except OSError as error:
         raise UserError(f"cannot read the config {file}: {error.strerror}.") from error
     except ValueError as error:
@@ -85,11 +86,11 @@ def _section(name: str, values: dict[str, Any], origin: str) -> Any:
     kind: type[Any]
     values = dict(values)
     if name == "method":
-        kind = methods.config_class(values.pop("name", "vicreg"))
+        kind = methods.config_class(_part(values.pop("name", "vicreg"), "method's name", origin))
     elif name == "step":
-        kind = steps.config_class(values.pop("name", "eager"))
+        kind = steps.config_class(_part(values.pop("name", "eager"), "step's name", origin))
     elif name == "encoder":
-        kind = encoders.config_class(values.get("arch", "resnet50"))
+        kind = encoders.config_class(_part(values.get("arch", "resnet50"), "encoder's arch", origin))
     else:
         kind = {"data": DataConfig, "pair": PairConfig, "optim": OptimConfig, "run": RunConfig}[name]
     known = tuple(field.name for field in dataclasses.fields(kind))
@@ -102,6 +103,12 @@ def _section(name: str, values: dict[str, Any], origin: str) -> Any:
         reason, _, path = str(error).partition(" - at ")
         field = re.sub(r"^`\$\.?|\W*$", "", path).partition("[")[0]
         raise UserError(f"{origin}: {field} cannot be {values.get(field)!r} ({_lower(reason)}).") from None
+
+
+def _part(name: Any, what: str, origin: str) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"{origin}: the {what} cannot be {name!r} (expected str).")
+    return name
 
 
 def _lower(reason: str) -> str:

@@ -11,7 +11,13 @@ def visible(text: str) -> str:
 
 
 class UserError(ValueError):
-    """A mistake its user can mend: one line that names the offending value and the way out."""
+    """A mistake its user can mend: one line that names the offending value and the way out.
+
+    It stays one line, and drives no terminal, whatever a file's or a tar member's name in it holds.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(visible(line))
 
 
 class DamagedError(UserError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from fastvicreg.contracts import photometric_identity
 from fastvicreg.encoders import EncoderConfig, build_encoder, varied
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import evaluation_resize
+from fastvicreg.json_text import parse_json
 from fastvicreg.kernels.augment import augment
 from fastvicreg.kernels.resample import resample_views
 from fastvicreg.pipelines.feed import as_view
@@ -214,14 +214,18 @@ def _of_file(path: Path, arch: str | None, stem: str | None) -> TrainedEncoder:
         found = import_weights(content, arch=arch, stem=stem)
         config = TrainConfig(encoder=found.config, data=DataConfig(image_size=found.image_size))
         return TrainedEncoder(found.encoder, config, path, notes=found.notes, card={"source": found.layout})
-    described: dict[str, Any] = json.loads(content.metadata[METADATA])
-    saved = {"version": config_file.VERSION, "encoder": described["encoder"]}
+    try:
+        described: dict[str, Any] = parse_json(content.metadata[METADATA])
+        saved = {"version": config_file.VERSION, "encoder": described["encoder"]}
+        image_size = int(described["image_size"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{path}: what it says of its encoder is damaged ({error!r}): export it again.") from error
     config = config_file.from_mapping(saved, str(path))
     _require_asked(config.encoder, path, arch, stem)
     encoder = build_encoder(config.encoder)
     assert isinstance(encoder, nn.Module)
     checkpoints.load_weights(encoder, content.groups[""], str(path))
-    config = replace(config, data=replace(config.data, image_size=int(described["image_size"])))
+    config = replace(config, data=replace(config.data, image_size=image_size))
     modality = None
     if "pair" in described:
         config = replace(config, pair=config_file.from_mapping({"pair": described["pair"]}, str(path)).pair)

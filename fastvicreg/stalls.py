@@ -78,6 +78,20 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
+def watching(seconds: float) -> Watchdog:
+    """A command's watchdog, which comes behind the limit ``seconds`` of its parts, as these say more.
+
+    ``UserError`` where that is no limit.
+    """
+    if not 0 <= seconds < NEVER:
+        raise UserError(f"--stall-timeout {seconds}: give seconds, or 0 for no limit.")
+    return Watchdog(3 * seconds, told=_last_words)
+
+
+def _last_words(text: str) -> None:
+    print(f"fastvicreg: {text}", file=sys.stderr, flush=True)
+
+
 class Watchdog:
     """Ends the process where its main thread has not come to a new stage for ``seconds``, with a line that says where.
 

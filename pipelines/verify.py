@@ -16,6 +16,7 @@ from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.sources import one_dataset, open_source
+from fastvicreg.stalls import LIMIT
 
 
 class Checked(NamedTuple):
@@ -49,6 +50,7 @@ def verify_dataset(
     label: str = "",
     decode: bool = False,
     workers: int = 0,
+    stall: float = LIMIT,
     on_progress: Callable[[int, int, int, int], None] = lambda done, total, size, faults: None,
 ) -> Report:
     """Check the dataset at ``path``; ``on_progress(samples done, of, bytes, faults)`` after each sample.
@@ -56,7 +58,7 @@ def verify_dataset(
     Always: the structure of a ``.beton``, a tar shard's members against its index and class numbers; hashes where there
     is a manifest; of a JPEG the markers up to the scan and its end, of other images the header; sizes against the
     metadata. With ``decode`` every image in full. ``image`` and ``label`` as for ``open_source``.
-    ``UserError`` where ``path`` is no dataset.
+    ``UserError`` where ``path`` is no dataset, ``StalledError`` where samples give nothing for ``stall`` seconds.
     """
     started = time.monotonic()
     path = one_dataset(path, "verify")
@@ -69,7 +71,8 @@ def verify_dataset(
     findings: list[Finding] = []
     check = partial(check_sample, source, decode=decode)
     deep: dict[str, tuple[int, int]] = {}
-    for index, (read, fault, kind) in enumerate(in_order(check, range(total), workers=workers)):
+    checked = in_order(check, range(total), workers=workers, name="fastvicreg-verify", stall=stall)
+    for index, (read, fault, kind) in enumerate(checked):
         size += read
         if kind:
             count, first = deep.get(kind, (0, index))

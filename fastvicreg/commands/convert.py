@@ -19,6 +19,7 @@ import tyro
 
 from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
+from fastvicreg.stalls import FIRST, LIMIT, NEVER, Watchdog, watching
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.convert import Settings, Summary
@@ -77,6 +78,8 @@ class ConvertOptions:
     written anew from what it holds, nothing encoded twice."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
+    stall_timeout: float = LIMIT
+    """Seconds without a sample after which the command ends and says where it is stuck; 0: never."""
     json: str | None = None
     """Write the figures to this file."""
 
@@ -97,9 +100,15 @@ def main(arguments: Sequence[str]) -> int:
     )
     settings.check()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
-    _refuse_early(options)
-    with _local(options) as source:
-        _convert_all(source, settings, options)
+    from fastvicreg.pipelines.fetch import needs_copy
+
+    with watching(options.stall_timeout) as watch:
+        watch("opening the data", factor=FIRST)
+        _refuse_early(options)
+        copied = needs_copy(options.src)
+    # What is brought here has limits of its own.
+    with _local(options, copied=copied) as source, watching(options.stall_timeout) as watch:
+        _convert_all(source, settings, options, watch)
     return 0
 
 
@@ -117,12 +126,12 @@ def _refuse_early(options: ConvertOptions) -> None:
 
 
 @contextlib.contextmanager
-def _local(options: ConvertOptions) -> Iterator[str | Path]:
+def _local(options: ConvertOptions, *, copied: bool) -> Iterator[str | Path]:
     """The source on this disk: as it is, or for as long as it takes in DST.source, fetched or unpacked."""
-    from fastvicreg.pipelines.fetch import local_copy, needs_copy
+    from fastvicreg.pipelines.fetch import local_copy
     from fastvicreg.show.progress import WalkProgress
 
-    if not needs_copy(options.src):
+    if not copied:
         yield options.src
         return
     folder = Path(f"{options.dst.rstrip('/')}.source")
@@ -133,10 +142,11 @@ def _local(options: ConvertOptions) -> Iterator[str | Path]:
     shutil.rmtree(folder)
 
 
-def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions) -> None:
+def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions, watch: Watchdog) -> None:
     """Convert each split, and tell what was written."""
     from fastvicreg.pipelines.convert.parts import jobs_of
 
+    watch("opening the data", factor=FIRST)
     jobs, notes = jobs_of(source, options.dst, settings, append=options.append)
     for note in notes:
         print(note)
@@ -144,7 +154,7 @@ def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions
     for job in jobs:
         if job.split:
             job.target.parent.mkdir(exist_ok=True)
-        summaries.append(_convert(job, settings, options))
+        summaries.append(_convert(job, settings, options, watch))
         print("\n".join(lines(summaries[-1])))
     data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
     print(f"next: fastvicreg train --pipeline {settings.pipeline} --data {data}   or: fastvicreg verify {data}")
@@ -154,10 +164,17 @@ def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions
         write_json(options.json, document("convert", [row(summary) for summary in summaries], 1))
 
 
-def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
+def _convert(job: Job, settings: Settings, options: ConvertOptions, watch: Watchdog) -> Summary:
     from fastvicreg.pipelines.convert import append_dataset, convert_dataset
+    from fastvicreg.pipelines.convert.conversion import Progress
     from fastvicreg.show.progress import WalkProgress
 
+    def told(state: Progress) -> None:
+        # Behind the last sample everything is put on the disk, and a part of it into its place.
+        watch(f"converting {job.source}", factor=FIRST if state.done == state.total else 1)
+        progress.update(*state)
+
+    watch(f"opening {job.source}", factor=FIRST)
     try:
         with WalkProgress(f"converting {job.split}".strip(), "skipped") as progress:
             write = append_dataset if options.append and job.target.exists() else convert_dataset
@@ -168,7 +185,8 @@ def _convert(job: Job, settings: Settings, options: ConvertOptions) -> Summary:
                 workers=options.workers,
                 max_skipped=options.max_skipped,
                 numbered_like=job.numbered_like,
-                on_progress=lambda state: progress.update(*state),
+                stall=options.stall_timeout or NEVER,
+                on_progress=told,
             )
     except KeyboardInterrupt:
         print(f"fastvicreg: the same command continues; {job.target}.partial holds what is done", file=sys.stderr)

@@ -16,6 +16,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 from fastvicreg.provenance import require_place
 from fastvicreg.registry import unknown
+from fastvicreg.stalls import FIRST, LIMIT, watching
 
 if TYPE_CHECKING:
     from fastvicreg.evaluate.frozen import Evaluated
@@ -56,6 +57,8 @@ class EvalOptions:
     """auto, cpu or cuda."""
     workers: int = 0
     """Decoding threads; 0: one a core."""
+    stall_timeout: float = LIMIT
+    """Seconds without a batch of images after which the command ends and says where it is stuck; 0: never."""
     cache: bool = True
     """Keep features of frozen encoders on disk, and take them from there."""
     report: str | None = None
@@ -83,7 +86,9 @@ def main(arguments: Sequence[str]) -> int:
     opened: Opened | None = None
     for name, options in chosen.items():
         asked = Evaluation(**{part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)})
-        opened = open_subject(asked, name, options.settings, _tell, opened)
+        with watching(asked.stall_timeout) as watch:  # of a protocol's own work nobody knows how long it takes
+            watch(f"opening what eval {name} takes", factor=FIRST)
+            opened = open_subject(asked, name, options.settings, _tell, opened)
         evaluated = evaluate_run(asked, name, options.settings, _tell, opened)
         _show(name, evaluated)
         rows += _write(name, options, evaluated)

@@ -261,5 +261,5 @@ def _read_all(paths: Sequence[Path], steps_by: str | None, comm: str | None) -> 
     if failed and (len(paths) == 1 or not found):
         raise failed[0]
     for error in failed:
-        print(f"warning: left out: {visible(str(error))}", file=sys.stderr)
+        print(f"warning: left out: {error}", file=sys.stderr)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from fastvicreg.show.display import Display
-    from fastvicreg.stalls import FIRST, Watchdog
+    from fastvicreg.stalls import FIRST, watching
     from fastvicreg.train.distributed import launched, leave
     from fastvicreg.train.run_folder import save_preset
     from fastvicreg.train.signals import exit_code
@@ -86,10 +85,8 @@ def main(arguments: Sequence[str]) -> int:
         if made.config.method.name != (name := options.settings.method.name):
             told = [f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule"]
         notes += [f"{options.preset}: {divergence}" for divergence in told]
-    # Behind the limits of its parts, which say more and leave a checkpoint.
-    watchdog = Watchdog(3 * options.settings.data.stall_timeout, told=_last_words)
     try:
-        with watchdog as watch:
+        with watching(options.settings.data.stall_timeout) as watch:
             watch("opening the data", factor=FIRST)
             trainer = Trainer(options.settings, out, resume=options.resume, display=display, watch=watch)
             for note in notes:  # only now: what cannot be run is told alone
@@ -110,10 +107,6 @@ def main(arguments: Sequence[str]) -> int:
     evaluation = f"retrieval {out}" if options.settings.pair.pair else f"knn {out}{labelled}"
     display.note(f"next: fastvicreg eval {evaluation}   or: tensorboard --logdir {out}")
     return 0
-
-
-def _last_words(text: str) -> None:
-    print(f"fastvicreg: {text}", file=sys.stderr, flush=True)
 
 
 def options_of(arguments: list[str]) -> TrainOptions:

@@ -11,6 +11,7 @@ import tyro
 
 from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
+from fastvicreg.stalls import FIRST, LIMIT, NEVER, Watchdog, watching
 
 if TYPE_CHECKING:
     from fastvicreg.pipelines.verify import Report
@@ -35,6 +36,8 @@ class VerifyOptions:
     """Decode every image fully."""
     workers: int = 0
     """Threads; 0: one a core."""
+    stall_timeout: float = LIMIT
+    """Seconds without a sample after which the command ends and says where it is stuck; 0: never."""
     json: str | None = None
     """Write the figures and all faults to this file."""
 
@@ -47,10 +50,13 @@ def main(arguments: Sequence[str]) -> int:
 
     from fastvicreg.pipelines.sources import splits_of
 
-    splits = splits_of(options.data)
-    for note in splits.notes:
-        print(note)
-    reports = [_verify(path, options) for path in [part.path for part in splits.parts] or [splits.root]]
+    with watching(options.stall_timeout) as watch:
+        watch("opening the data", factor=FIRST)
+        splits = splits_of(options.data)
+        for note in splits.notes:
+            print(note)
+        paths = [part.path for part in splits.parts] or [splits.root]
+        reports = [_verify(path, options, watch) for path in paths]
     if options.json:
         from fastvicreg.provenance import document, write_json
 
@@ -58,10 +64,15 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(report.findings for report in reports) else 0
 
 
-def _verify(path: Path, options: VerifyOptions) -> Report:
+def _verify(path: Path, options: VerifyOptions, watch: Watchdog) -> Report:
     from fastvicreg.pipelines.verify import verify_dataset
     from fastvicreg.show.progress import WalkProgress
 
+    def told(done: int, total: int, size: int, faults: int) -> None:
+        watch(f"verifying {path}")
+        progress.update(done, total, size, faults)
+
+    watch(f"opening {path}", factor=FIRST)
     with WalkProgress("verifying", "faults") as progress:
         report = verify_dataset(
             path,
@@ -69,7 +80,8 @@ def _verify(path: Path, options: VerifyOptions) -> Report:
             label=options.label,
             decode=options.decode,
             workers=options.workers,
-            on_progress=progress.update,
+            stall=options.stall_timeout or NEVER,
+            on_progress=told,
         )
     print("\n".join(lines(report)))
     return report

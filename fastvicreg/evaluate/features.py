@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.pairs.fixed import member_views
 from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.plan import eval_plan
+from fastvicreg.stalls import LIMIT
 from fastvicreg.train.checkpoint import not_finite
 
 EvaluationViews = Generator[tuple[Tensor, Tensor, int]]
@@ -45,18 +46,26 @@ def extract(
     batch_size: int = 256,
     workers: int = 0,
     budget: FaultBudget | None = None,
+    stall: float = LIMIT,
 ) -> Features:
     """Features of every sample by its fixed view; the encoder in evaluation mode meanwhile.
 
     An image's is resized, centre-cropped and normalised; a sound's is its middle, a text's its first caption.
 
     ``UserError`` where more samples are faulty than ``budget`` allows, and where features are not finite: whatever is
-    made of them would be a number without a meaning.
+    made of them would be a number without a meaning. ``StalledError`` where a batch takes more than ``stall`` seconds.
     """
+    reading: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "budget": budget,
+        "stall": stall,
+    }
     if (modality := modality_of(source)) is None:
-        views = _images(source, image_size, device, batch_size, workers, budget)
+        views = _images(source, image_size, **reading)
     else:
-        views = member_views(source, modality, device=device, batch_size=batch_size, workers=workers, budget=budget)
+        views = member_views(source, modality, **reading)
     was_training = encoder.training
     encoder.eval()
     features, labels, faults = [], [], 0
@@ -73,10 +82,19 @@ def extract(
 
 
 def _images(
-    source: Source, image_size: int, device: str, batch_size: int, workers: int, budget: FaultBudget | None
+    source: Source,
+    image_size: int,
+    *,
+    device: str,
+    batch_size: int,
+    workers: int,
+    budget: FaultBudget | None,
+    stall: float,
 ) -> EvaluationViews:
     plan = eval_plan(len(source), resize=evaluation_resize(image_size), crop=image_size)
-    engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget)
+    engine = build_engine(
+        "native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget, stall=stall
+    )
     try:
         for fed in AugmentedFeed(engine, plan, device=device).epoch(Cursor(0, 0)):
             yield fed.batch.views[0], fed.batch.label_B, engine.faults().total

@@ -7,7 +7,6 @@ numbers from 0. Class names: an array of strings ``classes`` in the .npz, a JSON
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import Features
+from fastvicreg.json_text import parse_json
 
 SPLITS = ("train", "val")
 LARGEST = 1e15
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 def _listed(text: str, path: Path) -> list[Any]:
     """The metadata's class names."""
     try:
-        names = json.loads(text)
+        names = parse_json(text)
     except ValueError:
         names = None
     if not isinstance(names, list):

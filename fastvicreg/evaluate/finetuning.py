@@ -23,8 +23,7 @@ def finetune(
     body = copy.deepcopy(subject.encoder)
     body.requires_grad_(True)
     told("crops are resized bicubically, as in training; the official evaluation code resizes bilinearly")
-    size = {"image_size": subject.image_size, "device": subject.device, "workers": subject.workers}
-    with ImageBatches(source, training, **size) as batches:
+    with ImageBatches(source, training, **subject.reading) as batches:
         trained = train_heads(
             body,
             batches,

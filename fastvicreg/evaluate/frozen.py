@@ -24,6 +24,7 @@ from fastvicreg.evaluate.published import published
 from fastvicreg.evaluate.robustness import evaluate_sets, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
 from fastvicreg.pretrained import TrainedEncoder, load_trained
+from fastvicreg.stalls import LIMIT, NEVER
 from fastvicreg.train.assemble import resolve_device
 
 Told = Callable[[str], None]
@@ -47,6 +48,7 @@ class Evaluation:
     device: str = "auto"
     workers: int = 0
     cache: bool = True
+    stall_timeout: float = LIMIT
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,7 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
         config.data.to_rgb,
         config.run.seed,
         asked.cache,
+        asked.stall_timeout or NEVER,
         told,
     )
     return Opened(subject, _facts(asked, trained, data), notes, config, of_protocol=own is not None)

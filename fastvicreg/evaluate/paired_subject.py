@@ -23,6 +23,7 @@ from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, member_of
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pretrained import TrainedEncoder
+from fastvicreg.stalls import NEVER
 
 
 class Asked(Protocol):
@@ -34,6 +35,8 @@ class Asked(Protocol):
     def workers(self) -> int: ...
     @property
     def cache(self) -> bool: ...
+    @property
+    def stall_timeout(self) -> float: ...
 
 
 @dataclass
@@ -143,6 +146,7 @@ def open_paired(
         config.data.to_rgb,
         config.run.seed,
         asked.cache,
+        asked.stall_timeout or NEVER,
         told,
     )
     return subject, data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from fastvicreg.evaluate.cache import features_key, load_features, save_features
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.features_file import LabelledFeatures
 from fastvicreg.evaluate.labels import Labelled
+from fastvicreg.stalls import LIMIT
 
 
 class Ranked(NamedTuple):
@@ -117,6 +118,8 @@ class ImageSubject:
     to_rgb: str = "range"
     seed: int = 0
     cached: bool = True
+    stall: float = LIMIT
+    """Seconds that a batch of images is waited for."""
     told: Callable[[str], None] = lambda _: None
     _features: dict[int, Features] = field(default_factory=dict)
 
@@ -142,7 +145,13 @@ class ImageSubject:
 
     def extracted(self, encoder: nn.Module, source: Source) -> Features:
         """By another encoder, which is not kept."""
-        return extract(encoder, source, image_size=self.image_size, device=self.device, workers=self.workers)
+        return extract(encoder, source, **self.reading)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How images are read, for ``extract`` and ``ImageBatches``."""
+        size, stall = self.image_size, self.stall
+        return {"image_size": size, "device": self.device, "workers": self.workers, "stall": stall}
 
     def images(self, protocol: str) -> ImageSubject:
         return self

@@ -24,6 +24,7 @@ from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.stalls import LIMIT
 
 MOMENTUM = 0.9
 
@@ -163,7 +164,9 @@ class ImageBatches:
     The official code resizes bilinearly; every crop here is resized by Pillow's bicubic definition.
     """
 
-    def __init__(self, source: Source, training: Training, *, image_size: int, device: str, workers: int) -> None:
+    def __init__(
+        self, source: Source, training: Training, *, image_size: int, device: str, workers: int, stall: float = LIMIT
+    ) -> None:
         plan = train_plan(
             len(source),
             seed=training.seed,
@@ -173,7 +176,9 @@ class ImageBatches:
             drop_last=False,
         )
         batch_size = min(training.batch_size, len(source))
-        self._engine = build_engine("native", source, plan, batch_size=batch_size, workers=workers, device=device)
+        self._engine = build_engine(
+            "native", source, plan, batch_size=batch_size, workers=workers, device=device, stall=stall
+        )
         self._feed, self._device = AugmentedFeed(self._engine, plan, device=device), device
 
     def __enter__(self) -> ImageBatches:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastvicreg.json_text import parse_json
+
 
 class Lines:
     """An open log, whose rows up to the step that a run goes on from are kept: later ones will be made again."""
@@ -36,7 +38,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text().splitlines():
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -19,6 +20,7 @@ from xxhash import xxh3_128_hexdigest
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.train.updater import Updater, UpdaterState
 
 FORMAT, WITHOUT_DIGESTS = 4, (1, 2)
@@ -39,6 +41,10 @@ class Progress:
 
 class CheckpointError(Exception):
     """A checkpoint that is damaged or incomplete."""
+
+
+class NoRoomError(UserError):
+    """A checkpoint for which the disk has no room; the earlier ones are whole."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
     Beyond it lie only checkpoints that were damaged, else the run would have gone on from them.
 
     Everything is written to a temporary name, fsynced and renamed, so that a kill at any moment leaves the earlier
-    checkpoints whole. ``UserError`` where a value is not finite, or the disk refuses.
+    checkpoints whole. ``UserError`` where a value is not finite, or the disk refuses; ``NoRoomError`` where it is full.
     """
     if state.copied is not None:
         state.copied.synchronize()
@@ -128,8 +134,15 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
             shutil.rmtree(other)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
-        raise UserError(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are untouched.") from error
+        kind = NoRoomError if _no_room(error) else UserError
+        raise kind(f"cannot write the checkpoint {final}: {error}; earlier checkpoints are untouched.") from error
     return final
+
+
+def _no_room(error: OSError | SafetensorError) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # safetensors tells an error of the system in words alone.
+    return error.errno in full if isinstance(error, OSError) else any(f"os error {n})" in str(error) for n in full)
 
 
 def listed(folder: Path) -> list[Path]:
@@ -163,10 +176,12 @@ def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
         tensors, moments = (read_tensors(checkpoint, part) for part in PARTS)
         cursor = Cursor(int(state["epoch"]), int(state["batch"]))
         progress = Progress(cursor, int(state["step"]), int(state["samples"]))
+        if min(*cursor, progress.step, progress.samples) < 0:
+            raise ValueError(f"it names {progress}")
         scaler_state = state["scaler"]
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{checkpoint} is damaged: {error}") from error
     if state["format"] == 1:
         tensors, moments = ({k.removeprefix("objective."): v for k, v in held.items()} for held in (tensors, moments))
@@ -191,7 +206,7 @@ def read_tensors(checkpoint: Path, part: str) -> dict[str, Tensor]:
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     """``UserError`` for a newer version's; ``ValueError``, ``KeyError`` or ``TypeError`` where it is damaged."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    state: dict[str, Any] = parse_json((checkpoint / "state.json").read_bytes())
     recorded = state.pop("digest", None)
     if recorded is not None and recorded != _digest_of(state):  # first: what else it says is not to be relied on
         raise ValueError("state.json is not as it was written")

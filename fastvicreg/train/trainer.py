@@ -94,9 +94,8 @@ class Trainer:
             self._run.probe.listen(self._run.encoder)
         self._samples = len(self._run.data.train)
         self._progress = Progress(Cursor(0, 0), 0, self._samples)
-        self._writing, self._saving = Background(), 0.0
-        self._not_finite = 0
-        self._halted = False
+        self._writing = Background(checkpoints.NoRoomError, lambda why: self._display.note(f"{why} Training goes on."))
+        self._saving, self._not_finite, self._halted = 0.0, 0, False
         self._agreed = Agreement(processes)
         self._waits = Waits()
         spare = 0 < config.data.workers < processes.cores
@@ -260,7 +259,7 @@ class Trainer:
     def _begin_checkpoint(self) -> None:
         if not self._run.processes.main:
             return
-        self._writing.wait()  # before the copy: memory for one at a time
+        self._writing.clear()  # before the copy: memory for one at a time
         state = checkpoints.snapshot(self._progress, self._run.module, self._run.step.updater)
         folder, keep = self._folder / "checkpoints", self._config.run.keep
         self._writing.start(partial(checkpoints.write, folder, state, keep=keep))

@@ -30,6 +30,7 @@ from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.formats.shards.writer import ShardWriter
 from fastvicreg.pipelines.manifest import Manifest, index_digest, manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
+from fastvicreg.stalls import LIMIT
 
 
 def append_dataset(
@@ -42,6 +43,7 @@ def append_dataset(
     commit_seconds: float = 5.0,
     max_skipped: str = "",
     numbered_like: Path | None = None,
+    stall: float = LIMIT,
 ) -> Summary:
     """Add the samples of ``source_path`` that ``target`` does not have by name, and those that it skipped.
 
@@ -78,7 +80,7 @@ def append_dataset(
                 writer = ShardWriter(work.data, len(extended), settings, shards=_shards(stored), samples=len(before))
             with closing(writer), closing(Journal(work.journal)) as journal:
                 conversion = Conversion(extended, order_N, settings, writer, journal, commit_seconds, most)
-                conversion.run(workers, on_progress)
+                conversion.run(workers, on_progress, stall)
                 index_hash = writer.finish(conversion.stored())
             manifest = conversion.manifest(index_hash)
             if not extended.whole:

@@ -24,6 +24,7 @@ from fastvicreg.pipelines.manifest import Manifest, Skipped
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.to_rgb import COLOUR
+from fastvicreg.stalls import LIMIT
 
 
 @runtime_checkable
@@ -123,12 +124,17 @@ class Conversion:
         self._started = time.monotonic()
         writer.resume(self.stored())
 
-    def run(self, workers: int, on_progress: Callable[[Progress], None]) -> None:
-        """Prepare and write the samples still missing; what is written is journalled even when this is interrupted."""
+    def run(self, workers: int, on_progress: Callable[[Progress], None], stall: float = LIMIT) -> None:
+        """Prepare and write the samples still missing; what is written is journalled even when this is interrupted.
+
+        ``StalledError`` where samples give nothing for ``stall`` seconds.
+        """
         total, committed = len(self._source), time.monotonic()
         # Kept bytes take so little work that a thread is given many; of raw pixels few fit into memory.
         large = self._settings.raw or self._settings.proportion is not None
-        samples = in_order(self._prepare, range(self._done, total), workers=workers, chunk=1 if large else 16)
+        chunk = 1 if large else 16
+        left = range(self._done, total)
+        samples = in_order(self._prepare, left, workers=workers, chunk=chunk, name="fastvicreg-convert", stall=stall)
         try:
             with closing(samples):
                 for sample in samples:

@@ -24,6 +24,7 @@ from fastvicreg.pipelines.manifest import manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.pipelines.sources.labelled import numbered_as
 from fastvicreg.registry import resolve
+from fastvicreg.stalls import LIMIT
 
 
 @runtime_checkable
@@ -49,6 +50,7 @@ def convert_dataset(
     commit_seconds: float = 5.0,
     max_skipped: str = "",
     numbered_like: Path | None = None,
+    stall: float = LIMIT,
 ) -> Summary:
     """Write the dataset ``source_path`` to ``target``, with its manifest beside the file or in the folder.
 
@@ -58,7 +60,7 @@ def convert_dataset(
     ``max_skipped`` ends it once more samples are skipped than that number, or share such as "1%". Continued, it tries
     skipped samples again.
     Classes whose names the converted dataset ``numbered_like`` has too get its numbers.
-    ``UserError`` for a mistake or a full disk.
+    ``UserError`` for a mistake or a full disk; ``StalledError`` where samples give nothing for ``stall`` seconds.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
     settings.check()
@@ -77,7 +79,7 @@ def convert_dataset(
                     on_progress(Progress(0, len(source), size, 0))
             with closing(build(work.data, len(source), settings)) as writer, closing(Journal(work.journal)) as journal:
                 conversion = Conversion(source, order_N, settings, writer, journal, commit_seconds, most)
-                conversion.run(workers, on_progress)
+                conversion.run(workers, on_progress, stall)
                 index_hash = writer.finish(conversion.stored())
             work.publish(to_bytes(conversion.manifest(index_hash)))
     except OSError as error:

@@ -18,6 +18,7 @@ from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
 from fastvicreg.pipelines.feed import as_view
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.pairs.modalities import Modality
+from fastvicreg.stalls import LIMIT
 
 NEIGHBOURS = 100
 """Samples tried in place of one that cannot be read, as for images."""
@@ -39,13 +40,14 @@ def member_views(
     batch_size: int = 256,
     workers: int = 0,
     budget: FaultBudget | None = None,
+    stall: float = LIMIT,
 ) -> Generator[tuple[Tensor, Tensor, int]]:
     """(view on the device, label_B, samples replaced so far) a batch; of several captions the first.
 
     ``UserError`` where more samples are faulty than ``budget`` allows.
     """
     for views, index_B, faults in all_views(
-        source, modality, batch_size=batch_size, workers=workers, budget=budget, first_alone=True
+        source, modality, batch_size=batch_size, workers=workers, budget=budget, first_alone=True, stall=stall
     ):
         label_B = torch.tensor([source.label(index) for index in index_B.tolist()])
         yield as_view(views.to(device), torch.float32), label_B, faults
@@ -59,13 +61,15 @@ def all_views(
     workers: int = 0,
     budget: FaultBudget | None = None,
     first_alone: bool = False,
+    stall: float = LIMIT,
 ) -> Generator[tuple[Tensor, Tensor, int]]:
     """(views of the next ``batch_size`` samples, the sample of each view, samples replaced so far), on the host.
 
     Every caption of a sample, or the ``first_alone``.
     """
     log = FaultLog(budget)
-    made = in_order(partial(_views, source, modality), range(len(source)), workers=workers, name="fastvicreg-pairs")
+    views = partial(_views, source, modality)
+    made = in_order(views, range(len(source)), workers=workers, name="fastvicreg-pairs", stall=stall)
     at = 0
     while batch := list(itertools.islice(made, batch_size)):
         replaced = [

@@ -8,7 +8,6 @@ which only the development kit's ``meta.mat`` beside it tells.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.passed import Passed, Passing, notes_of
 from fastvicreg.pipelines.to_rgb import rule_of
@@ -130,7 +130,7 @@ def _read(file: Path, source: Source) -> dict[int, str]:
 
 def _json_pairs(file: Path, text: str) -> list[tuple[str, str]]:
     try:
-        content: Any = json.loads(text)
+        content: Any = parse_json(text)
     except ValueError as error:
         raise UserError(f"--val-labels {file} is no JSON: {error}.") from error
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.profiles.bench.registry import BENCHMARKS, SWAP, Benchmark, benchmark
 
 COLUMNS = ("row", "figure", "old", "new", "slower", "noise", "verdict")
@@ -83,7 +83,7 @@ def _number(value: object) -> bool:
 
 def _result(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read the result {path}: {error.strerror}.") from error
     except ValueError as error:

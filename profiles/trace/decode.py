@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.profiles.trace.blocks import Ending, blocks
 from fastvicreg.profiles.trace.entries import Event, OddError, decode_plain, event_of
 from fastvicreg.profiles.trace.mend import parse, parse_entries
@@ -152,7 +152,7 @@ class Stream:
 
     def _add_header(self, text: bytes) -> None:
         try:
-            content = json.loads(text.decode("utf-8", "replace"), strict=False)
+            content = parse_json(text.decode("utf-8", "replace"), strict=False)
         except ValueError:
             return  # the events are what counts
         self.header.update({k: v for k, v in content.items() if k != "traceEvents"})

@@ -119,7 +119,7 @@ def test_help_imports_no_torch(arguments: str) -> None:
 
 
 def test_arrows_run_one_way() -> None:
-    ground = ("contracts", "registry", "errors", "stages", "stalls", "caches")
+    ground = ("contracts", "registry", "errors", "json_text", "stages", "stalls", "caches")
     core = tuple(f"fastvicreg.{name}" for name in ground)
     allowed = {
         "kernels": ("fastvicreg.kernels", *core),

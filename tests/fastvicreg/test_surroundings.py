@@ -22,7 +22,10 @@ SMALL = [
     *("--preset", "demo", "--image-size", "32", "--batch-size", "8", "--width", "16", "--expander", "16"),
     *("--steps", "4", "--device", "cpu"),
 ]
-NOBODY = 65534
+UNKNOWN = 54321
+"""A user who is in no password file, as a container may be given."""
+NO_HOME = "TEST_WITHOUT_HOME"
+"""In an environment: it has no HOME."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +48,14 @@ def run(
     command: list[str], environment: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """``command`` of the program in a process of its own."""
+    environment = environment or {}
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "XDG_", "PYTHONUTF8"))}
-    path = os.pathsep.join(filter(None, [(environment or {}).get("PYTHONPATH"), str(ROOT)]))
+    if NO_HOME in environment:
+        del kept["HOME"]
+    path = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(ROOT)]))
     return subprocess.run(
         [sys.executable, *(["-m", "fastvicreg"] if command[0] != "-c" else []), *command],
-        env={**kept, **(environment or {}), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**kept, **environment, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         timeout=240,
         preexec_fn=before,
@@ -150,14 +156,14 @@ def test_nothing_lies_in_dev_shm(tmp_path: Path) -> None:
     assert b"held []" in ran.stdout
 
 
-def nobody_who_reads() -> None:
+def unknown_who_reads() -> None:
     """Become another user, who may read everything and write what is theirs: python itself may lie in root's home."""
     libc = ctypes.CDLL(None, use_errno=True)
     keep_capabilities, ambient, lift, read_search = 8, 47, 2, 2
     assert libc.prctl(keep_capabilities, 1, 0, 0, 0) == 0
     os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
+    os.setgid(UNKNOWN)
+    os.setuid(UNKNOWN)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)(*[1 << read_search] * 3, 0, 0, 0)
     assert libc.capset(header, data) == 0, os.strerror(ctypes.get_errno())
@@ -165,22 +171,24 @@ def nobody_who_reads() -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="every run here is another user's than root's")
-def test_another_user_than_the_packages_owner_runs_it_from_a_folder_that_is_not_theirs(tmp_path: Path) -> None:
+def test_a_user_without_a_home_or_a_name_runs_it_from_a_folder_that_is_not_theirs(tmp_path: Path) -> None:
     data, theirs = folder(tmp_path / "data"), tmp_path / "theirs"
     theirs.mkdir()
-    os.chown(theirs, NOBODY, NOBODY)
+    os.chown(theirs, UNKNOWN, UNKNOWN)
     for above in tmp_path.parents[:3]:  # pytest's, closed to others
         above.chmod(above.stat().st_mode | 0o055)
     tmp_path.chmod(0o755)
     try:
-        subprocess.run(["true"], preexec_fn=nobody_who_reads, check=True)
+        subprocess.run(["true"], preexec_fn=unknown_who_reads, check=True)
     except (subprocess.SubprocessError, PermissionError) as error:
         pytest.skip(f"no right to become another user who reads: {error}")
-    environment = {"TMPDIR": str(theirs)}
-    trains(data, theirs / "run", environment=environment, before=nobody_who_reads)
-    assert (theirs / "run").stat().st_uid == NOBODY
-    assert (theirs / f"fastvicreg-{NOBODY}" / "numba").is_dir()  # compiled code, which could lie nowhere else
-    refused = run(["train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL], environment, nobody_who_reads)
+    environment = {"TMPDIR": str(theirs)} | {NO_HOME: "1"}
+    trains(data, theirs / "run", environment=environment, before=unknown_who_reads)
+    assert (theirs / "run").stat().st_uid == UNKNOWN
+    assert (theirs / f"fastvicreg-{UNKNOWN}" / "numba").is_dir()  # compiled code, which could lie nowhere else
+    refused = run(
+        ["train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL], environment, unknown_who_reads
+    )
     assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.decode().splitlines() if str(tmp_path / "run") in line]
     assert "Permission denied" in line

@@ -25,7 +25,8 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.show.metrics import FILE
 from fastvicreg.train import checkpoint as checkpoints
 
-SECONDS = 120
+SECONDS = 600 if os.environ.get("FASTVICREG_SOAK") else 120
+"""For a whole run, however busy the machine; one of a soak's compiles first."""
 STARTING = 2.0
 """Seconds within which a run has hardly begun."""
 CONTEXT = multiprocessing.get_context("forkserver")

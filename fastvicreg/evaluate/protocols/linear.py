@@ -173,8 +173,7 @@ def _by_sgd(
     else:
         images = subject.images("linear")
         told("crops are resized bicubically, as in training; the official evaluation code resizes bilinearly")
-        size = {"image_size": images.image_size, "device": images.device, "workers": images.workers}
-        with ImageBatches(images.bank, training, **size) as batches:
+        with ImageBatches(images.bank, training, **images.reading) as batches:
             trained = train_heads(images.encoder, batches, **common)
     return [_classifier(trained, training)]
 

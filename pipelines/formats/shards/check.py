@@ -47,5 +47,6 @@ def _member_fault(tar: memoryview, component: tarfiles.Component, label: int | N
         found: int | str = tarfiles.read_label(tar[start : start + size], extension)
     except ValueError as error:
         name = class_name(tar[start : start + size])
-        found = label if label >= 0 and name == classes[label] else str(error)
+        # Of numbers that are no classes there are no names.
+        found = label if 0 <= label < len(classes) and name == classes[label] else str(error)
     return "" if found == label else f"its .{extension} is {found}, recorded is {label}"

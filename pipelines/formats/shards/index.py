@@ -68,10 +68,22 @@ def samples_of(where: Path, mapped: memoryview) -> Iterator[list[tarfiles.Compon
 
 
 def members_of(where: Path, mapped: memoryview) -> Iterator[tarfiles.Component]:
-    """The regular members that belong to samples, in the file's order; hidden files, links and folders do not."""
+    """The regular members that belong to samples, in the file's order; hidden files, links and folders do not.
+
+    ``DamagedError`` where the file ends within a member, a header leads backwards, or there is what is no header;
+    ``UserError`` for a sparse member, whose bytes do not lie one after another.
+    """
     at = 0
     try:
         for member in _headers(mapped):
+            # Of a negative size tarfile makes a step backwards, and walks the same headers for ever.
+            if member.size < 0 or member.offset < at:
+                raise DamagedError(
+                    f"{where} is damaged after byte {at}: {member.name} is said to have {member.size} bytes, or to lie "
+                    "within another member; copy it again."
+                )
+            if member.issparse():
+                raise UserError(f"{where}: {member.name} is a sparse member, which is not read: pack it without -S.")
             size = member.size if member.isreg() else 0
             at = member.offset_data + -(-size // tarfiles.BLOCK) * tarfiles.BLOCK
             if member.offset_data + size > len(mapped):

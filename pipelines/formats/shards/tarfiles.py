@@ -119,7 +119,7 @@ def index_line(number: int, start: int, size: int, label: int) -> str:
 
 def index_text(lines: list[str]) -> bytes:
     """An index of these lines."""
-    return f"{VERSION} {len(lines)}\n{''.join(lines)}".encode("ascii")
+    return f"{VERSION} {len(lines)}\n{''.join(lines)}".encode("utf-8", "surrogateescape")
 
 
 def read_index(path: Path, text: bytes) -> list[Table]:
@@ -201,9 +201,10 @@ def meets_header(tar: memoryview, start: int, size: int) -> bool:
 def member_at(tar: memoryview, start: int) -> tarfile.TarInfo | None:
     """The header of the member whose bytes begin at ``start``; None where there is no sound one before them."""
     try:
-        return tarfile.TarInfo.frombuf(bytes(tar[start - BLOCK : start]), "utf-8", "surrogateescape")
+        found = tarfile.TarInfo.frombuf(bytes(tar[start - BLOCK : start]), "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return None
+    return found if found.size >= 0 else None
 
 
 def is_member(found: tarfile.TarInfo | None, name: str, size: int) -> bool:

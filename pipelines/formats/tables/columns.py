@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 from fastvicreg.pipelines.formats.beton.layout import LABELS
 from fastvicreg.pipelines.formats.keys import Keys
 
@@ -44,7 +44,7 @@ def chosen(schema: pa.Schema, keys: Keys, where: Path) -> Columns:
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
     """{column: feature} as the ``datasets`` library writes it into the schema; empty where it did not."""
     try:
-        return json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return {}
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from runs import log, tiny, train
+from safetensors import SafetensorError
 
 from fastvicreg.errors import UserError
+from fastvicreg.show.display import Display
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.background import Background
+from fastvicreg.train.trainer import Trainer
 
 
 def test_a_piece_of_work_waits_for_the_one_before_it() -> None:
@@ -44,6 +51,27 @@ def test_an_error_is_raised_once_by_whoever_asks_next() -> None:
     work.close()
 
 
+def test_a_spared_error_is_told_where_other_work_follows_and_raised_at_the_end() -> None:
+    told: list[str] = []
+    work = Background(OSError, told.append)
+
+    def failing(error: Exception) -> None:
+        raise error
+
+    for _ in range(2):
+        work.start(lambda: failing(OSError("full")))
+    work.clear()
+    assert told == ["full", "full"]
+    work.start(lambda: failing(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        work.wait()
+    work.start(lambda: failing(UserError("else")))
+    with pytest.raises(UserError, match="else"):
+        work.clear()
+    work.close()
+    assert told == ["full", "full"]
+
+
 def test_a_checkpoint_holds_its_own_step_although_training_goes_on_while_it_is_written(
     uninterrupted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +89,38 @@ def test_a_checkpoint_holds_its_own_step_although_training_goes_on_while_it_is_w
     monkeypatch.undo()
     assert began.is_set()
     assert [path.name for path in checkpoints.listed(tmp_path / "run" / "checkpoints")][-1] == "step-00000005"
+    train(config, tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(whole)
+
+
+@pytest.mark.parametrize("call", ["save_file", "write_text"])
+def test_a_full_disk_costs_checkpoints_and_not_the_run(
+    call: str, uninterrupted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, whole = uninterrupted
+    real = checkpoints.save_file if call == "save_file" else Path.write_text
+    full = threading.Event()
+
+    def refused(*given: Any) -> Any:
+        path = str(given[1] if call == "save_file" else given[0])
+        if not full.is_set() and ".step-" in path and not any(f"{step:08d}" in path for step in (1, 6)):
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            # As safetensors tells it.
+            raise SafetensorError("I/O error: No space left on device (os error 28)") if call == "save_file" else error
+        return real(*given)
+
+    holder = checkpoints if call == "save_file" else Path
+    monkeypatch.setattr(holder, call, refused)
+    shown = io.StringIO()
+    config = tiny(data, checkpoint_every=1)
+    with pytest.raises(UserError, match="cannot write the checkpoint"):  # of its last the run needs one
+        Trainer(config, tmp_path / "run", resume=False, display=Display(Console(file=shown, width=400))).train()
+    assert log(tmp_path / "run") == log(whole)  # all steps were made
+    assert shown.getvalue().count("No space left on device") > 1
+    assert "earlier checkpoints are untouched. Training goes on." in shown.getvalue()
+    left = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(left) == ["step-00000001", "step-00000006"]
+    full.set()
     train(config, tmp_path / "run", resume=True)
     assert log(tmp_path / "run") == log(whole)
 

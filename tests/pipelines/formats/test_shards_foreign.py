@@ -42,6 +42,54 @@ def shards_of(path: Path) -> ShardSource:
     return source
 
 
+def test_names_that_are_not_ascii_are_read_without_an_index(tmp_path: Path, caches: Path) -> None:
+    names = ["crème/é-0.jpg", "crème/\udcff-1.jpg"]
+    write_tar(tmp_path / "y.tar", [(name, JPEG) for name in names], tarfile.GNU_FORMAT)
+    for kept in range(2):  # the second time from what the first has kept
+        assert len(list(caches.glob("*"))) == kept
+        assert [name for _, _, name in samples(shards_of(tmp_path / "y.tar"))] == [f"y.tar/{name}" for name in names]
+
+
+def test_a_class_that_is_no_number_any_more_is_a_finding(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x", "y", [("a.jpg", JPEG), ("a.cls.i32", b"\7\0\0\0"), ("a.cls", b"seven")])
+    assert shards_of(tmp_path / "x").classes == ()  # 7 of one sample is no class's number
+    found = verify_dataset(tmp_path / "x").findings
+    assert [finding.fault for finding in found] == [
+        "its .cls is invalid literal for int() with base 10: b'seven', recorded is 7"
+    ]
+
+
+def test_a_size_that_leads_backwards_ends_the_walk(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    for back in (-512, -2048, -(1 << 40)):
+        write_tar(path, [("a.jpg", JPEG), ("b.jpg", JPEG)])
+        data = bytearray(path.read_bytes())
+        at = 512 + -(-len(JPEG) // 512) * 512
+        data[at + 124 : at + 136] = b"\xff" * 4 + back.to_bytes(8, "big", signed=True)
+        data[at + 148 : at + 156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
+        path.write_bytes(data)
+        with pytest.raises(DamagedError, match=rf"is damaged after byte {at}: b\.jpg is said to have {back} bytes"):
+            shards_of(path)
+        index = tmp_path / "x.idx"
+        index.write_text(f"v1.2 1\njpg 512 {len(JPEG)} a.jpg\n")  # what it leaves out is looked for by verify
+        faults = [finding.fault for finding in verify_dataset(tmp_path).findings]
+        assert faults == [f"{path}: the 512 bytes at {at} are no tar header"]
+        index.unlink()
+
+
+def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [("a.jpg", JPEG)])
+    data = bytearray((tmp_path / "x.tar").read_bytes())
+    data[156:157] = tarfile.GNUTYPE_SPARSE
+    data[483:495] = b"%011o\0" % len(JPEG)
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.jpg is a sparse member, which is not read: pack it without -S\."):
+        shards_of(tmp_path / "x.tar")
+
+
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_without_an_index_the_samples_are_those_of_one_with(tmp_path: Path, kind: int, caches: Path) -> None:
     folder = tarfile.TarInfo("folder")
