@@ -19,6 +19,7 @@ from fastvicreg.pipelines.feed import as_view
 from fastvicreg.pipelines.pairs.fixed import all_views
 from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource
+from fastvicreg.stalls import LIMIT
 
 BLOCK = 1024
 """Queries that are compared at once."""
@@ -34,16 +35,19 @@ class Embedded(NamedTuple):
 
 @torch.no_grad()
 def embed_pairs(
-    method: Method, source: PairedSource, *, image_size: int, device: str, workers: int = 0
+    method: Method, source: PairedSource, *, image_size: int, device: str, workers: int = 0, stall: float = LIMIT
 ) -> tuple[Embedded, Embedded]:
-    """Unit-length embeddings of both members by encoder and head of their branch, in evaluation mode meanwhile."""
+    """Unit-length embeddings of both members by encoder and head of their branch, in evaluation mode meanwhile.
+
+    ``StalledError`` where a batch takes more than ``stall`` seconds.
+    """
     assert isinstance(method, nn.Module)
     heads = [getattr(method, name) for name in ("head", "head_b")]
     was_training = method.training
     method.eval()
     try:
         first, second = (
-            _embed(encoder, head, member, image_size, device, workers)
+            _embed(encoder, head, member, image_size, device, workers, stall)
             for encoder, head, member in zip(method.encoders.values(), heads, source.members, strict=True)
         )
     finally:
@@ -52,14 +56,21 @@ def embed_pairs(
 
 
 def _embed(
-    encoder: nn.Module, head: nn.Module, member: MemberSource, image_size: int, device: str, workers: int
+    encoder: nn.Module,
+    head: nn.Module,
+    member: MemberSource,
+    image_size: int,
+    device: str,
+    workers: int,
+    stall: float,
 ) -> Embedded:
     if (modality := modality_of(member)) is None:
-        found = extract(encoder, member, image_size=image_size, device=device, workers=workers)
+        found = extract(encoder, member, image_size=image_size, device=device, workers=workers, stall=stall)
         z_ND = head(found.features_NF)
         return Embedded(F.normalize(z_ND.float(), dim=1), torch.arange(len(z_ND), device=z_ND.device), found.faults)
     embeddings, samples, faults = [], [], 0
-    for views, sample_M, faults in all_views(member, modality, workers=workers):  # noqa: B007  # the last is the whole
+    views_of_all = all_views(member, modality, workers=workers, stall=stall)
+    for views, sample_M, faults in views_of_all:  # noqa: B007  # the last count is the whole
         features_MF = encoder(as_view(views.to(device), torch.float32))
         embeddings.append(head(features_MF.float()))
         samples.append(sample_M)

@@ -23,7 +23,7 @@ from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, member_of
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pretrained import TrainedEncoder
-from fastvicreg.stalls import NEVER
+from fastvicreg.stalls import LIMIT, NEVER
 
 
 class Asked(Protocol):
@@ -49,10 +49,10 @@ class PairSubject:
     image_size: int
     device: str
     workers: int = 0
+    stall: float = LIMIT
     seed: int = 0
     allowed_A: Tensor | None = None
     faults: int = 0
-
     classes: tuple[str, ...] = ()
 
     @property
@@ -74,8 +74,14 @@ class PairSubject:
 
     def retrieval(self, ranks: Sequence[int]) -> list[dict[str, Any]]:
         """See ``retrieval_rows``."""
-        options = {"image_size": self.image_size, "device": self.device, "workers": self.workers}
-        first, second = embed_pairs(self.method, self.source, **options)
+        first, second = embed_pairs(
+            self.method,
+            self.source,
+            image_size=self.image_size,
+            device=self.device,
+            workers=self.workers,
+            stall=self.stall,
+        )
         self.faults = first.faults + second.faults
         return retrieval_rows(self.pair, first, second, ranks)
 
@@ -113,6 +119,7 @@ def open_paired(
         raise UserError(
             f"{trained.checkpoint} takes {takes(config.encoder)}: evaluate the run of pairs that it is from."
         )
+    stall = asked.stall_timeout or NEVER
     text = any(side.modality == "text" for side in config.pair.parsed())
     # The encoder of the branch asked for stands in ``config``; the data are the run's.
     own = replace(config_file.load(trained.run), data=config.data)
@@ -123,7 +130,7 @@ def open_paired(
         first, second = config.pair.parsed()
         method = whole_method(trained, device)
         sides = (first.modality, second.modality)
-        pairs = PairSubject(method, data.validation, sides, config.data.image_size, device, asked.workers)
+        pairs = PairSubject(method, data.validation, sides, config.data.image_size, device, asked.workers, stall)
         return pairs, data
     members = replace(
         data,
@@ -146,7 +153,7 @@ def open_paired(
         config.data.to_rgb,
         config.run.seed,
         asked.cache,
-        asked.stall_timeout or NEVER,
+        stall,
         told,
     )
     return subject, data

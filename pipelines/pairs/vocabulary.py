@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fastvicreg.errors import UserError
+from fastvicreg.json_text import parse_json
 
 FILE = "vocabulary.json"
 PAD, START, END, UNKNOWN = range(4)
@@ -67,7 +68,7 @@ class Vocabulary:
         """``UserError`` where the run has none, or it is damaged."""
         file = folder / FILE
         try:
-            words = json.loads(file.read_text("utf-8"))
+            words = parse_json(file.read_text("utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the words of the run's captions, {file}: {error.strerror}.") from error
         except ValueError as error:

@@ -30,4 +30,6 @@ def test_our_norms_are_torchs() -> None:
     for part in (expected, found):
         part.square().sum().backward()
     for (name, one), two in zip(network.named_parameters(), own.parameters(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
         assert torch.allclose(one.grad, two.grad, atol=1e-10), name

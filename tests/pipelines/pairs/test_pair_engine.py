@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.pairs.backend import PairPlan
 from fastvicreg.pipelines.pairs.config import PairConfig
-from fastvicreg.pipelines.pairs.source import PairedSource, captions_of, open_pairs
+from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, captions_of, open_pairs
 from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pipelines.plan import train_plan
@@ -35,9 +36,15 @@ def pictures(folder: Path) -> PairedSource:
     return found
 
 
-def delivered(source: PairedSource, start: Cursor = BEGINNING, name: str = "native", **options) -> list[Crops]:
+def known_views(member: MemberSource, index: int) -> list[np.ndarray]:
+    assert member.modality is not None
+    return member.modality.views(member.encoded(index))
+
+
+def delivered(source: PairedSource, start: Cursor = BEGINNING, name: str = "native", **options: Any) -> list[Crops]:
+    options.setdefault("workers", 2)
     own = plan(len(source), images=source.images is not None, seed=options.pop("seed", 3))
-    engine = build_engine(name, source, own, batch_size=8, **({"workers": 2} | options))
+    engine = build_engine(name, source, own, batch_size=8, **options)
     try:
         return list(engine.batches(start))
     finally:
@@ -59,7 +66,7 @@ def test_captions_follow_the_images(tmp_path: Path) -> None:
         (words_BL,) = batch.others
         assert words_BL.dtype == torch.int64
         for index, words_L in zip(batch.index_B.tolist(), words_BL, strict=True):
-            known = text.modality.views(text.encoded(index))
+            known = known_views(text, index)
             assert any(np.array_equal(words_L.numpy(), one) for one in known)
 
 
@@ -120,7 +127,7 @@ def test_a_pair_of_which_one_cannot_be_read_is_replaced_whole(tmp_path: Path, sp
     for batch in delivered(source):
         for index, words_L in zip(batch.index_B.tolist(), batch.others[0], strict=True):
             assert index != 2
-            assert any(np.array_equal(words_L.numpy(), one) for one in text.modality.views(text.encoded(index)))
+            assert any(np.array_equal(words_L.numpy(), one) for one in known_views(text, index))
 
 
 def test_what_was_replaced_is_counted_and_stops_above_the_budget(tmp_path: Path) -> None:
