@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from xxhash import xxh3_64_hexdigest
-
-from fastvicreg.caches import cache_folder
-from fastvicreg.config import TrainConfig
+from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.contracts import Source
 from fastvicreg.demo import embedded
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
-from fastvicreg.pipelines.fetch import is_remote, local_copy
+from fastvicreg.pipelines.fetch import is_remote
+from fastvicreg.pipelines.fetch.placed import placed
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.plan import TrainPlan, train_plan
 from fastvicreg.pipelines.recipes import named_recipe
@@ -74,14 +72,16 @@ def open_data(config: TrainConfig) -> Datasets:
             str(folder / names[1]),
             embedded=str(folder / names[0]),
         )
-    splits = splits_of(_here(data.data))
-    notes = list(splits.notes)
+    path, where_from = _here(data.data, data)
+    splits = splits_of(path)
+    notes = [*where_from, *splits.notes]
     root, val_path = splits.train, splits.validation
     train = open_source(root, to_rgb=data.to_rgb, image=data.image, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
-        given = splits_of(_here(data.val_data))
-        notes += given.notes
+        path, where_from = _here(data.val_data, data)
+        given = splits_of(path)
+        notes += [*where_from, *given.notes]
         val_path = given.validation or given.train
     validation = None
     if val_path:
@@ -96,13 +96,19 @@ def open_data(config: TrainConfig) -> Datasets:
     return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
 
 
-def _here(path: str) -> str | Path:
-    """``path``, or where in the cache folder the remote files are that it names; they are fetched once."""
+def _here(path: str, data: DataConfig) -> tuple[str | Path, tuple[str, ...]]:
+    """(``path``, or what to open of the remote files that it names; a line on these)."""
     if not is_remote(path):
-        return path
-    folder = cache_folder() / "remote" / xxh3_64_hexdigest(path.encode())
-    with WalkProgress(f"fetching {path} into {folder}:", "", unit="files") as progress:
-        return local_copy(path, folder, lambda done, total, size: progress.update(done, total, size, 0))
+        return path, ()
+    with WalkProgress(f"looking at {path}:", "", unit="files") as progress:
+        found = placed(
+            path,
+            whole=data.pipeline == "ffcv",  # FFCV maps the file itself
+            cache_gb=data.remote_cache,
+            patience=0.8 * data.stall_timeout,  # it names what does not come before the wait for a batch ends
+            told=lambda done, total, size: progress.update(done, total, size, 0),
+        )
+    return found.path, (found.note,)
 
 
 def _deep(source: Source, rule: str) -> tuple[str, ...]:

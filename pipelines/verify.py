@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from fastvicreg.contracts import ReadAhead
 from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, decode_rgb, read_image_header
 from fastvicreg.pipelines.formats.dataset import DatasetSource, Finding
@@ -16,6 +19,9 @@ from fastvicreg.pipelines.jpeg import JpegError, read_header
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.sources import one_dataset, open_source
+
+AHEAD = 512
+"""Samples that are read ahead of those being checked."""
 
 
 class Checked(NamedTuple):
@@ -70,6 +76,8 @@ def verify_dataset(
     check = partial(check_sample, source, decode=decode)
     deep: dict[str, tuple[int, int]] = {}
     for index, (read, fault, kind) in enumerate(in_order(check, range(total), workers=workers)):
+        if index % AHEAD == 0 and isinstance(source, ReadAhead):
+            source.read_ahead(torch.arange(index + AHEAD if index else 0, max(index, min(index + 2 * AHEAD, total))))
         size += read
         if kind:
             count, first = deep.get(kind, (0, index))

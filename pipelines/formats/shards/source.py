@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines.decode import DecodeError, image_size
-from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.dataset import Elsewhere, Finding
 from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.formats.shards import tarfiles
@@ -60,6 +60,7 @@ class ShardSource:
             self._label, self.classes = self.manifest.label_N, self.manifest.classes
         self.layout: ShardLayout = layout
         self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout))
+        self.elsewhere: Elsewhere | None = None  # where the samples are, if not in the files
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
         self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
         self._hints = PageHints(addresses(self.layout, self._start), self._size)
@@ -95,10 +96,16 @@ class ShardSource:
 
     def stored(self, index: int) -> memoryview:
         """The same bytes, unchecked; ``OSError`` where the file has been cut since it was opened."""
+        if self.elsewhere is not None:
+            return self.elsewhere.read(index)
         start, shard = int(self._start[index]), int(self._shard[index])
         end = start + int(self._size[index])
         require_whole(self.layout.files[shard][0], end)
         return self._mapped[shard][start:end]
+
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) each: the number of the tar file, start and size of the image's bytes in it."""
+        return self._shard, self._start, self._size
 
     def is_raw(self, index: int) -> bool:
         """False: shards hold encoded images alone."""
@@ -136,8 +143,9 @@ class ShardSource:
         return self._paths[index]
 
     def read_ahead(self, index_B: Tensor) -> None:
-        """Have the kernel read these samples while others are decoded."""
-        self._hints(index_B.numpy())
+        """Have these samples read while others are decoded."""
+        hint = self._hints if self.elsewhere is None else self.elsewhere.ahead
+        hint(index_B.numpy())
 
 
 def _manifest(layout: ShardLayout) -> Manifest | None:
