@@ -25,6 +25,7 @@ from fastvicreg.pipelines.manifest import (
     read_manifest,
 )
 from fastvicreg.pipelines.mapped import address_of, require_whole, size_now
+from fastvicreg.pipelines.unfinished import require_in_place
 
 
 class BetonSource:
@@ -81,7 +82,7 @@ class BetonSource:
             return self.elsewhere.read(index)
         start = int(self._start[index])
         end = start + int(self._stored[index])
-        require_whole(self.path, end)
+        require_whole(self.path, end, self.layout.inode)
         return self._mapped[start:end]
 
     def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +92,7 @@ class BetonSource:
     def whole(self, index_B: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B,) whether the file, as it is now, still holds these samples."""
         end_B = self._start[index_B] + self._stored[index_B]
-        return end_B <= np.uint64(size_now(self.path, len(self._mapped)))
+        return end_B <= np.uint64(size_now(self.path, len(self._mapped), self.layout.inode))
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""
@@ -131,6 +132,7 @@ def _manifest(layout: Layout) -> Manifest | None:
     where = manifest_path(layout.path)
     if not where.exists():
         return None
+    require_in_place(layout.path)
     manifest = read_manifest(where)
     index = index_digest(layout.mapped[: layout.metadata_end], layout.mapped[layout.table :])
     if len(manifest) != len(layout.metadata_N) or manifest.index_hash != index:

@@ -23,6 +23,7 @@ from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manife
 from fastvicreg.pipelines.mapped import require_whole
 from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
+from fastvicreg.pipelines.unfinished import require_in_place
 
 
 class ShardSource:
@@ -46,6 +47,7 @@ class ShardSource:
         """
         self.path = Path(path)
         self.to_rgb = to_rgb
+        require_in_place(self.path)
         layout = read_layout(path, keys)
         self.manifest: Manifest | None = _manifest(layout)
         if self.manifest is None:
