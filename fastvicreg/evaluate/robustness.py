@@ -15,7 +15,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.evaluate import scores
 from fastvicreg.evaluate.labels import by_name
 from fastvicreg.evaluate.subject import Classifier, ImageSubject
-from fastvicreg.pipelines.sources import open_source
+from fastvicreg.pipelines.formats.keys import ANY, Keys
+from fastvicreg.pipelines.sources import has_keys, open_source
 from fastvicreg.pipelines.sources.labelled import LabelledSource
 
 
@@ -39,8 +40,10 @@ def matched(queries: Source, numbers: list[int], classes: tuple[str, ...]) -> tu
     return LabelledSource(queries, [numbers[label] if label >= 0 else -1 for label in labels], classes), allowed_A
 
 
-def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range") -> list[ImageSet]:
+def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range", keys: Keys = ANY) -> list[ImageSet]:
     """The sets in ``folder``: one, or one for each corruption and severity where it is laid out as ImageNet-C.
+
+    ``keys`` name image and label of a set in tar shards, as they do in the data that the classifier learns from.
 
     ``UserError`` where there are none, or their class folders are none of ``classes``.
     """
@@ -48,7 +51,8 @@ def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range") -
     sets = []
     for path in found:
         name = path.name if len(found) == 1 else f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
-        source = open_source(path, to_rgb=to_rgb)
+        image, label = keys if has_keys(path) else ANY
+        source = open_source(path, to_rgb=to_rgb, image=image, label=label)
         numbers = by_name(classes, source.classes)
         if numbers is None:
             strange = next((one for one in source.classes if one not in set(classes)), None)

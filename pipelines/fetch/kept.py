@@ -80,7 +80,7 @@ class Kept:
         handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.ftruncate(handle, len(size_N) * _ENTRY.itemsize)
         os.close(handle)
-        self._entry_N = np.memmap(place, _ENTRY, "r+")
+        self._entry_N = np.asarray(np.memmap(place, _ENTRY, "r+"))
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._entry_N["hash"]))

@@ -29,7 +29,7 @@ from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
 from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 
-__all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
+__all__ = ["classes_in_words", "find_splits", "has_keys", "one_dataset", "open_source", "require_readable", "splits_of"]
 
 
 def open_source(
@@ -83,6 +83,11 @@ def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
     source = FolderSource(path, rule)
     refuse_split_classes(source.classes, path)
     return source
+
+
+def has_keys(path: Path) -> bool:
+    """Whether the data at ``path`` have members, fields or columns that ``--image`` and ``--label`` can name."""
+    return is_pattern(path) or path.is_file() or _holds_shards(path) or bool(_tables_in(path))
 
 
 def classes_in_words(count: int) -> str:

@@ -48,20 +48,22 @@ class _Handler(SimpleHTTPRequestHandler):
             return self.send_error(failure)
         if failure == "stall":
             time.sleep(self.site.stall)
-        data = path.read_bytes()
+        size = path.stat().st_size
         if self.site.matching and self.headers.get("If-Match", _etag(path)) != _etag(path):
             return self.send_error(412)
-        start, end = 0, len(data)
+        start, end = 0, size
         wanted = self.headers.get("Range") if self.site.ranges else None
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
-            start, end = int(first), min(int(last) + 1 if last else len(data), len(data))
+            start, end = int(first), min(int(last) + 1 if last else size, size)
         self.send_response(206 if wanted else 200)
         self._describe(path, end - start)
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
-        body = data[start:end]
+        with path.open("rb") as file:
+            file.seek(start)
+            body = file.read(end - start)
         if failure == "cut":
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
