@@ -61,7 +61,7 @@ class ShardSource:
         else:
             self._label, self.classes = self.manifest.label_N, self.manifest.classes
         self.layout: ShardLayout = layout
-        self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout))
+        self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout), *self._walked(layout))
         self.elsewhere: Elsewhere | None = None  # where the samples are, if not in the files
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
         self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
@@ -76,6 +76,11 @@ class ShardSource:
         if layout.members.others and not self.classes and not (self._label >= 0).any():
             there = ", ".join(f".{one}" for one in layout.members.others[:SHOWN])
             yield f"{self.path}: no labels among the members {there} (--label KEY or --label json:FIELD names some)"
+
+    def _walked(self, layout: ShardLayout) -> Iterator[str]:
+        """A word on what it took to find the samples, where it took long."""
+        if told := layout.effort.told():
+            yield f"{self.path}: {told}"
 
     def __len__(self) -> int:
         return len(self._start)
