@@ -51,7 +51,7 @@ class Listings:
     """The lists of the folders of ``root``, those of an earlier opening and those made since."""
 
     def __init__(self, root: Path) -> None:
-        self._place = _place(root)
+        self._place = kept_at(root)
         self._before = _read(self._place)
         self._now: dict[bytes, _Kept] = {}
         self._new = False
@@ -95,7 +95,8 @@ def state_of(folder: Path) -> State:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _place(root: Path) -> Path:
+def kept_at(root: Path) -> Path:
+    """The file that holds the lists of ``root``, where there is one."""
     # Another Pillow may take other files for images.
     what = f"{root.resolve()}\0{sorted(image_extensions())}".encode("utf-8", "surrogateescape")
     return cache_folder() / "listings" / xxh3_64_hexdigest(what)
