@@ -1,7 +1,7 @@
 """Remote files as a folder of their structure, which opens as the files themselves would; samples come by ranges.
 
 ``FOLDER/files`` holds, under the remote names, tar and ``.beton`` files with holes where the images are
-(``structure``), and whole indices and manifests. A note there tells ``open_source`` whose structure that is.
+(``structure``), and whole indices and manifests. A note beside it tells ``open_source`` whose structure that is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from fastvicreg.pipelines.fetch.copies import LOCK, Told, safe_place
+from fastvicreg.pipelines.fetch.download import download
 from fastvicreg.pipelines.fetch.kept import Kept, Store
 from fastvicreg.pipelines.fetch.ranges import RangedSamples
 from fastvicreg.pipelines.fetch.remote import Remote, RemoteFile
@@ -79,7 +80,9 @@ def mirror(
             "patience": patience,
             "files": [file._asdict() for file in files],
         }
-        (root / NOTE).write_text(json.dumps(note))
+        draft = folder / f"{NOTE}.part"
+        draft.write_text(json.dumps(note))
+        draft.replace(folder / NOTE)
     return places[files.index(data[0])] if len(data) == 1 else root
 
 
@@ -88,10 +91,11 @@ def attach(source: DatasetSource) -> None:
     if not isinstance(source, BetonSource | ShardSource):
         return
     paths = [source.path] if isinstance(source, BetonSource) else [tar for tar, _ in source.layout.files]
-    root = next((folder for folder in paths[0].parents if (folder / NOTE).is_file()), None)
+    beside = (folder for folder in paths[0].parents if folder.name == FILES and (folder.parent / NOTE).is_file())
+    root = next(beside, None)
     if root is None:
         return
-    note = json.loads((root / NOTE).read_text())
+    note = json.loads((root.parent / NOTE).read_text())
     file_of = {file["name"]: RemoteFile(**file) for file in note["files"]}
     files = [file_of[path.relative_to(root).as_posix()] for path in paths]
     file_N, start_N, size_N = source.places()
@@ -133,8 +137,7 @@ def _write(
 
 
 def _whole(remote: Remote, file: RemoteFile, place: Path) -> int:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(remote.read(file, 0, file.size) if file.size else b"")
+    download(remote, file, place, lambda size: None)
     return file.size
 
 
@@ -163,7 +166,7 @@ def _forget(folder: Path, places: set[Path]) -> None:
     for path in (*folder.glob("entries-*"), folder / "samples", folder / "used"):
         path.unlink(missing_ok=True)
     for path in (folder / FILES).rglob("*"):
-        if path.is_file() and path not in places and path.name != NOTE:
+        if path.is_file() and path not in places:
             path.unlink()
 
 
