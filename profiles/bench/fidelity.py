@@ -118,5 +118,5 @@ class BenchOptions(Output):
 
 BENCHMARK = Benchmark(
     run, COLUMNS, key=("form", "images"), figure="neighbours", better="higher", options=BenchOptions,
-    title="bench fidelity (in %; difference: to the images as they are, spread: its standard error)",
+    title="in %; difference: to the images as they are, spread: its standard error",
 )  # fmt: skip
