@@ -13,9 +13,10 @@ import pytest
 import torch
 from http_server import Website, serving
 from images import encoded, photo
+from ranged import GB, KINDS, SAMPLES, here, image_bytes, opened, require_equal, write_all
 from runs import log, tiny, train
 from stored import epoch_of, training
-from tars import index_by_tarfile, members, write_tar
+from tars import write_tar
 
 from fastvicreg.cli import main
 from fastvicreg.config import DataConfig, TrainConfig
@@ -23,30 +24,11 @@ from fastvicreg.contracts import Cursor
 from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import ViewLoader, open_source
-from fastvicreg.pipelines.convert import Settings, convert_dataset
+from fastvicreg.pipelines.convert import convert_dataset
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.fetch import download, ranges, remote
 from fastvicreg.pipelines.fetch.placed import placed
-from fastvicreg.pipelines.formats.dataset import DatasetSource
 from fastvicreg.pipelines.manifest import manifest_path
-
-SAMPLES = 24
-KINDS = ("walked", "indexed", "ours", "unchecked-beton", "ours-beton")
-GB = 1e9
-
-
-def write_all(root: Path) -> None:
-    """The same samples in every form that is read by ranges; a name below ``root`` each of ``KINDS``."""
-    for at in range(3):
-        for kind in ("walked", "indexed"):
-            (root / kind).mkdir(parents=True, exist_ok=True)
-            write_tar(root / f"{kind}/x-{at}.tar", members(8, 8 * at))
-        index_by_tarfile(root / f"indexed/x-{at}.tar", root / f"indexed/x-{at}.idx")
-    convert_dataset(root / "walked", root / "ours", Settings(format="shards", shard_size=16 << 10))
-    for kind in ("unchecked-beton", "ours-beton"):
-        (root / kind).mkdir()
-        convert_dataset(root / "walked", root / f"{kind}/d.beton")
-    manifest_path(root / "unchecked-beton/d.beton").unlink()
 
 
 @pytest.fixture
@@ -59,26 +41,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Website]:
     monkeypatch.setattr(remote, "STALL", 1.0)
     with serving(tmp_path / "site") as found:
         yield found
-
-
-def opened(site: Website, kind: str, **options: float) -> DatasetSource:
-    return open_source(placed(f"{site.address}/{kind}/", **options).path)  # type: ignore[arg-type]
-
-
-def here(site: Website, kind: str) -> DatasetSource:
-    return open_source(site.root / kind / "d.beton" if kind.endswith("-beton") else site.root / kind)
-
-
-def require_equal(ours: DatasetSource, local: DatasetSource) -> None:
-    assert (len(ours), ours.classes) == (len(local), local.classes)
-    for index in range(len(local)):
-        assert bytes(ours.encoded(index)) == bytes(local.encoded(index)), index
-        for tell in ("label", "name", "size", "expected_hash", "recorded_size"):
-            assert getattr(ours, tell)(index) == getattr(local, tell)(index)
-
-
-def image_bytes(site: Website) -> int:
-    return sum(len(here(site, "walked").encoded(index)) for index in range(SAMPLES))
 
 
 @pytest.mark.parametrize("kind", KINDS)
