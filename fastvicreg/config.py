@@ -44,7 +44,8 @@ class DataConfig:
 
     data: str | None = resumable(None)
     """Folder of images (class folders or flat) or of tar shards, or a .beton; a folder may hold train/ and val/ (or
-    test/) of these. Without it: the embedded images."""
+    test/) of these. Or the address of shards or a .beton (s3://, gs://, https://, hf://). Without it: the embedded
+    images."""
     val_data: str | None = resumable(None)
     """Labelled images for the online kNN, where --data holds no val/ or test/."""
     val_labels: str | None = resumable(None)
@@ -84,6 +85,9 @@ class DataConfig:
     stall_timeout: float = resumable(LIMIT)
     """Seconds without an image, an answer of another process or a step's end after which the run ends and says where it
     is stuck; 0: never."""
+    remote_cache: float = resumable(50.0)
+    """GB of a remote dataset's samples (s3://, gs://, https://, hf://) that stay in the cache folder; 0: none. The rest
+    comes again in each epoch."""
     fault_count: int = resumable(10)
     """A run stops when an epoch has replaced more samples than this ..."""
     fault_share: float = resumable(0.01)
@@ -107,6 +111,7 @@ class DataConfig:
                 "--prefetch": (self.prefetch, 1),
                 "--workers": (self.workers, 0),
                 "--stall-timeout": (self.stall_timeout, 0.0),
+                "--remote-cache": (self.remote_cache, 0.0),
                 "--fault-count": (self.fault_count, 0),
                 "--fault-share": (self.fault_share, 0.0),
             }

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from xxhash import xxh3_64_hexdigest
-
-from fastvicreg.caches import cache_folder
-from fastvicreg.config import TrainConfig, branch_of
+from fastvicreg.config import DataConfig, TrainConfig, branch_of
 from fastvicreg.contracts import Plan, Source
 from fastvicreg.demo import embedded
 from fastvicreg.encoders import varied
 from fastvicreg.encoders.gru.config import GRUConfig
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
-from fastvicreg.pipelines.fetch import is_remote, local_copy
+from fastvicreg.pipelines.fetch import is_remote
+from fastvicreg.pipelines.fetch.placed import placed
 from fastvicreg.pipelines.pairs.backend import PairPlan
 from fastvicreg.pipelines.pairs.source import captions_of, open_pairs, pair_splits
 from fastvicreg.pipelines.pairs.text import Text
@@ -89,14 +87,16 @@ def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> D
             str(folder / names[1]),
             embedded=str(folder / names[0]),
         )
-    splits = splits_of(_here(data.data))
-    notes = list(splits.notes)
+    path, where_from = _here(data.data, data)
+    splits = splits_of(path)
+    notes = [*where_from, *splits.notes]
     root, val_path = splits.train, splits.validation
     train = open_source(root, to_rgb=data.to_rgb, image=data.image, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
-        given = splits_of(_here(data.val_data))
-        notes += given.notes
+        path, where_from = _here(data.val_data, data)
+        given = splits_of(path)
+        notes += [*where_from, *given.notes]
         val_path = given.validation or given.train
     validation = None
     if val_path:
@@ -115,14 +115,16 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
     """Both splits as sources of pairs, whose captions' words have the same numbers."""
     data, pair = config.data, config.pair
     assert data.data is not None
-    train_path, val_path = pair_splits(_here(data.data))
+    here, notes = _here(data.data, data)
+    train_path, val_path = pair_splits(here)
     if data.val_data:
-        given, below = pair_splits(_here(data.val_data))
-        val_path = below or given
+        here, more = _here(data.val_data, data)
+        given, below = pair_splits(here)
+        val_path, notes = below or given, (*notes, *more)
     train = open_pairs(train_path, pair, to_rgb=data.to_rgb, label=data.label)
     if train.images is not None:
         require_readable(train.images, str(train_path))
-    notes = [*notes_of(train), *left_out(train)]
+    notes = [*notes, *notes_of(train), *left_out(train)]
     texts = [member.modality for member in train.members if isinstance(member.modality, Text)]
     if texts:
         if vocabulary is None:
@@ -147,13 +149,19 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
     return Datasets(train, validation, str(train_path), where, (*notes, "; ".join(told)), vocabulary=vocabulary)
 
 
-def _here(path: str) -> str | Path:
-    """``path``, or where in the cache folder the remote files are that it names; they are fetched once."""
+def _here(path: str, data: DataConfig) -> tuple[str | Path, tuple[str, ...]]:
+    """(``path``, or what to open of the remote files that it names; a line on these)."""
     if not is_remote(path):
-        return path
-    folder = cache_folder() / "remote" / xxh3_64_hexdigest(path.encode())
-    with WalkProgress(f"fetching {path} into {folder}:", "", unit="files") as progress:
-        return local_copy(path, folder, lambda done, total, size: progress.update(done, total, size, 0))
+        return path, ()
+    with WalkProgress(f"looking at {path}:", "", unit="files") as progress:
+        found = placed(
+            path,
+            whole=data.pipeline == "ffcv",  # FFCV maps the file itself
+            cache_gb=data.remote_cache,
+            patience=0.8 * data.stall_timeout,  # it names what does not come before the wait for a batch ends
+            told=lambda done, total, size: progress.update(done, total, size, 0),
+        )
+    return found.path, (found.note,)
 
 
 def _deep(source: Source, rule: str) -> tuple[str, ...]:

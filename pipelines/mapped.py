@@ -42,22 +42,23 @@ def map_file(path: Path) -> memoryview:
     return memoryview(pages).cast("B").toreadonly()
 
 
-def require_whole(path: Path, end: int) -> None:
+def require_whole(path: Path, end: int, inode: int | None = None) -> None:
     """``OSError`` where the file at ``path`` ends before ``end``, so that mapped memory must not be read there.
 
-    A file that was deleted or replaced is still mapped whole.
+    A file that was deleted, or replaced by one of another ``inode`` than it had, is still mapped whole.
     """
-    size = size_now(path, end)
+    size = size_now(path, end, inode)
     if size < end:
         raise OSError(errno.EIO, f"the file was cut to {size} bytes after it had been opened", str(path))
 
 
-def size_now(path: Path, mapped: int) -> int:
-    """Bytes of the file at ``path``; ``mapped`` where it was deleted, since its memory is still whole."""
+def size_now(path: Path, mapped: int, inode: int | None = None) -> int:
+    """Bytes of the file at ``path``; ``mapped`` where it was deleted or replaced, since its memory is still whole."""
     try:
-        return os.stat(path).st_size
+        status = os.stat(path)
     except OSError:
         return mapped
+    return mapped if inode is not None and status.st_ino != inode else status.st_size
 
 
 def address_of(view: memoryview) -> int:

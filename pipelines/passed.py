@@ -16,6 +16,12 @@ class Passed:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.first[kind] = min(path, self.first.get(kind, path))  # a folder's entries come in any order
 
+    def include(self, other: Passed) -> None:
+        """Count what ``other`` counted too."""
+        for kind, count in other.counts.items():
+            self.add(kind, other.first[kind])
+            self.counts[kind] += count - 1
+
     def lines(self) -> list[str]:
         """One line a kind, the most frequent first."""
         kinds = sorted(self.counts, key=lambda kind: (-self.counts[kind], kind))

@@ -12,8 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -76,6 +77,9 @@ class ConvertOptions:
     append: bool = False
     """Add SRC's new files, by name, to a DST that the same options have written: shards get more shards; a .beton is
     written anew from what it holds, nothing encoded twice."""
+    replaced: Literal["refuse", "take", "keep"] = "refuse"
+    """--append where files of SRC were replaced under their old names since: refuse names them, take stores them anew
+    (beton), keep leaves what is stored. Those later than DST's manifest are compared."""
     workers: int = 0
     """Threads; 0: one a core. The bytes do not depend on it."""
     stall_timeout: float = LIMIT
@@ -99,6 +103,8 @@ def main(arguments: Sequence[str]) -> int:
         shard_size=options.shard_size << 20,
     )
     settings.check()
+    if options.replaced != "refuse" and not options.append:
+        raise UserError(f"--replaced {options.replaced} goes with --append: a whole conversion reads every file.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is done is committed, as at Ctrl-C
     from fastvicreg.pipelines.fetch import needs_copy
 
@@ -177,7 +183,8 @@ def _convert(job: Job, settings: Settings, options: ConvertOptions, watch: Watch
     watch(f"opening {job.source}", factor=FIRST)
     try:
         with WalkProgress(f"converting {job.split}".strip(), "skipped") as progress:
-            write = append_dataset if options.append and job.target.exists() else convert_dataset
+            append = options.append and job.target.exists()
+            write = partial(append_dataset, replaced=options.replaced) if append else convert_dataset
             return write(
                 job.source,
                 job.target,

@@ -25,7 +25,8 @@ class VerifyOptions:
     """Check a dataset: structure, checksums where there is a manifest, and each image's markers."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """Folder of images or of tar shards, a .beton file, or a folder with train/ and val/ of these: each is checked."""
+    """Folder of images or of tar shards, a .beton file, or a folder with train/ and val/ of these: each is checked.
+    Also the address of shards or a .beton (https://, s3://, gs://, hf://)."""
     image: str = ""
     """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
     column of parquet files."""
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with watching(options.stall_timeout) as watch:
         watch("opening the data", factor=FIRST)
-        splits = splits_of(options.data)
+        splits = splits_of(_here(options.data, options.stall_timeout))
         for note in splits.notes:
             print(note)
         paths = [part.path for part in splits.parts] or [splits.root]
@@ -62,6 +63,26 @@ def main(arguments: Sequence[str]) -> int:
 
         write_json(options.json, document("verify", [row(report) for report in reports], 1))
     return 1 if any(report.findings for report in reports) else 0
+
+
+def _here(path: str, stall: float) -> str | Path:
+    """``path``, or what to open of the remote files that it names."""
+    from fastvicreg.pipelines.fetch import is_remote
+    from fastvicreg.pipelines.fetch.placed import placed
+    from fastvicreg.show.progress import WalkProgress
+
+    if not is_remote(path):
+        return path
+    with WalkProgress(f"looking at {path}:", "", unit="files") as progress:
+        found = placed(
+            path,
+            cache_gb=0,  # each sample is read once
+            all_headers=True,
+            patience=0.8 * stall,  # it names what does not come before the wait for a sample ends
+            told=lambda done, total, size: progress.update(done, total, size, 0),
+        )
+    print(found.note)
+    return found.path
 
 
 def _verify(path: Path, options: VerifyOptions, watch: Watchdog) -> Report:

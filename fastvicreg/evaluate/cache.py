@@ -65,7 +65,7 @@ def _files(source: Source, where: Path) -> Iterator[str | Path]:
         for index in range(len(source)):
             yield f"{where}/{source.name(index)}"
     elif where.is_dir():
-        yield from sorted(path for path in where.iterdir() if path.is_file())
+        yield from sorted(path for path in where.rglob("*") if path.is_file())  # shards may lie in folders of it
     else:
         yield where
 

@@ -23,6 +23,7 @@ from fastvicreg.evaluate.protocols import ClassifyingProtocol, MeasuringProtocol
 from fastvicreg.evaluate.published import published
 from fastvicreg.evaluate.robustness import evaluate_sets, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
+from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.stalls import LIMIT, NEVER
 from fastvicreg.train.assemble import resolve_device
@@ -124,7 +125,10 @@ def evaluate_run(
         facts["faults"] = subject.faults
         return Evaluated(rows, facts, published=beside, notes=notes)
     assert isinstance(protocol, ClassifyingProtocol)
-    folders = [open_sets(folder, subject.classes, to_rgb=_rule(subject, name)) for folder in asked.robustness]
+    keys = Keys(config.data.image, config.data.label) if config is not None else ANY
+    folders = [
+        open_sets(folder, subject.classes, to_rgb=_rule(subject, name), keys=keys) for folder in asked.robustness
+    ]
     ranked = _ranked(subject, protocol.fit(subject, told))
     evaluated = _scored(subject, [one for _, one in ranked], facts, beside, notes)
     further: list[dict[str, Any]] = []

@@ -16,7 +16,8 @@ from fastvicreg.evaluate import scores
 from fastvicreg.evaluate.labels import by_name
 from fastvicreg.evaluate.matching import matched
 from fastvicreg.evaluate.subject import Classifier, ImageSubject
-from fastvicreg.pipelines.sources import open_source
+from fastvicreg.pipelines.formats.keys import ANY, Keys
+from fastvicreg.pipelines.sources import has_keys, open_source
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class ImageSet:
     """The classes that come into question, where they are not all of the bank's."""
 
 
-def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range") -> list[ImageSet]:
+def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range", keys: Keys = ANY) -> list[ImageSet]:
     """The sets in ``folder``: one, or one for each corruption and severity where it is laid out as ImageNet-C.
+
+    ``keys`` name image and label of a set in tar shards, as they do in the data that the classifier learns from.
 
     ``UserError`` where there are none, or their class folders are none of ``classes``.
     """
@@ -39,7 +42,8 @@ def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range") -
     sets = []
     for path in found:
         name = path.name if len(found) == 1 else f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
-        source = open_source(path, to_rgb=to_rgb)
+        image, label = keys if has_keys(path) else ANY
+        source = open_source(path, to_rgb=to_rgb, image=image, label=label)
         numbers = by_name(classes, source.classes)
         if numbers is None:
             strange = next((one for one in source.classes if one not in set(classes)), None)

@@ -2,7 +2,7 @@
 
 What is stored already is never decoded or encoded again. A ``.beton`` whose samples are all in the source still becomes
 byte for byte what a conversion of the whole source would give; shards do not, since the new samples are shuffled among
-themselves alone. A file that changed under its old name is not noticed.
+themselves alone. What was replaced under its old name is told by ``replaced``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from xxhash import xxh3_64_hexdigest
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.changes import names_of, options_changed
 from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, NothingReadError, Progress, Summary
 from fastvicreg.pipelines.convert.extended import ExtendedSource
 from fastvicreg.pipelines.convert.journal import Journal
+from fastvicreg.pipelines.convert.replaced import Replaced, replaced_in, require_unreplaced
 from fastvicreg.pipelines.convert.run import command_of, opened, refused, shuffled
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.convert.workspace import Workspace, discard, finish_interrupted
@@ -44,14 +46,16 @@ def append_dataset(
     max_skipped: str = "",
     numbered_like: Path | None = None,
     stall: float = LIMIT,
+    replaced: Replaced = "refuse",
 ) -> Summary:
     """Add the samples of ``source_path`` that ``target`` does not have by name, and those that it skipped.
 
     The source may hold the earlier files or new ones alone. Classes keep their numbers where the earlier files are not
     all there, and in shards; new ones follow in sorted order. Interrupted, an identical call continues; ``target`` is
     whole at any time but for the moment in which files are put into their places, which an identical call completes.
+    ``replaced`` is what is done with files that were replaced since under their old names; shards cannot take them.
     The other arguments are ``convert_dataset``'s.
-    ``UserError`` for a mistake or a full disk.
+    ``UserError`` for a mistake, a full disk, or such files where ``replaced`` refuses them.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
     settings.check()
@@ -62,12 +66,19 @@ def append_dataset(
     source, spool = opened(source_path, settings, numbered_like)
     stored = open_source(target)
     assert isinstance(stored, BetonSource | ShardSource)
-    extended = ExtendedSource(source, stored, before, whole=isinstance(stored, BetonSource))
+    whole = isinstance(stored, BetonSource)
+    others = replaced_in(source, source_path, before, manifest_path(target), settings, workers)
+    names = [before.paths[at] for at in sorted(others)]
+    require_unreplaced(names, source_path, target, shards=not whole, how=replaced)
+    taken = others if replaced == "take" else {}
+    extended = ExtendedSource(source, stored, before, whole=whole, replaced=taken)
     if extended.same:
         return _nothing_new(target, before, stored)
     order_N = np.arange(len(extended)) if extended.whole else shuffled(settings.seed, len(extended))
     names = names_of(extended)
     command = command_of(names, len(extended), source_path, settings)
+    if taken:
+        command["replaced"] = f"{len(taken)} files, {xxh3_64_hexdigest(repr(sorted(taken)).encode())}"
     command["appended_to"] = f"{before.index_hash:016x}"
     try:
         with closing(Workspace(target, command, names, replaces=True)) as work:

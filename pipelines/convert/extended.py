@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import eq
 
 import numpy as np
@@ -23,10 +23,19 @@ class ExtendedSource:
     """The samples of ``source`` that ``stored`` lacks, and where ``whole`` those stored too.
 
     Where ``source`` holds all that is stored, a whole one has its order and its classes; else what is stored comes
-    first, and classes keep their numbers, the new ones behind them.
+    first, and classes keep their numbers, the new ones behind them. ``replaced`` are samples, by their place in the
+    manifest, that a whole one takes from ``source`` all the same: {place: index there}.
     """
 
-    def __init__(self, source: Source, stored: BetonSource | ShardSource, manifest: Manifest, *, whole: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        stored: BetonSource | ShardSource,
+        manifest: Manifest,
+        *,
+        whole: bool,
+        replaced: Mapping[int, int],
+    ) -> None:
         self._source, self._stored, self._manifest = source, stored, manifest
         self.whole = whole
         self.to_rgb = rule_of(source)
@@ -35,13 +44,15 @@ class ExtendedSource:
         place = {name: index for index, name in enumerate(manifest.paths)}
         old = [place.get(source.name(index), NONE) for index in range(len(source))]
         self.new = old.count(NONE)
+        self.replaced = len(replaced)
         self.absent = len(manifest) - len({index for index in old if index != NONE})
         new = [(NONE, index) for index, at in enumerate(old) if at == NONE]
         if whole and not self.absent:
-            self._places = [(at, index) for index, at in enumerate(old)]
+            self._places = [(NONE if at in replaced else at, index) for index, at in enumerate(old)]
             self.classes = source.classes
         else:
-            self._places = [(at, NONE) for at in range(len(manifest))] + new if whole else new
+            before = [(NONE, replaced[at]) if at in replaced else (at, NONE) for at in range(len(manifest))]
+            self._places = before + new if whole else new
             self.classes = _joined(manifest, source)
         number = {name: at for at, name in enumerate(self.classes)}
         self._number = np.array([number[name] for name in source.classes], np.int64)
@@ -86,7 +97,7 @@ class ExtendedSource:
     @property
     def same(self) -> bool:
         """Whether there is nothing to be added or renumbered."""
-        if self.new:
+        if self.new or self.replaced:
             return False
         labels = (self.label(index) for index in range(len(self)))
         stored = (int(self._manifest.label_N[at]) for at, _ in self._places)
@@ -96,7 +107,8 @@ class ExtendedSource:
         """What a person should know of an addition to ``target``."""
         there = len(self._manifest)
         if self.whole:
-            yield f"{self.new:,} new samples; the {there:,} of before were taken as they were"
+            again = f"{self.replaced:,} were replaced, the other " if self.replaced else "the "
+            yield f"{self.new:,} new samples; {again}{there - self.replaced:,} of before were taken as they were"
         else:
             yield f"{self.new:,} new samples in shards of their own, behind the {there:,} of before"
         if self.absent and self.whole:

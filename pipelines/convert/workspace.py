@@ -14,9 +14,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.changes import difference, pack
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.manifest import manifest_path
+from fastvicreg.pipelines.unfinished import READY, is_being_put_in_place, partial_of
 
-READY = "ready"
-"""Name of the file that says that all is written and only has to be put into its place."""
 FILES = (".beton", ".tar", ".idx", ".gz", ".tgz", ".zip")
 """Endings that show that a file was meant where a folder is written."""
 
@@ -31,7 +30,7 @@ class Workspace:
         to be replaced, or added to where it is a folder.
         """
         self.target = target
-        self.folder = _partial(target)
+        self.folder = partial_of(target)
         self._replaces = replaces
         self.folder.mkdir(exist_ok=True)
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -101,9 +100,9 @@ def finish_interrupted(target: Path) -> None:
 
     ``UserError`` where another process is at it.
     """
-    if not (_partial(target) / READY).exists():
+    if not is_being_put_in_place(target):
         return
-    lock = os.open(_partial(target) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock = os.open(partial_of(target) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _put_in_place(target)
@@ -115,12 +114,12 @@ def finish_interrupted(target: Path) -> None:
 
 def discard(target: Path) -> None:
     """Remove what an addition to ``target`` that came to nothing has left beside it."""
-    shutil.rmtree(_partial(target))
+    shutil.rmtree(partial_of(target))
 
 
 def _put_in_place(target: Path) -> None:
     """What lies ready beside ``target`` into its place; called again, it goes on where it was stopped."""
-    folder = _partial(target)
+    folder = partial_of(target)
     data, manifest = folder / "data", folder / "manifest"
     if data.is_dir():
         for path in sorted(data.iterdir()):
@@ -132,10 +131,6 @@ def _put_in_place(target: Path) -> None:
         os.replace(manifest, manifest_path(target))
     sync_folder(target.parent)
     shutil.rmtree(folder)
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(f"{target.name}.partial")
 
 
 def refuse_target(source: Path, target: Path, ending: str) -> None:

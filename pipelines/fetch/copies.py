@@ -137,7 +137,7 @@ def _fetch(remote: Remote, folder: Path, told: Told) -> set[Path]:
         told(len(placed), len(files), came)
 
     for number, file in enumerate(files):
-        place = folder / _safe(file)
+        place = safe_place(file, folder)
         plain = place.with_name(unpacked_name(place.name)) if is_archive(place.name) else place
         with _whole(plain, f"{file.address} {file.state}") as wanted:
             if wanted:
@@ -166,12 +166,12 @@ def _whole(place: Path, state: str) -> Iterator[bool]:
     note.write_text(state)
 
 
-def _safe(file: RemoteFile) -> Path:
-    """The file's name, which may not lead out of the folder."""
+def safe_place(file: RemoteFile, folder: Path) -> Path:
+    """Where in ``folder`` the file lies; ``UserError`` for a name that leads out of it."""
     parts = [part for part in file.name.split("/") if part]
     if ".." in parts or not parts:
         raise UserError(f"{file.address} has a name that leads out of its folder: give another address.")
-    return Path(*parts)
+    return folder.joinpath(*parts)
 
 
 def _require_room(folder: Path, size: int, address: str) -> None:

@@ -7,6 +7,7 @@ seconds counts as failed, so that no wait is without end.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.fetch.wanted import is_data, is_wanted
+from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.patterns import braces
 
 STALL = 60.0
@@ -23,6 +25,12 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each repetition."""
 TRANSIENT = frozenset({408, 425, 429})
 """HTTP's answers below 500 that another time may be others."""
+OTHER_CONTENT = 412
+"""HTTP's answer where the file is not the one of the ETag that was sent along."""
+TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated")
+"""What file systems call the time of the last change."""
+DESCRIBED = 8
+"""Files that are asked about at once."""
 
 Result = TypeVar("Result")
 
@@ -36,13 +44,17 @@ class RemoteFile(NamedTuple):
     size: int
     state: str  # changes with the content, where the other side tells of that
     checksum: tuple[str, str] | None  # (algorithm of hashlib, hexadecimal digest)
+    etag: str = ""  # of a web server that tells one which stands for the very bytes
 
 
 class Remote:
     """One file system."""
 
-    def __init__(self, address: str) -> None:
-        """``UserError`` where there is no such protocol, or its package is missing."""
+    def __init__(self, address: str, patience: float = 0.0) -> None:
+        """``patience``: seconds in which what does not come is named; 0: after all of ``PAUSES``.
+
+        ``UserError`` where there is no such protocol, or its package is missing.
+        """
         try:
             import fsspec
             from fsspec.asyn import AsyncFileSystem
@@ -58,6 +70,9 @@ class Remote:
         except ValueError as error:
             raise UserError(f"{address}: {error}; give https://, s3://, gs:// or hf://.") from error
         self._asynchronous = isinstance(self._system, AsyncFileSystem)
+        self._patience = patience or math.inf
+        self._timeout = min(STALL, self._patience / 4)
+        self._unmatched: set[str] = set()
 
     def files(self) -> list[RemoteFile]:
         """The files that the address names, or that lie below it, sorted; ``UserError`` where there are none."""
@@ -68,13 +83,21 @@ class Remote:
             raise UserError(
                 f"nothing to read at {self.address}: give a .tar, .parquet or .beton, or a folder of these."
             )
-        return [self._described(path, name) for path, name in sorted(found.items())]
+        named = sorted(found.items())
+        described = in_order(
+            lambda at: self._described(*named[at]),
+            range(len(named)),
+            workers=DESCRIBED,
+            chunk=1,
+            name="fastvicreg-fetch",
+        )
+        return list(described)
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         """These bytes; ``UserError`` where they do not come, or others do."""
 
         def read() -> bytes:
-            data = self._call("cat_file", file.path, start=start, end=end)
+            data = self._range(file, start, end)
             if len(data) == file.size and (start or end < file.size):
                 raise UserError(f"{file.address}: the server gives no ranges of a file: download it by other means.")
             if len(data) != end - start:
@@ -82,6 +105,29 @@ class Remote:
             return data
 
         return self._patiently(read, file.address)
+
+    def require_same(self, file: RemoteFile) -> None:
+        """``UserError`` where the file is not what it was when it was described."""
+        self._system.invalidate_cache()
+        now = self._described(file.path, file.name)
+        if now.state != file.state:
+            raise UserError(
+                f"{file.address} has changed since it was opened (it was {file.state!r} and is {now.state!r}): the "
+                "same command reads it anew."
+            )
+
+    def _range(self, file: RemoteFile, start: int, end: int) -> bytes:
+        """One request; of a web server by the file's ETag, so that the bytes of another content do not come."""
+        if not file.etag or file.path in self._unmatched:
+            return self._call("cat_file", file.path, start=start, end=end)
+        try:
+            return self._call("cat_file", file.path, start=start, end=end, headers={"If-Match": file.etag})
+        except Exception as error:  # each file system raises errors of its own library
+            if getattr(error.__cause__ or error, "status", None) != OTHER_CONTENT:
+                raise
+        self.require_same(file)
+        self._unmatched.add(file.path)  # the same file for all that the server tells: it compares otherwise
+        return self._call("cat_file", file.path, start=start, end=end)
 
     def _named(self, path: str) -> dict[str, str]:
         """{path: name} of the files that a path or a pattern stands for."""
@@ -104,38 +150,41 @@ class Remote:
         size = info.get("size")
         if size is None:
             raise UserError(f"{path}: the server does not tell the file's size: download it by other means.")
-        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-        time_ = str(
-            info.get("LastModified") or info.get("last_modified") or info.get("mtime") or info.get("updated") or ""
-        )
+        if info.get("partial") is False:
+            raise UserError(f"{path}: the server gives no ranges of a file: download it by other means.")
+        told = str(info.get("ETag") or info.get("etag") or "")
+        etag = told.strip('"')
+        time_ = str(next((info[key] for key in TIMES if info.get(key)), ""))
         address = path if "://" in path else f"{self._protocol}://{path}"
-        return RemoteFile(address, path, name, int(size), f"{size} {etag} {time_}".strip(), _checksum(info, etag))
+        strong = told if self._protocol in ("http", "https") and told.startswith('"') else ""
+        state = f"{size} {etag} {time_}".strip()
+        return RemoteFile(address, path, name, int(size), state, _checksum(info, etag), strong)
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
         if self._asynchronous:
             from fsspec.asyn import sync
 
             call = getattr(self._system, f"_{method}")
-            return sync(self._system.loop, call, *arguments, timeout=STALL, **named)
+            return sync(self._system.loop, call, *arguments, timeout=self._timeout, **named)
         return getattr(self._system, method)(*arguments, **named)
 
     def _patiently(self, call: Callable[[], Result], what: str) -> Result:
         """What ``call`` gives, tried again after each of ``PAUSES``; ``UserError`` with its last reason."""
-        pauses = iter(PAUSES)
+        pauses, tries, until = iter(PAUSES), 0, time.monotonic() + self._patience
         while True:
+            tries += 1
             try:
                 return call()
             except UserError:
                 raise
             except Exception as error:  # each file system raises errors of its own library
-                why, final = _reason(error)
+                why, final = _reason(error, self._timeout)
             if final:
                 raise UserError(f"cannot read {what}: {why}.")
             pause = next(pauses, None)
-            if pause is None:
-                raise UserError(
-                    f"cannot read {what}: {why} ({len(PAUSES) + 1} tries): the same command continues where it stopped."
-                )
+            if pause is None or time.monotonic() + pause + self._timeout > until:
+                count = f"{tries} {'try' if tries == 1 else 'tries'}"
+                raise UserError(f"cannot read {what}: {why} ({count}): the same command continues where it stopped.")
             time.sleep(pause)
 
 
@@ -145,7 +194,7 @@ def _below(base: str, paths: Iterable[object]) -> dict[str, str]:
     return {path: name for path, name in names.items() if is_wanted(name)}
 
 
-def _reason(error: BaseException) -> tuple[str, bool]:
+def _reason(error: BaseException, timeout: float) -> tuple[str, bool]:
     """(what went wrong, whether trying again would not help)."""
     cause = error.__cause__ or error
     status = getattr(cause, "status", None)
@@ -155,7 +204,7 @@ def _reason(error: BaseException) -> tuple[str, bool]:
             status < 500 and status not in TRANSIENT,
         )
     if isinstance(error, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(error).__name__:
-        return f"nothing came for {STALL:g} s", False
+        return f"nothing came for {timeout:g} s", False
     if isinstance(error, PermissionError):
         return f"access is denied ({error})", True
     if isinstance(error, FileNotFoundError) and not _unreachable(cause):

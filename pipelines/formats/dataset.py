@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 from fastvicreg.contracts import Source
 
 
@@ -46,4 +48,16 @@ class StoredSource(DatasetSource, Protocol):
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""
+        ...
+
+
+class Elsewhere(Protocol):
+    """Where samples are read that do not lie in the files which tell of them."""
+
+    def read(self, index: int) -> memoryview:
+        """The sample's stored bytes."""
+        ...
+
+    def ahead(self, index_B: np.ndarray) -> None:
+        """These samples are read soon."""
         ...

@@ -8,6 +8,8 @@ from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, decode_sample
 from fastvicreg.pipelines.fetch import is_remote
+from fastvicreg.pipelines.fetch.mirror import attach
+from fastvicreg.pipelines.fetch.placed import placed
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.formats.dataset import DatasetSource
 from fastvicreg.pipelines.formats.folder.source import FolderSource
@@ -27,14 +29,15 @@ from fastvicreg.pipelines.patterns import expand, is_pattern
 from fastvicreg.pipelines.sources.splits import find_splits, one_dataset, refuse_split_classes, splits_of
 from fastvicreg.pipelines.to_rgb import ToRGB, parse_rule
 
-__all__ = ["classes_in_words", "find_splits", "one_dataset", "open_source", "require_readable", "splits_of"]
+__all__ = ["classes_in_words", "find_splits", "has_keys", "one_dataset", "open_source", "require_readable", "splits_of"]
 
 
 def open_source(
     path: str | Path, *, to_rgb: str = "range", image: str = "", label: str = "", sequential: bool = False
 ) -> DatasetSource:
     """Open the images at ``path``: a folder of images, of class folders or of tar shards, a ``.beton`` file, tar shards
-    by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``, or arrow files.
+    by a pattern such as ``hub/*-train-*.tar`` or ``train-{0000..0146}.tar``, arrow files, or the address of such files
+    (s3://, gs://, https://, hf://), of which shards and ``.beton`` files are read by ranges as they are needed.
 
     ``to_rgb`` says how images of more than 8 bits become 8: range, LOW:HIGH or refuse, as ``pipelines.to_rgb`` tells.
     ``image`` and ``label`` name what holds them: members of tar shards by their extensions (``jpg``, ``input.png``;
@@ -42,20 +45,18 @@ def open_source(
     too, whose images are read fast in their order alone.
     ``UserError`` where there is nothing to read, or the class folders are splits.
     """
-    source = _open(Path(path), parse_rule(to_rgb), Keys(image, label))
+    path = placed(str(path)).path if is_remote(path) else Path(path)
+    source = _open(path, parse_rule(to_rgb), Keys(image, label))
     if not sequential and source.format == "tables" and not getattr(source, "random", True):
         raise UserError(
             f"{path} holds parquet files, which give no fast access to one image by itself: fastvicreg convert {path} "
             "images.beton first."
         )
+    attach(source)
     return source
 
 
 def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
-    if is_remote(path):
-        raise UserError(
-            f"{path} is on another machine: fastvicreg convert brings it here; train and eval fetch it as --data."
-        )
     if is_pattern(path):
         return _open_pattern(path, rule, keys)
     if path_exists(path) and path.is_file():
@@ -82,6 +83,11 @@ def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
     source = FolderSource(path, rule)
     refuse_split_classes(source.classes, path)
     return source
+
+
+def has_keys(path: Path) -> bool:
+    """Whether the data at ``path`` have members, fields or columns that ``--image`` and ``--label`` can name."""
+    return is_pattern(path) or path.is_file() or _holds_shards(path) or bool(_tables_in(path))
 
 
 def classes_in_words(count: int) -> str:

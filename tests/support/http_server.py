@@ -20,6 +20,8 @@ class Website:
     root: Path
     address: str = ""
     ranges: bool = True
+    matching: bool = True
+    """Whether If-Match is heeded."""
     failures: list[int | str] = field(default_factory=list)
     """Of the next GET requests: a status, "cut" (half of the body comes) or "stall" (nothing does)."""
     asked: list[tuple[str, int, int]] = field(default_factory=list)
@@ -46,18 +48,22 @@ class _Handler(SimpleHTTPRequestHandler):
             return self.send_error(failure)
         if failure == "stall":
             time.sleep(self.site.stall)
-        data = path.read_bytes()
-        start, end = 0, len(data)
+        size = path.stat().st_size
+        if self.site.matching and self.headers.get("If-Match", _etag(path)) != _etag(path):
+            return self.send_error(412)
+        start, end = 0, size
         wanted = self.headers.get("Range") if self.site.ranges else None
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
-            start, end = int(first), min(int(last) + 1 if last else len(data), len(data))
+            start, end = int(first), min(int(last) + 1 if last else size, size)
         self.send_response(206 if wanted else 200)
         self._describe(path, end - start)
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
-        body = data[start:end]
+        with path.open("rb") as file:
+            file.seek(start)
+            body = file.read(end - start)
         if failure == "cut":
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
@@ -79,10 +85,15 @@ class _Handler(SimpleHTTPRequestHandler):
         status = path.stat()
         self.send_header("Content-Length", str(size))
         self.send_header("Content-Type", "application/octet-stream")
-        self.send_header("ETag", f'"{status.st_mtime_ns:x}-{status.st_size:x}"')
+        self.send_header("ETag", _etag(path))
         self.send_header("Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True))
         if self.site.ranges:
             self.send_header("Accept-Ranges", "bytes")
+
+
+def _etag(path: Path) -> str:
+    status = path.stat()
+    return f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
 
 
 class _Server(ThreadingHTTPServer):

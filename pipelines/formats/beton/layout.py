@@ -61,6 +61,7 @@ class Layout:
     table: int  # offset of the allocation table
     allocations_T: np.ndarray  # ALLOCATION
     image: str  # name of the RGB field that is read
+    inode: int  # of the file that is mapped, which another may replace
 
     @property
     def image_N(self) -> np.ndarray:
@@ -120,7 +121,7 @@ def read_layout(path: str | Path, image: str = "") -> Layout:
     of version 2 or has no images; each in one line that names the file.
     """
     path = Path(path)
-    mapped = _map(path)
+    mapped, inode = _map(path)
     header = np.frombuffer(mapped, HEADER, 1)[0]
     if int(header["version"]) != VERSION:
         raise UserError(
@@ -151,19 +152,21 @@ def read_layout(path: str | Path, image: str = "") -> Layout:
     allocations = allocations[allocations["size"] > 0]
     allocations = allocations[np.argsort(allocations["ptr"], kind="stable")]
     metadata = np.frombuffer(mapped, row, samples, start)
-    layout = Layout(path, mapped, page_size, fields, metadata, end, table, allocations, image)
+    layout = Layout(path, mapped, page_size, fields, metadata, end, table, allocations, image, inode)
     _check_samples(layout)
     return layout
 
 
-def _map(path: Path) -> memoryview:
+def _map(path: Path) -> tuple[memoryview, int]:
+    """(the file's content, its inode)."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            size = os.fstat(handle).st_size
+            status = os.fstat(handle)
+            size = status.st_size
             if size < HEADER.itemsize:
                 raise UserError(f"{path} is a file, but no .beton: it has {size} bytes, a header {HEADER.itemsize}.")
-            return memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(handle, size, access=mmap.ACCESS_READ)), status.st_ino
         finally:
             os.close(handle)
     except OSError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastvicreg.errors import DamagedError
 from fastvicreg.pipelines.classes import numbered
 from fastvicreg.pipelines.formats.beton.layout import RAW, Layout, read_layout, stored_size
-from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.dataset import Elsewhere, Finding
 from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.manifest import (
@@ -25,6 +25,7 @@ from fastvicreg.pipelines.manifest import (
     read_manifest,
 )
 from fastvicreg.pipelines.mapped import address_of, require_whole, size_now
+from fastvicreg.pipelines.unfinished import require_in_place
 
 
 class BetonSource:
@@ -54,6 +55,7 @@ class BetonSource:
         label_N, note = self.layout.labels(keys.label)
         self._label = np.ascontiguousarray(label_N)
         self.notes: tuple[str, ...] = (note,) if note else ()
+        self.elsewhere: Elsewhere | None = None  # where the samples are, if not in the file
         self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
 
     def __len__(self) -> int:
@@ -76,15 +78,21 @@ class BetonSource:
 
         ``OSError`` where the file has been cut since it was opened: to read there would end the process (SIGBUS).
         """
+        if self.elsewhere is not None:
+            return self.elsewhere.read(index)
         start = int(self._start[index])
         end = start + int(self._stored[index])
-        require_whole(self.path, end)
+        require_whole(self.path, end, self.layout.inode)
         return self._mapped[start:end]
+
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) each: the file's number, which is 0; start and size of the stored bytes."""
+        return np.zeros(len(self), np.int64), self._start.astype(np.int64), self._stored.astype(np.int64)
 
     def whole(self, index_B: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B,) whether the file, as it is now, still holds these samples."""
         end_B = self._start[index_B] + self._stored[index_B]
-        return end_B <= np.uint64(size_now(self.path, len(self._mapped)))
+        return end_B <= np.uint64(size_now(self.path, len(self._mapped), self.layout.inode))
 
     def is_raw(self, index: int) -> bool:
         """Whether the sample is stored as pixels."""
@@ -115,14 +123,16 @@ class BetonSource:
         return f"sample {index}" if self.manifest is None else self.manifest.paths[index]
 
     def read_ahead(self, index_B: Tensor) -> None:
-        """Have the kernel read these samples while others are decoded."""
-        self._hints(index_B.numpy())
+        """Have these samples read while others are decoded."""
+        hint = self._hints if self.elsewhere is None else self.elsewhere.ahead
+        hint(index_B.numpy())
 
 
 def _manifest(layout: Layout) -> Manifest | None:
     where = manifest_path(layout.path)
     if not where.exists():
         return None
+    require_in_place(layout.path)
     manifest = read_manifest(where)
     index = index_digest(layout.mapped[: layout.metadata_end], layout.mapped[layout.table :])
     if len(manifest) != len(layout.metadata_N) or manifest.index_hash != index:

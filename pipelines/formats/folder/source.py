@@ -11,6 +11,7 @@ from typing import ClassVar
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import MAX_BYTES, image_size
 from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.folder.listings import Entries, Listings, state_of
 from fastvicreg.pipelines.formats.listing import (
     ARCHIVES,
     ending_of,
@@ -48,6 +49,7 @@ class FolderSource:
             raise UserError(f"the image folder {root} {what}: give a folder of images, or of class folders.")
         self.passed = Passed()
         self.to_rgb = to_rgb
+        listings = self._listings = Listings(self.path)
         here = {identity(self.path)}
         flat, folders = self._list(".", here)
         by_class = [self._walk(folder, here | {identity(self.path / folder)}) for folder in folders]
@@ -63,6 +65,7 @@ class FolderSource:
         self._labels: list[int] = [-1] * len(flat) or [
             -1 if parts else n for n, files in enumerate(by_class) for _ in files
         ]
+        listings.save(len(self._files))
         if not self._files:
             endings = ".jpg .jpeg .png .webp"
             there = self.passed.lines()
@@ -109,27 +112,42 @@ class FolderSource:
 
     def _list(self, folder: str, above: set[tuple[int, int]]) -> tuple[list[str], list[str]]:
         """(images, folders) in ``folder``, which lies in the folders ``above``: their paths relative to the root."""
-        images, folders = [], []
+        try:
+            state = state_of(self.path / folder)
+        except OSError:
+            state = None  # listing it tells why
+        entries = self._listings.get(folder, state) if state else None
+        if entries is None:
+            entries, links = self._look(folder, above)
+            if state and not links:
+                self._listings.put(folder, state, entries)
+        self.passed.include(entries.passed)
+        return entries.images, entries.folders
+
+    def _look(self, folder: str, above: set[tuple[int, int]]) -> tuple[Entries, bool]:
+        """(what lies in ``folder``, whether there are links in it)."""
+        images, folders, passed, links = [], [], Passed(), False
         extensions, prefix = image_extensions(), "" if folder == "." else f"{folder}/"
         for entry in scan(self.path / folder):
             name = entry.name
             path = prefix + name
+            links = links or entry.is_symlink()
             # Most entries by far: a million of them take seconds.
             if name[name.rfind(".") :].lower() in extensions and name[0] != "." and is_file(entry):
                 images.append(path)
             elif is_folder(entry):
                 if not is_shown(entry.name):
-                    self.passed.add("hidden or left by a program", path)
+                    passed.add("hidden or left by a program", path)
                 elif entry.is_symlink() and identity(entry.path) in above:
-                    self.passed.add("link that leads back to a folder it lies in", path)
+                    passed.add("link that leads back to a folder it lies in", path)
                 else:
                     folders.append(path)
             elif not is_file(entry):
-                self.passed.add("link that leads nowhere" if entry.is_symlink() else "no regular file", path)
+                passed.add("link that leads nowhere" if entry.is_symlink() else "no regular file", path)
             else:
                 hidden = entry.name.startswith(".")
-                self.passed.add("hidden file" if hidden else ending_of(entry.name) or "no ending", path)
-        return sorted(images), sorted(folders)
+                passed.add("hidden file" if hidden else ending_of(entry.name) or "no ending", path)
+        return Entries(sorted(images), sorted(folders), passed), links
 
     def _walk(self, folder: str, above: set[tuple[int, int]]) -> list[str]:
         """Image files below root/folder as paths relative to the root, sorted."""

@@ -11,7 +11,9 @@ import contextlib
 import os
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from xxhash import xxh3_64_hexdigest
@@ -23,6 +25,37 @@ from fastvicreg.pipelines.formats.shards import tarfiles
 FOLDERS = ("", "idx", "index")
 WORTH_KEEPING = 1000
 """Samples of a tar file from which on its walk is kept."""
+WORTH_TELLING = 1000
+"""Samples from which on a person is told what walking to them took."""
+
+
+@dataclass
+class Effort:
+    """What walking tar files has cost."""
+
+    files: set[Path] = field(default_factory=set)
+    samples: int = 0
+    headers: int = 0  # members, each of which costs a read of the disk where they are larger than its read-ahead
+    seconds: float = 0.0
+
+    def add(self, tar: Path, rows: list[list[tarfiles.Component]], seconds: float) -> None:
+        """Count the first walk of ``tar``; of a second one its pages are in memory."""
+        if tar not in self.files:
+            self.files.add(tar)
+            self.samples += len(rows)
+            self.headers += sum(map(len, rows))
+            self.seconds += seconds
+
+    def told(self) -> str:
+        """In words; "" where it was little."""
+        if self.samples < WORTH_TELLING:
+            return ""
+        thousands, one = self.samples / 1000, len(self.files) == 1
+        count = "1 tar file without an index was" if one else f"{len(self.files):,} tar files without an index were"
+        return (
+            f"{count} walked: {self.headers:,} headers in {self.seconds:.1f} s ({self.headers / thousands:,.0f} reads "
+            f"and {self.seconds / thousands:.2g} s a thousand samples)"
+        )
 
 
 def index_beside(tar: Path) -> Path | None:
@@ -32,14 +65,20 @@ def index_beside(tar: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def walked(tar: Path, mapped: memoryview) -> tuple[list[tarfiles.Table], bytes]:
-    """(samples, the text of an index of them) of a tar file without an index; ``DamagedError`` where it is cut."""
+def walked(tar: Path, mapped: memoryview, effort: Effort | None = None) -> tuple[list[tarfiles.Table], bytes]:
+    """(samples, the text of an index of them) of a tar file without an index; ``DamagedError`` where it is cut.
+
+    ``effort`` counts what it costs, where it is not kept from an earlier time.
+    """
     kept = _kept(tar)
     if kept is not None and kept.is_file():
         with contextlib.suppress(OSError, UserError):  # a cut file is made anew
             text = kept.read_bytes()
             return tarfiles.read_index(kept, text), text
+    began = time.perf_counter()
     rows = list(samples_of(tar, mapped))
+    if effort is not None:
+        effort.add(tar, rows, time.perf_counter() - began)
     text = tarfiles.index_text([f"{' '.join(map(_member, row))}\n" for row in rows])
     tables = tarfiles.tables(tar, rows)
     blank = any(set(member.name) & set(" \n") for row in rows for member in row)

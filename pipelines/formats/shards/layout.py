@@ -13,7 +13,7 @@ import numpy as np
 from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.formats.shards import tarfiles
-from fastvicreg.pipelines.formats.shards.index import index_beside, members_of, walked
+from fastvicreg.pipelines.formats.shards.index import Effort, index_beside, members_of, walked
 from fastvicreg.pipelines.formats.shards.keys import Members, chosen
 from fastvicreg.pipelines.manifest import Paths, index_digest
 from fastvicreg.pipelines.mapped import map_file
@@ -38,6 +38,7 @@ class ShardLayout:
     index_hash: int  # XXH3-64 of all indices one after another
     members: Members
     left_out: tuple[tuple[str, str], ...]  # (why, key) of each sample left out
+    effort: Effort  # of walking those without an index
 
     def __len__(self) -> int:
         return len(self.shard_N)
@@ -99,12 +100,13 @@ def read_layout(path: str | Path, keys: Keys = ANY) -> ShardLayout:
     """
     path = Path(path)
     opened = [(tar, index_beside(tar) if tar.is_file() else None, part) for tar, part in _opened(path)]
-    kinds = ([table.extensions for table in _tables(*one)[0]] for one in opened)
+    effort = Effort()
+    kinds = ([table.extensions for table in _tables(*one, effort)[0]] for one in opened)
     members = chosen(keys, kinds, path)
     texts: list[bytes] = []
     rows: list[Rows] = []
     for tar, index, part in opened:  # one after another: the tables of all would take several times the layout
-        tables, text = _tables(tar, index, part)
+        tables, text = _tables(tar, index, part, effort)
         texts.append(text)
         rows.append(_rows(tar, tables, members))
         if index is not None and rows[-1].names:
@@ -131,13 +133,16 @@ def read_layout(path: str | Path, keys: Keys = ANY) -> ShardLayout:
         index_digest(*texts),
         members,
         left,
+        effort,
     )
 
 
-def _tables(tar: Path, index: Path | None, mapped: memoryview) -> tuple[list[tarfiles.Table], bytes]:
+def _tables(
+    tar: Path, index: Path | None, mapped: memoryview, effort: Effort | None = None
+) -> tuple[list[tarfiles.Table], bytes]:
     """(samples, the text of their index) of one tar file."""
     if index is None:
-        return walked(tar, mapped)
+        return walked(tar, mapped, effort)
     try:
         text = index.read_bytes()
     except OSError as error:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvicreg.errors import DamagedError, UserError
 from fastvicreg.pipelines.decode import DecodeError, image_size
-from fastvicreg.pipelines.formats.dataset import Finding
+from fastvicreg.pipelines.formats.dataset import Elsewhere, Finding
 from fastvicreg.pipelines.formats.hints import PageHints
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.formats.shards import tarfiles
@@ -23,6 +23,7 @@ from fastvicreg.pipelines.manifest import ChangedError, Manifest, digest, manife
 from fastvicreg.pipelines.mapped import require_whole
 from fastvicreg.pipelines.passed import Passed
 from fastvicreg.pipelines.to_rgb import RANGE, ToRGB
+from fastvicreg.pipelines.unfinished import require_in_place
 
 
 class ShardSource:
@@ -46,6 +47,7 @@ class ShardSource:
         """
         self.path = Path(path)
         self.to_rgb = to_rgb
+        require_in_place(self.path)
         layout = read_layout(path, keys)
         self.manifest: Manifest | None = _manifest(layout)
         if self.manifest is None:
@@ -59,7 +61,8 @@ class ShardSource:
         else:
             self._label, self.classes = self.manifest.label_N, self.manifest.classes
         self.layout: ShardLayout = layout
-        self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout))
+        self.notes: tuple[str, ...] = (*layout.members.notes, *self._unlabelled(layout), *self._walked(layout))
+        self.elsewhere: Elsewhere | None = None  # where the samples are, if not in the files
         self._mapped, self._shard = self.layout.mapped, self.layout.shard_N
         self._start, self._size = np.ascontiguousarray(self.layout.image_N2.T)
         self._hints = PageHints(addresses(self.layout, self._start), self._size)
@@ -73,6 +76,11 @@ class ShardSource:
         if layout.members.others and not self.classes and not (self._label >= 0).any():
             there = ", ".join(f".{one}" for one in layout.members.others[:SHOWN])
             yield f"{self.path}: no labels among the members {there} (--label KEY or --label json:FIELD names some)"
+
+    def _walked(self, layout: ShardLayout) -> Iterator[str]:
+        """A word on what it took to find the samples, where it took long."""
+        if told := layout.effort.told():
+            yield f"{self.path}: {told}"
 
     def __len__(self) -> int:
         return len(self._start)
@@ -95,10 +103,16 @@ class ShardSource:
 
     def stored(self, index: int) -> memoryview:
         """The same bytes, unchecked; ``OSError`` where the file has been cut since it was opened."""
+        if self.elsewhere is not None:
+            return self.elsewhere.read(index)
         start, shard = int(self._start[index]), int(self._shard[index])
         end = start + int(self._size[index])
         require_whole(self.layout.files[shard][0], end)
         return self._mapped[shard][start:end]
+
+    def places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) each: the number of the tar file, start and size of the image's bytes in it."""
+        return self._shard, self._start, self._size
 
     def is_raw(self, index: int) -> bool:
         """False: shards hold encoded images alone."""
@@ -136,8 +150,9 @@ class ShardSource:
         return self._paths[index]
 
     def read_ahead(self, index_B: Tensor) -> None:
-        """Have the kernel read these samples while others are decoded."""
-        self._hints(index_B.numpy())
+        """Have these samples read while others are decoded."""
+        hint = self._hints if self.elsewhere is None else self.elsewhere.ahead
+        hint(index_B.numpy())
 
 
 def _manifest(layout: ShardLayout) -> Manifest | None:

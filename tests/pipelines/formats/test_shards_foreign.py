@@ -121,6 +121,16 @@ def test_a_walk_is_never_taken_for_another_file(tmp_path: Path, caches: Path) ->
     assert len(shards_of(tar.parent)) == 5
 
 
+def test_what_walking_took_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_index, "WORTH_TELLING", 12)
+    for at in range(2):
+        write_tar(tmp_path / f"{at}.tar", members(6, 6 * at))
+    (note,) = shards_of(tmp_path).notes
+    assert "2 tar files without an index were walked: 36 headers in" in note
+    assert "(3,000 reads and" in note
+    assert shards_of(tmp_path).notes == ()
+
+
 @pytest.mark.parametrize("place", ["x.idx", "x.tar.idx", "idx/x.idx", "index/x.idx"])
 def test_an_index_is_found_where_people_put_it(tmp_path: Path, place: str, caches: Path) -> None:
     write_shard(tmp_path / "s", "x", members(3))
