@@ -14,7 +14,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
 from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.fetch.placed import placed
-from fastvicreg.pipelines.pairs.backend import PairPlan
+from fastvicreg.pipelines.pairs.plan import PairPlan
 from fastvicreg.pipelines.pairs.source import captions_of, open_pairs, pair_splits
 from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
@@ -131,6 +131,8 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
             branch = varied(config.encoder, words) if (words := branch_of(config.method)) else config.encoder
             sizes = [one.vocabulary for one in (config.encoder, branch) if isinstance(one, GRUConfig)]
             vocabulary = Vocabulary.of(captions_of(train), min(sizes))
+            if not vocabulary.words:
+                raise UserError(f"no word in any caption of {train_path}: give captions as UTF-8 text, one a line.")
             notes.append(f"{len(vocabulary.words):,} words in the training captions are told apart")
         for text in texts:
             text.vocabulary = vocabulary

@@ -16,6 +16,7 @@ from fastvicreg import config_file, encoders, methods
 from fastvicreg.commandline import flag_value, gathered, parse, with_parts
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.presets import PRESETS, preset
 from fastvicreg.train import steps
 
@@ -131,7 +132,7 @@ def options_of(arguments: list[str]) -> TrainOptions:
     data = options.settings.data
     # Absolute, so that the saved run can be resumed and evaluated from anywhere.
     given = (("data", data.data), ("val_data", data.val_data), ("val_labels", data.val_labels))
-    paths = {key: value and os.path.abspath(value) for key, value in given}
+    paths = {key: os.path.abspath(value) if value and not is_remote(value) else value for key, value in given}
     run = options.settings.run
     run = replace(run, init=run.init and os.path.abspath(run.init))
     return replace(options, settings=replace(options.settings, data=replace(data, **paths), run=run))

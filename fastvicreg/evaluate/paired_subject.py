@@ -125,6 +125,8 @@ def open_paired(
     own = replace(config_file.load(trained.run), data=config.data)
     data = open_data(own, vocabulary=Vocabulary.load(trained.run) if text else None)
     if compares_pairs(protocol, config):
+        if asked.encoder != "a":
+            raise UserError(f"--encoder {asked.encoder}: retrieval compares both encoders of a pair; leave it out.")
         if not isinstance(data.validation, PairedSource):
             raise UserError(f"{data.where} has no validation pairs beside it: give --val-data.")
         first, second = config.pair.parsed()

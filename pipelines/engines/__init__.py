@@ -8,7 +8,6 @@ from fastvicreg.pipelines.engines.engine import BatchEngine
 from fastvicreg.pipelines.engines.options import Decoder, EngineOptions
 from fastvicreg.pipelines.engines.workload import Workload
 from fastvicreg.pipelines.faults import FaultBudget
-from fastvicreg.pipelines.pairs.backend import PairedBackend, images_of
 from fastvicreg.pipelines.pairs.source import PairedSource
 from fastvicreg.registry import resolve
 from fastvicreg.stalls import LIMIT
@@ -49,6 +48,8 @@ def build_engine(
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
     options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load, stall)
     if isinstance(source, PairedSource):
+        from fastvicreg.pipelines.pairs.backend import PairedBackend, images_of  # it imports parts of this package
+
         work = Workload(source.images or source, plan, batching, options)
         return BatchEngine(work, PairedBackend(work, source, images_of(name, build, work, source)))
     work = Workload(source, plan, batching, options)

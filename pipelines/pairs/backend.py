@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fastvicreg import stages
-from fastvicreg.contracts import Crops, Fault, Support
+from fastvicreg.contracts import Crops, Fault
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError
 from fastvicreg.pipelines.engines.annotate import in_worker
@@ -21,8 +20,8 @@ from fastvicreg.pipelines.engines.engine import Backend, Delivery
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
 from fastvicreg.pipelines.faults import Replaced
 from fastvicreg.pipelines.manifest import ChangedError
+from fastvicreg.pipelines.pairs.plan import PairPlan
 from fastvicreg.pipelines.pairs.source import PairedSource
-from fastvicreg.pipelines.plan import TrainPlan
 from fastvicreg.pipelines.rng import Purpose, fold_in, stream
 from fastvicreg.stalls import StalledError, waited, whereabouts
 
@@ -38,30 +37,6 @@ class _Unread(NamedTuple):
 
 _Views = list["list[np.ndarray] | _Unread"]
 """A sample's views, one a member, or why there are none."""
-
-
-class PairPlan:
-    """``plan`` for pairs: the first of its views where the pair has an image, else the order alone."""
-
-    def __init__(self, plan: TrainPlan, *, images: bool) -> None:
-        self._plan = plan
-        self.seed = plan.seed
-        self.views = int(images)
-        self.drop_last = plan.drop_last
-        self.support: Support = plan.support
-
-    def order(self, epoch: int) -> Tensor:
-        return self._plan.order(epoch)
-
-    def sizes(self, epoch: int) -> tuple[int, ...]:
-        return self._plan.sizes(epoch)[: self.views]
-
-    def boxes(self, epoch: int, index_B: Tensor, wh_B2: Tensor) -> tuple[Tensor, Tensor]:
-        box_BV4, flip_BV = self._plan.boxes(epoch, index_B, wh_B2)
-        return box_BV4[:, : self.views], flip_BV[:, : self.views]
-
-    def photometric(self, epoch: int, index_B: Tensor) -> Tensor:
-        return self._plan.photometric(epoch, index_B)[:, : self.views]
 
 
 class OrderBackend:

@@ -17,6 +17,10 @@ FFT_SECONDS, HOP_SECONDS = 0.025, 0.010
 """Window and step of a spectrogram, as speech and audio classification have them (Kaldi, AST)."""
 
 
+MOST_WORDS, MOST_RATE, MOST_SAMPLES = 4096, 384_000, 1 << 24
+"""More than any caption, sound card or clip has: what is above is a slip that would take a machine's memory."""
+
+
 class Side(NamedTuple):
     """One side of --pair: a modality, and what holds it; "" for the modality's usual endings."""
 
@@ -53,6 +57,15 @@ class PairConfig:
         ):
             if not value >= least:
                 raise UserError(f"{flag} {value} is too small: give {least} or more.")
+        bands = self.fft_length // 2 + 1
+        for flag, value, most in (
+            ("--words", self.words, MOST_WORDS),
+            ("--sample-rate", self.sample_rate, MOST_RATE),
+            ("--clip-seconds", self.clip_seconds, MOST_SAMPLES / self.sample_rate),
+            ("--mels", self.mels, bands),
+        ):
+            if not value <= most:
+                raise UserError(f"{flag} {value} is too large: give {most:g} or less.")
         if self.pair:
             self.parsed()
 
@@ -77,6 +90,11 @@ class PairConfig:
     def clip_samples(self) -> int:
         """Samples of a waveform's view."""
         return round(self.clip_seconds * self.sample_rate)
+
+    @property
+    def fft_length(self) -> int:
+        """Of a spectrogram's windows, a power of two."""
+        return 1 << (max(2, round(FFT_SECONDS * self.sample_rate)) - 1).bit_length()
 
     @property
     def frames(self) -> int:

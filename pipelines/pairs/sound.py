@@ -6,6 +6,7 @@ Shape suffixes: T samples, F frames, M mel bands, K frequencies of a window.
 from __future__ import annotations
 
 import io
+import re
 from functools import cache
 from typing import ClassVar
 
@@ -22,6 +23,20 @@ FLOOR = 1e-6
 """Added to a band's power before the logarithm: what is below is silence."""
 SILENCE = 1e-5
 """Standard deviation below which a clip is taken for silence, and stays as it is."""
+_PLACE = re.compile(r" ?<_io.BytesIO[^>]*>")
+"""What stands in libsndfile's messages for a file's name."""
+
+
+def _refuse_cut(encoded: bytes | memoryview) -> None:
+    """``DecodeError`` for a WAV file that is shorter than its header says, which libsndfile takes for a short sound.
+
+    Programs that write to a pipe leave 0 or the largest number there.
+    """
+    if bytes(encoded[:4]) != b"RIFF" or bytes(encoded[8:12]) != b"WAVE":
+        return
+    promised = int.from_bytes(encoded[4:8], "little") + 8
+    if 8 < promised < (1 << 32) - 1 and len(encoded) < promised - 1:  # a last byte that only pads is often left out
+        raise DecodeError(Fault.UNDECODABLE, f"cut short: {len(encoded):,} bytes of {promised:,}")
 
 
 class Waveform:
@@ -56,6 +71,7 @@ class Waveform:
 
         Only the clip is decoded, however long the sound. ``DecodeError`` where libsndfile refuses the bytes.
         """
+        _refuse_cut(encoded)
         try:
             with self._soundfile.SoundFile(io.BytesIO(encoded)) as file:
                 rate, frames = int(file.samplerate), int(file.frames)
@@ -64,7 +80,8 @@ class Waveform:
                 file.seek(spare // 2 if key is None else below(key, 0, spare + 1))
                 wave_TC = file.read(wanted, dtype="float32", always_2d=True)
         except (self._soundfile.SoundFileError, RuntimeError, ValueError, MemoryError, OverflowError) as error:
-            raise DecodeError(Fault.UNDECODABLE, " ".join(str(error).split()) or "no sound of a known type") from error
+            reason = " ".join(_PLACE.sub("", str(error)).split())
+            raise DecodeError(Fault.UNDECODABLE, reason or "no sound of a known type") from error
         if not len(wave_TC):
             raise DecodeError(Fault.UNDECODABLE, "a sound of no length")
         wave_T = wave_TC.mean(1)

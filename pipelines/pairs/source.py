@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import DecodeError, image_size
+from fastvicreg.pipelines.fetch.mirror import attach
 from fastvicreg.pipelines.formats.folder.source import read_file
 from fastvicreg.pipelines.formats.keys import Keys
 from fastvicreg.pipelines.formats.listing import (
@@ -125,8 +127,9 @@ def open_pairs(
     for kind in own.counts:
         if "label" in kind:
             passed.counts[kind], passed.first[kind] = own.counts[kind], own.first[kind]
-    notes = tuple(dict.fromkeys(note for one in found for note in notes_of(one.source)))
-    return PairedSource(members, passed, notes)
+    # What pairs do without: labels, of which captions are none.
+    notes = dict.fromkeys(note for one in found for note in notes_of(one.source) if "no labels among" not in note)
+    return PairedSource(members, passed, tuple(notes))
 
 
 def pair_splits(path: str | Path) -> tuple[Path, Path | None]:
@@ -159,12 +162,14 @@ def captions_of(source: PairedSource) -> Iterator[str]:
 
 def _members(path: Path, side: Side, modality: Modality | None, to_rgb: str, label: str) -> _Found:
     endings = tuple(side.member.lower().lstrip(".").split(",")) if side.member else ()
-    if is_pattern(path) or path.suffix == ".tar" or (path_exists(path) and path.is_dir() and list_folder(path).tars):
+    if _is_shards(path):
         wanted = endings or (() if modality is None else modality.endings)
-        source = ShardSource(path, parse_rule(to_rgb), Keys(",".join(wanted), label))
-        return _Found(source, [key_of(source.name(index)) for index in range(len(source))])
+        shards = ShardSource(path, parse_rule(to_rgb), Keys(",".join(wanted), label))
+        attach(shards)
+        return _Found(shards, [_key(key_of(shards.name(index))) for index in range(len(shards))])
     if not path_exists(path) or not path.is_dir():
-        raise UserError(f"{path} {'is a file' if path.exists() else 'does not exist'}: give a folder of pairs.")
+        what = "is a file" if path_exists(path) else "does not exist"
+        raise UserError(f"{path} {what}: give a folder of pairs, or tar shards of them.")
     if label:
         raise UserError(f"--label {label} names a member of tar shards, and {path} is a folder: leave it out.")
     root = path / side.member if side.member and (path / side.member).is_dir() else path
@@ -177,6 +182,19 @@ def _members(path: Path, side: Side, modality: Modality | None, to_rgb: str, lab
         there = f"; it holds {', '.join(source.endings[:SHOWN])}" if source.endings else ""
         raise UserError(f"--pair: no {side.modality} in {root}: no file ends in {names}{there}.")
     return _Found(source, source.keys)
+
+
+def _is_shards(path: Path) -> bool:
+    if is_pattern(path):
+        return True
+    if not path_exists(path):
+        return False
+    return bool(list_folder(path).tars) if path.is_dir() else path.suffix == ".tar"
+
+
+def _key(name: str) -> str:
+    """A sample's key, whichever way its accents are written: macOS parts them from their letters."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _matched(
@@ -211,6 +229,8 @@ def _matched(
 class _Files:
     """Files below ``root`` with one of ``endings``, sorted; the folders that they lie in are their classes."""
 
+    kind = "a folder of files"
+
     def __init__(self, root: Path, endings: tuple[str, ...], to_rgb: str) -> None:
         self._root = root
         self.to_rgb = parse_rule(to_rgb)
@@ -226,7 +246,7 @@ class _Files:
                 others[os.path.splitext(name)[1].lower()] = None
                 continue
             self._names.append(name)
-            self.keys.append(name[: -len(ending) - 1])
+            self.keys.append(_key(name[: -len(ending) - 1]))
         self.endings = [one for one in others if one]
         if len(set(self.keys)) < len(self.keys):
             twice = next(one for one, next_one in itertools.pairwise(sorted(self.keys)) if one == next_one)

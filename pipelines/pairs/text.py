@@ -35,6 +35,8 @@ class Text:
             text = bytes(encoded).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DecodeError(Fault.UNDECODABLE, f"no UTF-8 text ({error.reason} at byte {error.start})") from error
+        if "\0" in text:
+            raise DecodeError(Fault.UNDECODABLE, "no text, but bytes of 0")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if not lines:
             raise DecodeError(Fault.UNDECODABLE, "an empty caption")

@@ -144,7 +144,7 @@ def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop
     processes = run.processes.world_size
     alone = run if processes == 1 else _copied(config, run, _alone())
     model = alone.step.replaced(loss=mean_square, updater=without_update(alone))
-    views = first_batch(run).views
+    views = first_batch(run).views[: run.plan.views]  # a pair's other members do not pass the photometric kernel
 
     def same_views(*_: Any, **__: Any) -> tuple[Tensor, ...]:
         return views

@@ -12,6 +12,7 @@ from images import encoded
 from PIL import Image
 
 from fastvicreg import config_file
+from fastvicreg.commands.train import options_of
 from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
@@ -79,3 +80,11 @@ def test_a_config_saved_before_there_was_a_rule_still_loads() -> None:
     content = dataclasses.asdict(TrainConfig())
     del content["data"]["to_rgb"]
     assert config_file.from_mapping(content, "old").data.to_rgb == "range"
+
+
+def test_an_address_stays_one(tmp_path: Path) -> None:
+    options = options_of(
+        ["--data", "https://example.org/train.beton", "--val-data", "somewhere", "--out", str(tmp_path)]
+    )
+    assert options.settings.data.data == "https://example.org/train.beton"
+    assert options.settings.data.val_data == str(Path("somewhere").absolute())

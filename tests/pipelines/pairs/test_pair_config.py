@@ -38,9 +38,17 @@ def test_no_pair(pair: tuple[str, ...], told: str) -> None:
         PairConfig(pair=pair).check()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("words", 10**6), ("sample_rate", 10**7), ("clip_seconds", 1e9), ("mels", 100_000)]
+)
+def test_too_large(field: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"--{field.replace('_', '-')} {value} is too large: give [0-9.e+]+ or less"):
+        replace(PairConfig(), **{field: value}).check()
+
+
 @pytest.mark.parametrize(("field", "value"), [("words", 2), ("sample_rate", 10), ("clip_seconds", 0.0), ("mels", 1)])
 def test_too_small(field: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} {value}"):
+    with pytest.raises(UserError, match=rf"--{field.replace('_', '-')} {value}"):
         replace(PairConfig(), **{field: value}).check()
 
 

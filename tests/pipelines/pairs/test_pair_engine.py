@@ -13,8 +13,8 @@ from paired import SOUND, captions, sounds
 from fastvicreg.contracts import Crops, Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
-from fastvicreg.pipelines.pairs.backend import PairPlan
 from fastvicreg.pipelines.pairs.config import PairConfig
+from fastvicreg.pipelines.pairs.plan import PairPlan
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, captions_of, open_pairs
 from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary

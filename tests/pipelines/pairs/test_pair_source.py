@@ -108,6 +108,12 @@ def test_names_that_do_not_agree(tmp_path: Path) -> None:
         open_pairs(tmp_path, TEXT)
 
 
+def test_accents_written_in_two_ways_are_one_name(tmp_path: Path) -> None:
+    (tmp_path / "caf\u00e9.jpg").write_bytes(JPEG)
+    (tmp_path / "cafe\u0301.txt").write_text("a cup")
+    assert len(open_pairs(tmp_path, TEXT)) == 1
+
+
 def test_one_name_with_two_endings(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png"):
         (tmp_path / name).write_bytes(JPEG)
@@ -130,5 +136,6 @@ def test_splits(tmp_path: Path) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist: give a folder of pairs"):
-        open_pairs(tmp_path / "none", TEXT)
+    for name in ("none", "none.tar"):
+        with pytest.raises(UserError, match="does not exist: give a folder of pairs"):
+            open_pairs(tmp_path / name, TEXT)

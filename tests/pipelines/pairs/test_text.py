@@ -43,7 +43,12 @@ def test_each_line_is_a_caption_and_training_draws_one() -> None:
 
 @pytest.mark.parametrize(
     ("encoded", "told"),
-    [(b" \n", "an empty caption"), (b"\xff\xfe\x00", "no UTF-8 text"), (b"a" * (2**20 + 1), "are no caption")],
+    [
+        (b" \n", "an empty caption"),
+        (b"\xff\xfe\x00", "no UTF-8 text"),
+        (bytes(9), "no text"),
+        (b"a" * (2**20 + 1), "are no caption"),
+    ],
 )
 def test_what_is_no_caption(encoded: bytes, told: str) -> None:
     with pytest.raises(DecodeError, match=told):
