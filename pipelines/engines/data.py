@@ -22,9 +22,8 @@ def require_format(pipeline: str, source: Source, *formats: str) -> StoredSource
         return source
     reads = f"--pipeline {pipeline} reads {' or '.join(KINDS[one] for one in formats)}"
     if not isinstance(source, DatasetSource):
-        raise UserError(
-            f"{reads}, not {getattr(source, 'kind', f'a {type(source).__name__}')}: give --pipeline native."
-        )
+        kind = getattr(source, "kind", f"a {type(source).__name__}")
+        raise UserError(f"{reads}, not {kind}: give --pipeline native.")
     path, target = (shlex.quote(str(p)) for p in (source.path, f"{source.path.absolute()}{TARGETS[formats[0]]}"))
     raise UserError(
         f"{reads}, and {source.path} is {source.kind}: give --pipeline native, or convert it once with fastvicreg "

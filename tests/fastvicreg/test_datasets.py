@@ -83,8 +83,7 @@ def test_a_config_saved_before_there_was_a_rule_still_loads() -> None:
 
 
 def test_an_address_stays_one(tmp_path: Path) -> None:
-    options = options_of(
-        ["--data", "https://example.org/train.beton", "--val-data", "somewhere", "--out", str(tmp_path)]
-    )
+    given = ["--data", "https://example.org/train.beton", "--val-data", "somewhere", "--out", str(tmp_path)]
+    options = options_of(given)
     assert options.settings.data.data == "https://example.org/train.beton"
     assert options.settings.data.val_data == str(Path("somewhere").absolute())
