@@ -67,6 +67,21 @@ def vit_base(weights: str | None = None, **settings: _Any) -> _Any:
     return _built("vit_base", weights, settings)
 
 
+def resnet18_1d(weights: str | None = None, **settings: _Any) -> _Any:
+    """ResNet-18 over time, for waveforms (B, 1, T); ``settings`` (width) of a fresh one."""
+    return _built("resnet18_1d", weights, settings)
+
+
+def resnet34_1d(weights: str | None = None, **settings: _Any) -> _Any:
+    """ResNet-34 over time; as ``resnet18_1d``."""
+    return _built("resnet34_1d", weights, settings)
+
+
+def gru(weights: str | None = None, **settings: _Any) -> _Any:
+    """Words' numbers (B, L) to features; ``settings`` (width, embedding, vocabulary) of a fresh one."""
+    return _built("gru", weights, settings)
+
+
 def _built(arch: str, weights: str | None, settings: dict[str, _Any]) -> _Any:
     if weights is not None:
         return encoder(weights, arch=arch, **settings)
