@@ -20,13 +20,27 @@ from platformdirs import user_cache_path
 log = logging.getLogger(__name__)
 
 
+def own_folder() -> Path | None:
+    """Where the platform has this user's caches; None for one without a home."""
+    try:
+        folder = user_cache_path("fastvicreg")
+    except RuntimeError:  # newer versions of platformdirs
+        return None
+    # For earlier ones it is called "~" then, and would lie wherever the program was started.
+    return folder if folder.is_absolute() else None
+
+
 def cache_folder() -> Path:
     """This user's cache folder, which exists and can be written; a temporary one where theirs cannot."""
-    folder = user_cache_path("fastvicreg")
-    # Without a home the platform's folder is called "~" and would lie wherever the program was started.
-    if folder.is_absolute() and _writable(folder):
+    folder = own_folder()
+    if folder is not None and _writable(folder):
         return folder
-    return _temporary(f"the cache folder {folder} cannot be written", "XDG_CACHE_HOME")
+    why = (
+        "the cache folder of a user without a home cannot be written"
+        if folder is None
+        else f"the cache folder {folder} cannot be written"
+    )
+    return _temporary(why, "XDG_CACHE_HOME")
 
 
 def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

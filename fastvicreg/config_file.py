@@ -103,6 +103,8 @@ def _section(name: str, values: dict[str, Any], origin: str) -> Any:
         reason, _, path = str(error).partition(" - at ")
         field = re.sub(r"^`\$\.?|\W*$", "", path).partition("[")[0]
         raise UserError(f"{origin}: {field} cannot be {values.get(field)!r} ({_lower(reason)}).") from None
+    except UnicodeEncodeError as error:  # half of a pair of surrogates where a word is expected
+        raise UserError(f"{origin}: {name} holds {error.object!r}, which is no text.") from None
 
 
 def _part(name: Any, what: str, origin: str) -> str:

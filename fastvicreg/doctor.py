@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.table import Table
 
-from fastvicreg.caches import cache_folder
+from fastvicreg.caches import cache_folder, own_folder
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import KERNELS, Kernel
 from fastvicreg.pipelines.engines import ENGINES
@@ -86,7 +85,7 @@ def cache_finding() -> Finding:
     """Whether what is kept between runs (compiled kernels, indices, embedded images) lies in a folder that stays."""
     folder = cache_folder()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    stays = folder == user_cache_path("fastvicreg")
+    stays = folder == own_folder()
     seen = f"{folder}, {size / 2**20:.0f} MiB" + ("" if stays else ": temporary, no home can be written")
     return Finding("caches", "folder", stays, seen, "set XDG_CACHE_HOME to a folder that can be written and stays")
 
