@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fastvicreg.encoders import EncoderConfig, takes, varied
+from fastvicreg.encoders import EncoderConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.pipelines.pairs.config import KINDS, PairConfig
+from fastvicreg.pairing import check_views
+from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.show.trackers import names_of
 from fastvicreg.stalls import LIMIT
 from fastvicreg.train.steps import StepConfig
@@ -260,40 +261,7 @@ class TrainConfig:
             raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
         for section in (self.run, self.data, self.pair, self.optim, self.encoder, self.method, self.step):
             section.check()
-        if words := branch_of(self.method):
-            varied(self.encoder, words)
-        self._check_views()
-
-    def _check_views(self) -> None:
-        """``UserError`` where an encoder is not given what it takes."""
-        words = branch_of(self.method)
-        encoders = [self.encoder, varied(self.encoder, words) if words else self.encoder]
-        flags = [f"--arch {self.encoder.arch}", f"--branch-b {words[0]}" if words else f"--arch {self.encoder.arch}"]
-        if not self.pair.pair:
-            for flag, encoder in zip(flags, encoders, strict=True):
-                if (kind := takes(encoder)) != "images":
-                    raise UserError(
-                        f"{flag} takes {kind}: name the pair that it is part of, such as --pair image text."
-                    )
-            return
-        given = f"--pair {' '.join(self.pair.pair)}"
-        if self.data.data is None:
-            raise UserError(f"{given} needs --data: the embedded images have nothing beside them.")
-        for flag, value in (("--image", self.data.image), ("--val-labels", self.data.val_labels)):
-            if value:
-                raise UserError(f"{flag} {value}: {given} names what holds each view; leave it out.")
-        if not hasattr(self.method, "branch_b"):
-            raise UserError(f"{given}: {self.method.name} has one network for all views: give --method vicreg.")
-        for side, flag, encoder, lacking in zip(self.pair.parsed(), flags, encoders, ("", "branch"), strict=True):
-            if (kind := KINDS[side.modality]) != takes(encoder):
-                fits = {"images": "resnet50", "waveforms": "resnet18_1d", "text": "gru"}[kind]
-                way = f"--branch-b {fits}" if lacking else f"--arch {fits}"
-                raise UserError(f"{given}: {flag} takes {takes(encoder)}, not {kind}: give {way}.")
-
-
-def branch_of(method: MethodConfig) -> tuple[str, ...]:
-    """The words that describe ``method``'s second encoder, as ``encoders.varied`` reads them; () where it has none."""
-    return getattr(method, "branch_b", None) or ()
+        check_views(self)
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastvicreg.config import DataConfig, TrainConfig, branch_of
+from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.contracts import Plan, Source
 from fastvicreg.demo import embedded
 from fastvicreg.encoders import varied
 from fastvicreg.encoders.gru.config import GRUConfig
 from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import branch_of
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
 from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.fetch.placed import placed

@@ -84,7 +84,8 @@ def _machine() -> list[Finding]:
 def cache_finding() -> Finding:
     """Whether what is kept between runs (compiled kernels, indices, embedded images) lies in a folder that stays."""
     folder = cache_folder()
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    # By blocks: the structure of remote files is kept as files with holes.
+    size = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     stays = folder == own_folder()
     seen = f"{folder}, {size / 2**20:.0f} MiB" + ("" if stays else ": temporary, no home can be written")
     return Finding("caches", "folder", stays, seen, "set XDG_CACHE_HOME to a folder that can be written and stays")

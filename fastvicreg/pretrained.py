@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastvicreg import config_file
-from fastvicreg.config import DataConfig, TrainConfig, branch_of
+from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.contracts import photometric_identity
 from fastvicreg.encoders import EncoderConfig, build_encoder, varied
 from fastvicreg.errors import UserError
@@ -23,6 +23,7 @@ from fastvicreg.evaluate.features import evaluation_resize
 from fastvicreg.json_text import parse_json
 from fastvicreg.kernels.augment import augment
 from fastvicreg.kernels.resample import resample_views
+from fastvicreg.methods.settings import branch_of
 from fastvicreg.pipelines.feed import as_view
 from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.pipelines.pairs.modalities import Modality, build

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from fastvicreg.contracts import Fault, FaultReport
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.decode import DecodeError
+from fastvicreg.pipelines.manifest import ChangedError
 
 NAMED = 20
 """Faulty samples kept by name in an epoch; the rest are only counted."""
@@ -20,6 +22,15 @@ class FaultBudget:
 
     count: int = 10
     share: float = 0.01
+
+
+def cause_of(error: OSError | DecodeError) -> tuple[Fault, str]:
+    """Why a sample cannot be delivered, of the error that reading or decoding it raised: its kind, and in words."""
+    if isinstance(error, DecodeError):
+        return error.fault, str(error)
+    if isinstance(error, ChangedError):
+        return Fault.CHANGED, str(error)
+    return Fault.UNREADABLE, error.strerror or str(error)
 
 
 class Replaced(NamedTuple):

@@ -9,10 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from fastvicreg.contracts import ReadAhead
 from fastvicreg.errors import DamagedError
+from fastvicreg.pipelines.ahead import reading_in_order
 from fastvicreg.pipelines.decode import JPEG, DecodeError, decode_rgb, read_image_header
 from fastvicreg.pipelines.formats.dataset import DatasetSource, Finding
 from fastvicreg.pipelines.jpeg import JpegError, read_header
@@ -20,9 +18,6 @@ from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.stalls import LIMIT
-
-AHEAD = 512
-"""Samples that are read ahead of those being checked."""
 
 
 class Checked(NamedTuple):
@@ -77,12 +72,10 @@ def verify_dataset(
     findings: list[Finding] = []
     check = partial(check_sample, source, decode=decode)
     deep: dict[str, tuple[int, int]] = {}
-    ahead = source if isinstance(source, ReadAhead) else None
+    ahead = reading_in_order(source)
     checked = in_order(check, range(total), workers=workers, name="fastvicreg-verify", stall=stall)
     for index, (read, fault, kind) in enumerate(checked):
-        if ahead is not None and index % AHEAD == 0:
-            first = index + AHEAD if index else 0
-            ahead.read_ahead(torch.arange(min(first, total), min(index + 2 * AHEAD, total)))
+        ahead(index)
         size += read
         if kind:
             count, first = deep.get(kind, (0, index))

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvicreg.config import TrainConfig, branch_of, kernel_choices
+from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import branch_of
 from fastvicreg.train.memory import predict as predict_memory
 
 

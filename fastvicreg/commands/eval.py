@@ -178,7 +178,8 @@ def _show(name: str, evaluated: Evaluated) -> None:
     facts, rows = evaluated.facts, evaluated.rows
     where = facts.get("checkpoint") or facts.get("features")
     sizes = f"{facts['queries']:,} images, from a bank of {facts['bank']:,} in {facts['classes']} classes ({where})"
-    if "direction" in rows[0]:
+    pairs = "direction" in rows[0]
+    if pairs:
         sizes = f"{facts['queries']:,} pairs ({where})"
     if evaluated.by_class:
         print(f"{name}: {rows[evaluated.chosen]['accuracy']:.2f} % of {sizes}")
@@ -187,7 +188,7 @@ def _show(name: str, evaluated: Evaluated) -> None:
     columns = settings_shown(rows)
     intervals = any(column.endswith("_low") for row in rows for column in row)
     show_table(
-        "in %, with 95 % confidence intervals" if intervals else "in %",
+        "recall in %, ranks from 1" if pairs else "in %, with 95 % confidence intervals" if intervals else "in %",
         columns,
         [[cell(row, c) for c in columns] for row in rows],
     )

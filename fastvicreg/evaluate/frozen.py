@@ -25,7 +25,7 @@ from fastvicreg.evaluate.robustness import evaluate_sets, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pretrained import TrainedEncoder, load_trained
-from fastvicreg.stalls import LIMIT, NEVER
+from fastvicreg.stalls import LIMIT
 from fastvicreg.train.assemble import resolve_device
 
 Told = Callable[[str], None]
@@ -199,7 +199,7 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
     trained = load_trained(asked.run, asked.checkpoint, encoder=asked.encoder, arch=asked.arch, stem=asked.stem)
     if trained.run is None and asked.data is None:
         raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
-    config, device = trained.config, resolve_device(asked.device)
+    config = trained.config
     if asked.data is not None:
         config = replace(config, data=replace(config.data, data=asked.data, val_data=None, val_labels=None))
     if asked.val_data is not None:
@@ -209,12 +209,10 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
     if config.pair.pair or takes(config.encoder) != "images":
         if asked.robustness:
             raise UserError(f"--robustness {asked.robustness[0]}: {asked.run} is of pairs; leave it out.")
-        subject, data = open_paired(trained, config, device, asked, protocol, told)
+        subject, data = open_paired(trained, config, asked, protocol, told)
         return Opened(subject, _facts(asked, trained, data), _passed_over(trained), config)
     own = _own_data(protocol, config)
     data, allowed_A = (own, None) if own is not None else labelled(open_data(config))
-    queries = data.validation
-    assert queries is not None
     for line in trained.notes:
         told(line)  # what was recognised in a file, before it is worked with
     notes = _passed_over(trained)
@@ -223,22 +221,7 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
             f"{data.validation_where} has {len(allowed_A):,} of the {len(data.train.classes):,} classes: only these "
             "come into question",
         )
-    subject = ImageSubject(
-        trained.encoder.to(device),
-        data.train,
-        queries,
-        data.train_path,
-        data.validation_where,
-        config.data.image_size,
-        allowed_A,
-        device,
-        asked.workers,
-        config.data.to_rgb,
-        config.run.seed,
-        asked.cache,
-        asked.stall_timeout or NEVER,
-        told,
-    )
+    subject = ImageSubject.of_run(trained, data, config, allowed_A, asked, told)
     return Opened(subject, _facts(asked, trained, data), notes, config, of_protocol=own is not None)
 
 

@@ -97,8 +97,15 @@ class OnlineEvaluation:
             if probe is not None:
                 values["probe"] = accuracy(probe.predict(queries.features_NF), queries.labels_N)
         if self.pairs is not None and self.method is not None:
-            options = {"image_size": self.image_size, "device": self.device, "workers": self.workers}
-            first, second = embed_pairs(self.method, self.pairs, **options)
+            first, second = embed_pairs(
+                self.method,
+                self.pairs,
+                image_size=self.image_size,
+                device=self.device,
+                workers=self.workers,
+                first=queries,
+            )
+            replaced += second.faults
             values["recall_ab"] = recalls(first, second, (1,))["recall@1"]
             values["recall_ba"] = recalls(second, first, (1,))["recall@1"]
         values["rankme"] = rank_me(queries.features_NF[:RANK_SAMPLES])

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Method
-from fastvicreg.evaluate.features import extract
+from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.pipelines.feed import as_view
 from fastvicreg.pipelines.pairs.fixed import all_views
 from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource
+from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.stalls import LIMIT
 
 BLOCK = 1024
@@ -35,24 +36,34 @@ class Embedded(NamedTuple):
 
 @torch.no_grad()
 def embed_pairs(
-    method: Method, source: PairedSource, *, image_size: int, device: str, workers: int = 0, stall: float = LIMIT
+    method: Method,
+    source: PairedSource,
+    *,
+    image_size: int,
+    device: str,
+    workers: int = 0,
+    stall: float = LIMIT,
+    first: Features | None = None,
 ) -> tuple[Embedded, Embedded]:
     """Unit-length embeddings of both members by encoder and head of their branch, in evaluation mode meanwhile.
 
-    ``StalledError`` where a batch takes more than ``stall`` seconds.
+    ``first``: the first encoder's features of the first members where they are known; of captions, of which a sample
+    may have several, they are not used. ``StalledError`` where a batch takes more than ``stall`` seconds.
     """
     assert isinstance(method, nn.Module)
     heads = [getattr(method, name) for name in ("head", "head_b")]
     was_training = method.training
     method.eval()
     try:
-        first, second = (
-            _embed(encoder, head, member, image_size, device, workers, stall)
-            for encoder, head, member in zip(method.encoders.values(), heads, source.members, strict=True)
+        a, b = (
+            _embed(encoder, head, member, image_size, device, workers, stall, known)
+            for encoder, head, member, known in zip(
+                method.encoders.values(), heads, source.members, (first, None), strict=True
+            )
         )
     finally:
         method.train(was_training)
-    return first, second
+    return a, b
 
 
 def _embed(
@@ -63,9 +74,11 @@ def _embed(
     device: str,
     workers: int,
     stall: float,
+    known: Features | None,
 ) -> Embedded:
-    if (modality := modality_of(member)) is None:
-        found = extract(encoder, member, image_size=image_size, device=device, workers=workers, stall=stall)
+    modality = modality_of(member)
+    if not isinstance(modality, Text):  # one view a sample
+        found = known or extract(encoder, member, image_size=image_size, device=device, workers=workers, stall=stall)
         z_ND = head(found.features_NF)
         return Embedded(F.normalize(z_ND.float(), dim=1), torch.arange(len(z_ND), device=z_ND.device), found.faults)
     embeddings, samples, faults = [], [], 0
@@ -84,8 +97,8 @@ def recalls(queries: Embedded, answers: Embedded, ranks: Sequence[int]) -> dict[
 
     As VSE++ and the paper's Table 3 count it: an image's captions are all right answers, and each caption asks by
     itself for its image. Of equally near answers any order is as likely, as of samples with the same caption: recall is
-    the expectation over them, chance where all embeddings are one. ``median_rank`` is that of the first right answer,
-    from 1, in the middle of those that are as near.
+    the expectation over them, chance where all embeddings are one. ``median_rank``, over the queries, is of the rank
+    that the first right answer has in expectation, from 1.
     """
     found = []
     for z_QD, sample_Q in zip(queries.z_MD.split(BLOCK), queries.sample_M.split(BLOCK), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -17,26 +17,14 @@ from fastvicreg.errors import UserError
 from fastvicreg.evaluate.features import Features
 from fastvicreg.evaluate.matching import labelled
 from fastvicreg.evaluate.paired import embed_pairs, retrieval_rows
-from fastvicreg.evaluate.subject import ImageSubject
+from fastvicreg.evaluate.subject import ImageSubject, Reading
 from fastvicreg.evaluate.whole import whole_method
 from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, member_of
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pretrained import TrainedEncoder
 from fastvicreg.stalls import LIMIT, NEVER
-
-
-class Asked(Protocol):
-    """What of a command's options is needed here."""
-
-    @property
-    def encoder(self) -> str: ...
-    @property
-    def workers(self) -> int: ...
-    @property
-    def cache(self) -> bool: ...
-    @property
-    def stall_timeout(self) -> float: ...
+from fastvicreg.train.assemble import resolve_device
 
 
 @dataclass
@@ -106,8 +94,7 @@ def compares_pairs(protocol: Any, config: TrainConfig | None) -> bool:
 def open_paired(
     trained: TrainedEncoder,
     config: TrainConfig,
-    device: str,
-    asked: Asked,
+    asked: Reading,
     protocol: Any,
     told: Callable[[str], None],
 ) -> tuple[PairSubject | ImageSubject, Datasets]:
@@ -119,7 +106,6 @@ def open_paired(
         raise UserError(
             f"{trained.checkpoint} takes {takes(config.encoder)}: evaluate the run of pairs that it is from."
         )
-    stall = asked.stall_timeout or NEVER
     text = any(side.modality == "text" for side in config.pair.parsed())
     # The encoder of the branch asked for stands in ``config``; the data are the run's.
     own = replace(config_file.load(trained.run), data=config.data)
@@ -130,32 +116,17 @@ def open_paired(
         if not isinstance(data.validation, PairedSource):
             raise UserError(f"{data.where} has no validation pairs beside it: give --val-data.")
         first, second = config.pair.parsed()
+        device = resolve_device(asked.device)
         method = whole_method(trained, device)
         sides = (first.modality, second.modality)
-        pairs = PairSubject(method, data.validation, sides, config.data.image_size, device, asked.workers, stall)
-        return pairs, data
+        stall = asked.stall_timeout or NEVER
+        size = config.data.image_size
+        return PairSubject(method, data.validation, sides, size, device, asked.workers, stall), data
     members = replace(
         data,
         train=member_of(data.train, asked.encoder),
         validation=data.validation and member_of(data.validation, asked.encoder),
     )
     found, allowed_A = labelled(members)
-    assert found.validation is not None
     kind = ImageSubject if modality_of(found.train) is None else MemberSubject
-    subject = kind(
-        trained.encoder.to(device),
-        found.train,
-        found.validation,
-        data.train_path,
-        data.validation_where,
-        config.data.image_size,
-        allowed_A,
-        device,
-        asked.workers,
-        config.data.to_rgb,
-        config.run.seed,
-        asked.cache,
-        stall,
-        told,
-    )
-    return subject, data
+    return kind.of_run(trained, found, config, allowed_A, asked, told), data

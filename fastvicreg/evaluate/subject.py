@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -14,7 +14,13 @@ from fastvicreg.evaluate.cache import features_key, load_features, save_features
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.features_file import LabelledFeatures
 from fastvicreg.evaluate.labels import Labelled
-from fastvicreg.stalls import LIMIT
+from fastvicreg.stalls import LIMIT, NEVER
+from fastvicreg.train.assemble import resolve_device
+
+if TYPE_CHECKING:
+    from fastvicreg.config import TrainConfig
+    from fastvicreg.datasets import Datasets
+    from fastvicreg.pretrained import TrainedEncoder
 
 
 class Ranked(NamedTuple):
@@ -36,6 +42,21 @@ class Classifier:
     """(features of queries (M, D), classes that come into question or None: all) to one ranking a setting."""
     encoder: nn.Module | None = None
     """The encoder whose features it takes, where the protocol trained one."""
+
+
+class Reading(Protocol):
+    """What of a command's options says how samples are read."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def encoder(self) -> str: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def cache(self) -> bool: ...
+    @property
+    def stall_timeout(self) -> float: ...
 
 
 class Subject(Protocol):
@@ -122,6 +143,36 @@ class ImageSubject:
     """Seconds that a batch of images is waited for."""
     told: Callable[[str], None] = lambda _: None
     _features: dict[int, Features] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(
+        cls,
+        trained: TrainedEncoder,
+        data: Datasets,
+        config: TrainConfig,
+        allowed_A: Tensor | None,
+        asked: Reading,
+        told: Callable[[str], None],
+    ) -> Self:
+        """A run's encoder, on both splits of ``data``."""
+        assert data.validation is not None
+        device = resolve_device(asked.device)
+        return cls(
+            trained.encoder.to(device),
+            data.train,
+            data.validation,
+            data.train_path,
+            data.validation_where,
+            config.data.image_size,
+            allowed_A,
+            device,
+            asked.workers,
+            config.data.to_rgb,
+            config.run.seed,
+            asked.cache,
+            asked.stall_timeout or NEVER,
+            told,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

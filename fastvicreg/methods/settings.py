@@ -96,6 +96,11 @@ class Branched:
         return self.head_b
 
 
+def branch_of(method: object) -> tuple[str, ...]:
+    """The words that describe ``method``'s second encoder, as ``encoders.varied`` reads them; () where it has none."""
+    return getattr(method, "branch_b", None) or ()
+
+
 def check_share(flag: str, value: float, of: str) -> None:
     """``UserError`` where ``value`` is no share of ``of``, 0 to 1."""
     if not 0 <= value <= 1:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastvicreg.config import TrainConfig, branch_of
+from fastvicreg.config import TrainConfig
 from fastvicreg.methods.momentum import MomentumCopy
+from fastvicreg.methods.settings import branch_of
 from fastvicreg.pretrained import load_trained
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.weights.imported import require_same

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastvicreg.config import TrainConfig, branch_of
+from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
+from fastvicreg.methods.settings import branch_of
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.spread import SpreadLog

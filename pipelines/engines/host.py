@@ -15,8 +15,7 @@ from fastvicreg.kernels.resample import resampler
 from fastvicreg.pipelines.decode import DecodeError, decode_sample
 from fastvicreg.pipelines.engines.annotate import in_worker
 from fastvicreg.pipelines.engines.workload import Workload
-from fastvicreg.pipelines.faults import Replaced
-from fastvicreg.pipelines.manifest import ChangedError
+from fastvicreg.pipelines.faults import Replaced, cause_of
 
 NEIGHBOURS = 100
 """Samples tried in place of one that cannot be decoded."""
@@ -76,12 +75,8 @@ class HostCutter:
             index = place % total
             try:
                 return index, decode_sample(self._source, index), first, first_reason
-            except ChangedError as error:
-                fault, reason = Fault.CHANGED, str(error)
-            except OSError as error:
-                fault, reason = Fault.UNREADABLE, error.strerror or str(error)
-            except DecodeError as error:
-                fault, reason = error.fault, str(error)
+            except (OSError, DecodeError) as error:
+                fault, reason = cause_of(error)
             if not first:
                 first, first_reason = fault, reason
         name = self._source.name(slot)

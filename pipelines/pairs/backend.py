@@ -18,8 +18,7 @@ from fastvicreg.pipelines.decode import DecodeError
 from fastvicreg.pipelines.engines.annotate import in_worker
 from fastvicreg.pipelines.engines.engine import Backend, Delivery
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
-from fastvicreg.pipelines.faults import Replaced
-from fastvicreg.pipelines.manifest import ChangedError
+from fastvicreg.pipelines.faults import Replaced, cause_of
 from fastvicreg.pipelines.pairs.plan import PairPlan
 from fastvicreg.pipelines.pairs.source import PairedSource
 from fastvicreg.pipelines.rng import Purpose, fold_in, stream
@@ -65,7 +64,8 @@ def images_of(name: str, build: Callable[[Workload], Backend], work: Workload, s
 class PairedBackend:
     """Adds ``Crops.others``: a batch's other members, read and decoded by threads while earlier batches are used.
 
-    Where one of a sample's members cannot be read, the whole pair is replaced by the next one of its batch.
+    Where one of a sample's members cannot be read, the whole pair is replaced by the next one of its batch. Beside what
+    the images' backend holds decoded, ``prefetch`` batches of it wait here for their other members.
     """
 
     def __init__(self, work: Workload, source: PairedSource, images: Backend) -> None:
@@ -97,6 +97,8 @@ class PairedBackend:
                     part.cancel()
 
     def _submit(self, crops: Crops) -> list[Future[_Views]]:
+        for member in self._members:
+            member.read_ahead(crops.index_B)
         count, threads = len(crops.index_B), self._work.options.threads
         chunk = max(1, min(16, count // (4 * threads)))
         return [self._pool.submit(self._views, crops, at, min(at + chunk, count)) for at in range(0, count, chunk)]
@@ -115,12 +117,8 @@ class PairedBackend:
                     # One key for all members: two of the same sound are cut at the same place.
                     own = np.uint64(fold_in(key, slot))
                     made.append([self._view(at, index, own) for at in range(len(self._members))])
-                except ChangedError as error:
-                    made.append(_Unread(Fault.CHANGED, str(error)))
-                except OSError as error:
-                    made.append(_Unread(Fault.UNREADABLE, error.strerror or str(error)))
-                except DecodeError as error:
-                    made.append(_Unread(error.fault, str(error)))
+                except (OSError, DecodeError) as error:
+                    made.append(_Unread(*cause_of(error)))
         return made
 
     def _view(self, at: int, index: int, key: np.uint64) -> np.ndarray:

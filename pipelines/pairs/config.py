@@ -10,13 +10,10 @@ from fastvicreg.registry import unknown
 
 NAMES = ("image", "text", "waveform", "spectrogram")
 """Modalities that --pair knows."""
-SOUNDS = ("waveform", "spectrogram")
 KINDS = {"image": "images", "spectrogram": "images", "waveform": "waveforms", "text": "text"}
 """What an encoder is given of each modality; a spectrogram is an image to it."""
 FFT_SECONDS, HOP_SECONDS = 0.025, 0.010
 """Window and step of a spectrogram, as speech and audio classification have them (Kaldi, AST)."""
-
-
 MOST_WORDS, MOST_RATE, MOST_SAMPLES = 4096, 384_000, 1 << 24
 """More than any caption, sound card or clip has: what is above is a slip that would take a machine's memory."""
 

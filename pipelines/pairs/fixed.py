@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator
-from functools import partial
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from fastvicreg.contracts import Fault, Source
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.ahead import reading_in_order
 from fastvicreg.pipelines.decode import DecodeError
-from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced
+from fastvicreg.pipelines.faults import FaultBudget, FaultLog, Replaced, cause_of
 from fastvicreg.pipelines.feed import as_view
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.pairs.modalities import Modality
@@ -68,21 +69,25 @@ def all_views(
     Every caption of a sample, or the ``first_alone``.
     """
     log = FaultLog(budget)
-    views = partial(_views, source, modality)
-    made = in_order(views, range(len(source)), workers=workers, name="fastvicreg-pairs", stall=stall)
-    at = 0
-    while batch := list(itertools.islice(made, batch_size)):
-        replaced = [
-            Replaced(place, one.fault, source.name(at + place), one.reason)
-            for place, one in enumerate(batch)
-            if one.fault
-        ]
-        log.deliver(len(batch), replaced)
-        kept = [one.views[:1] if first_alone else one.views for one in batch]
-        index = [at + place for place, views in enumerate(kept) for _ in views]
-        stacked = torch.from_numpy(np.stack([view for views in kept for view in views]))
-        yield stacked, torch.tensor(index), log.report().total
-        at += len(batch)
+
+    def views(index: int) -> _Made:
+        ahead(index)
+        return _views(source, modality, index)
+
+    total, ahead = len(source), reading_in_order(source)
+    with closing(in_order(views, range(total), workers=workers, name="fastvicreg-pairs", stall=stall)) as made:
+        for at in range(0, total, batch_size):
+            batch = list(itertools.islice(made, batch_size))
+            replaced = [
+                Replaced(place, one.fault, source.name(at + place), one.reason)
+                for place, one in enumerate(batch)
+                if one.fault
+            ]
+            log.deliver(len(batch), replaced)
+            kept = [one.views[:1] if first_alone else one.views for one in batch]
+            index = [at + place for place, views in enumerate(kept) for _ in views]
+            stacked = torch.from_numpy(np.stack([view for views in kept for view in views]))
+            yield stacked, torch.tensor(index), log.report().total
 
 
 def _views(source: Source, modality: Modality, index: int) -> _Made:
@@ -91,10 +96,8 @@ def _views(source: Source, modality: Modality, index: int) -> _Made:
     for place in range(index, index + min(NEIGHBOURS, total)):
         try:
             return _Made(modality.views(source.encoded(place % total)), first, first_reason)
-        except DecodeError as error:
-            fault, reason = error.fault, str(error)
-        except OSError as error:
-            fault, reason = Fault.UNREADABLE, error.strerror or str(error)
+        except (OSError, DecodeError) as error:
+            fault, reason = cause_of(error)
         if not first:
             first, first_reason = fault, reason
     name = source.name(index)

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastvicreg.contracts import Source
+from torch import Tensor
+
+from fastvicreg.contracts import ReadAhead, Source
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.ahead import reading_in_order
 from fastvicreg.pipelines.decode import DecodeError, image_size
 from fastvicreg.pipelines.fetch.mirror import attach
 from fastvicreg.pipelines.formats.folder.source import read_file
@@ -63,6 +66,11 @@ class MemberSource:
 
     def name(self, index: int) -> str:
         return self._source.name(index)
+
+    def read_ahead(self, index_B: Tensor) -> None:
+        """As the source itself does, where it does."""
+        if isinstance(self._source, ReadAhead):
+            self._source.read_ahead(index_B)
 
 
 class PairedSource(MemberSource):
@@ -153,7 +161,9 @@ def captions_of(source: PairedSource) -> Iterator[str]:
     """All captions of a pair with text; samples that hold none are left for training to replace and count."""
     for member in source.members:
         if isinstance(member.modality, Text):
+            ahead = reading_in_order(member)
             for index in range(len(member)):
+                ahead(index)
                 try:
                     yield from member.modality.captions(member.encoded(index))
                 except (DecodeError, OSError):

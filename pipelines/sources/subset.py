@@ -12,6 +12,8 @@ from fastvicreg.pipelines.to_rgb import rule_of
 class SubsetSource:
     """The samples of ``source`` at ``indices``, in that order."""
 
+    kind = "a part of a dataset"
+
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
         self._source = source
         self._indices = tuple(indices)

@@ -91,3 +91,17 @@ print(cache.directory(), finding.works, "temporary" in finding.seen, "XDG_CACHE_
     assert (folder / "cubins" / "kept").read_bytes() == b"code"
     ran = run(code, tmp_path / "tmp", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "kept"))
     assert ran.stdout == f"{tmp_path / 'kept' / 'fastvicreg' / 'cubins'} True False True\n", ran.stderr
+
+
+def test_the_doctor_counts_what_is_kept_not_holes(tmp_path: Path) -> None:
+    """The structure of remote shards is kept as files as long as theirs, nearly all of it holes."""
+    code = """
+from fastvicreg.caches import cache_folder
+from fastvicreg.doctor import cache_finding
+(cache_folder() / "kept").write_bytes(bytes(range(256)) * 2**14)
+with (cache_folder() / "shard.tar").open("wb") as file:
+    file.truncate(2**34)
+print(cache_finding().seen)
+"""
+    ran = run(code, tmp_path / "tmp", HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "kept"))
+    assert ran.stdout.endswith(", 4 MiB\n"), (ran.stdout, ran.stderr)

@@ -8,7 +8,7 @@ targets may come and go without a trace in it.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import tempfile
 import time
@@ -21,6 +21,8 @@ from xxhash import xxh3_64_hexdigest, xxh3_128_digest
 from fastvicreg.caches import cache_folder
 from fastvicreg.pipelines.formats.listing import image_extensions
 from fastvicreg.pipelines.passed import Passed
+
+log = logging.getLogger(__name__)
 
 WORTH_KEEPING = 10_000
 """Images of a dataset from which on its lists are kept."""
@@ -81,12 +83,17 @@ class Listings:
         if images < WORTH_KEEPING or not (self._new or len(self._now) < len(self._before)):
             return
         data = msgspec.msgpack.encode(self._now)
-        with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to stop
+        draft = None
+        try:
             self._place.parent.mkdir(parents=True, exist_ok=True)
             handle, draft = tempfile.mkstemp(dir=self._place.parent)
             with os.fdopen(handle, "wb") as file:
                 file.write(xxh3_128_digest(data) + data)
             os.replace(draft, self._place)
+        except OSError as error:  # a cache that cannot be written is no reason to stop
+            log.info("what the folders hold is not kept (%s): the next opening lists them again.", error)
+            if draft is not None:
+                Path(draft).unlink(missing_ok=True)
 
 
 def state_of(folder: Path) -> State:

@@ -190,7 +190,7 @@ print([crops.index_B.tolist() for crops in engine.batches(Cursor(1, 0))], engine
 
 @needs_ffcv
 @pytest.mark.parametrize("checked", [True, False])
-def test_a_file_that_is_cut_while_it_is_read_costs_samples_and_not_the_process(
+def test_a_file_that_is_cut_after_it_was_opened_costs_samples_and_not_the_process(
     folder: Path, tmp_path: Path, *, checked: bool
 ) -> None:
     said = []

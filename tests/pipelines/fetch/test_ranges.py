@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gzip
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from http_server import Website, serving
+from http_server import Website
 from images import encoded, photo
-from ranged import GB, KINDS, SAMPLES, here, image_bytes, opened, require_equal, write_all
+from ranged import GB, KINDS, SAMPLES, here, image_bytes, opened, require_equal
 from runs import log, tiny, train
 from stored import epoch_of, training
 from tars import write_tar
@@ -26,21 +25,9 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines import ViewLoader, open_source
 from fastvicreg.pipelines.convert import convert_dataset
 from fastvicreg.pipelines.engines import build_engine
-from fastvicreg.pipelines.fetch import download, ranges, remote
+from fastvicreg.pipelines.fetch import ranges, remote
 from fastvicreg.pipelines.fetch.placed import placed
 from fastvicreg.pipelines.manifest import manifest_path
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Website]:
-    """A server of all kinds, this user's cache in ``tmp_path``, small requests and short pauses."""
-    write_all(tmp_path / "site")
-    monkeypatch.setattr("fastvicreg.pipelines.fetch.placed.cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setattr(download, "CHUNK", 4096)
-    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.02, 0.03))
-    monkeypatch.setattr(remote, "STALL", 1.0)
-    with serving(tmp_path / "site") as found:
-        yield found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,46 +243,3 @@ def test_verify_and_the_loader_take_an_address(site: Website, capsys: pytest.Cap
     ):
         for batch, same in zip(ours, local, strict=True):
             assert all(np.array_equal(*pair) for pair in zip(batch.views, same.views, strict=True))
-
-
-def test_any_file_system_of_fsspec_is_read_by_ranges(site: Website) -> None:
-    """The memory's, which is neither asynchronous nor the web's, as the hub's client is."""
-    import fsspec
-
-    memory = fsspec.filesystem("memory")
-    for path in (site.root / "ours").iterdir():
-        memory.pipe(f"/ranges/{path.name}", path.read_bytes())
-    require_equal(open_source(placed("memory://ranges").path), here(site, "ours"))
-
-
-def test_an_s3_server_is_read_by_ranges(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto's."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-            ("AWS_ACCESS_KEY_ID", "none"),
-            ("AWS_SECRET_ACCESS_KEY", "none"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-        ):
-            monkeypatch.setenv(name, value)
-        s3 = s3fs.S3FileSystem()
-        s3.mkdir("bucket")
-        for kind in ("indexed", "ours"):
-            for path in (site.root / kind).iterdir():
-                s3.put(str(path), f"bucket/{kind}/{path.name}")
-            source = open_source(placed(f"s3://bucket/{kind}").path)
-            source.read_ahead(torch.arange(SAMPLES))  # type: ignore[attr-defined]
-            require_equal(source, here(site, kind))
-        source = open_source(placed("s3://bucket/ours/shard-*", cache_gb=0).path)
-        monkeypatch.setattr(ranges, "RECHECK", 0.0)
-        s3.pipe("bucket/ours/shard-000000.tar", b"other")
-        with pytest.raises(UserError, match=r"shard-000000\.tar has changed since it was opened"):
-            source.encoded(0)
-    finally:
-        server.stop()

@@ -65,6 +65,13 @@ def test_encoders_that_take_what_they_are_given() -> None:
     replace(sound, method=VICRegConfig(branch_b=("resnet18",))).check()
 
 
+def test_sizes_are_of_images() -> None:
+    sound = replace(TEXT, pair=PairConfig(pair=("waveform", "spectrogram")), encoder=ResNet1dConfig())
+    sound = replace(sound, data=DataConfig(data="x", resolution="32:64"))
+    with pytest.raises(UserError, match="--resolution 32:64 is of images, and --pair waveform spectrogram has none"):
+        replace(sound, method=VICRegConfig(branch_b=("resnet18",))).check()
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -75,6 +82,7 @@ def test_encoders_that_take_what_they_are_given() -> None:
         ({"data": DataConfig()}, "needs --data"),
         ({"data": DataConfig(data="x", image="jpg")}, "--image jpg"),
         ({"pair": PairConfig(), "method": VICRegConfig()}, ""),
+        ({"data": DataConfig(data="x", resolution="32:64")}, ""),
         ({"pair": PairConfig()}, "--branch-b gru takes text: name the pair"),
     ],
 )

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from paired import SOUND, captions, sounds
+from paired import SOUND, captions, shards, sounds
 
 from fastvicreg.contracts import Crops, Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.pipelines.pairs.plan import PairPlan
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, captions_of, open_pairs
@@ -78,6 +79,38 @@ def test_the_images_are_those_of_a_run_without_captions(tmp_path: Path) -> None:
     for paired, own in zip(delivered(source), engine.batches(Cursor(0, 0)), strict=True):
         assert torch.equal(paired.groups[0][:, 0], own.groups[0][:, 0])
     engine.close()
+
+
+def in_shards(folder: Path) -> PairedSource:
+    made = captions(folder / "made") / "train"
+    members = {file.name: file.read_bytes() for file in sorted(made.iterdir())}
+    found = open_pairs(shards(folder / "shards", members), PairConfig(pair=("image", "text"), words=12))
+    (text,) = (member.modality for member in found.others)
+    assert isinstance(text, Text)
+    text.vocabulary = Vocabulary.of(captions_of(found), 60)
+    return found
+
+
+def test_dali_cuts_a_pairs_images_as_it_does_without_captions(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali", reason="nvidia-dali is not installed")
+    source = in_shards(tmp_path)
+    assert source.images is not None
+    alone = train_plan(24, seed=3, recipe=named_recipe("small"), image_size=16)
+    engine = build_engine("dali", source.images, alone, batch_size=8, workers=2)
+    own = [crops.groups[0].clone() for crops in engine.batches(Cursor(0, 0))]
+    engine.close()
+    paired = delivered(source, name="dali")  # all are held at once: what waits for its captions is not overwritten
+    assert [len(one) for one in own] == [8, 8, 8]
+    for one, two in zip(own, paired, strict=True):
+        assert torch.equal(one[:, 0], two.groups[0][:, 0])
+
+
+def test_what_lies_beside_the_images_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = in_shards(tmp_path)
+    hinted: list[int] = []
+    monkeypatch.setattr(ShardSource, "read_ahead", lambda self, index_B: hinted.extend(index_B.tolist()))
+    delivered(source)
+    assert sorted(hinted) == sorted([*range(24)] * 2)  # once for the images, once for the captions
 
 
 def test_a_resumed_epoch_goes_on_as_it_was(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fastvicreg.pipelines.pairs.vocabulary import END, FILE, PAD, SPECIAL, START
 
 def test_words_and_marks() -> None:
     assert split("A Dog's ball, à Zürich!") == ["a", "dog's", "ball", ",", "à", "zürich", "!"]
-    assert split("snow_white 3.5") == ["snow", "_", "white", "3", ".", "5"] or split("snow_white") == ["snow", "white"]
+    assert split("snow_white 3.5") == ["snow", "white", "3", ".", "5"]
 
 
 def test_the_most_frequent_words_have_numbers() -> None:

@@ -1,0 +1,60 @@
+"""Whether each of a run's encoders is given what it takes: images, or the modalities of its pair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastvicreg.encoders import EncoderConfig, takes, varied
+from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import branch_of
+from fastvicreg.pipelines.pairs.config import KINDS
+
+if TYPE_CHECKING:
+    from fastvicreg.config import TrainConfig
+
+FITTING = {"images": "resnet50", "waveforms": "resnet18_1d", "text": "gru"}
+"""An encoder of what each kind of view is."""
+
+
+def check_views(config: TrainConfig) -> None:
+    """``UserError`` where an encoder is not given what it takes, or there is no second one for a pair."""
+    encoders = _encoders(config)
+    if not config.pair.pair:
+        for flag, encoder in encoders:
+            if (kind := takes(encoder)) != "images":
+                raise UserError(
+                    f"{flag} {encoder.arch} takes {kind}: name the pair that it is part of, such as --pair image text."
+                )
+        return
+    given = f"--pair {' '.join(config.pair.pair)}"
+    sides = config.pair.parsed()
+    _refuse_others(config, given, images=sides[0].modality == "image")
+    if len(encoders) == 1:
+        encoders *= 2
+    for option, side, (flag, encoder) in zip(("--arch", "--branch-b"), sides, encoders, strict=True):
+        if (kind := KINDS[side.modality]) != takes(encoder):
+            raise UserError(
+                f"{given}: {flag} {encoder.arch} takes {takes(encoder)}, not {kind}: give {option} {FITTING[kind]}."
+            )
+
+
+def _encoders(config: TrainConfig) -> list[tuple[str, EncoderConfig]]:
+    """(the option that gives it, its settings): one, or two with a second branch."""
+    found: list[tuple[str, EncoderConfig]] = [("--arch", config.encoder)]
+    if words := branch_of(config.method):
+        found.append(("--branch-b", varied(config.encoder, words)))
+    return found
+
+
+def _refuse_others(config: TrainConfig, given: str, *, images: bool) -> None:
+    """``UserError`` for settings that a pair has no place for."""
+    data = config.data
+    if data.data is None:
+        raise UserError(f"{given} needs --data: the embedded images have nothing beside them.")
+    for flag, value in (("--image", data.image), ("--val-labels", data.val_labels)):
+        if value:
+            raise UserError(f"{flag} {value}: {given} names what holds each view; leave it out.")
+    if data.resolution and not images:
+        raise UserError(f"--resolution {data.resolution} is of images, and {given} has none: leave it out.")
+    if not hasattr(config.method, "branch_b"):
+        raise UserError(f"{given}: {config.method.name} has one network for all views: give --method vicreg.")
