@@ -119,7 +119,7 @@ def test_what_dali_cannot_do_is_refused_in_one_line(beton: Path, folder: Path) -
     plan = training(len(source))
     refused: list[tuple[str, Source, Plan, dict[str, Any]]] = [
         (r"folder of images: .*convert it once .*fastvicreg convert .* --format shards", open_source(folder), plan, {}),
-        ("not a SubsetSource", SubsetSource(source, range(len(source))), plan, {}),
+        ("not a part of a dataset", SubsetSource(source, range(len(source))), plan, {}),
         ("evaluate with --pipeline native", source, eval_plan(len(source), resize=36, crop=32), {}),
         ("--kernel resample=numba", source, plan, {"resample": "numba"}),
         ("--decoder fast is not known", source, plan, {"decoder": "fast"}),

@@ -25,7 +25,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines import ViewLoader, open_source
 from fastvicreg.pipelines.convert import convert_dataset
 from fastvicreg.pipelines.engines import build_engine
-from fastvicreg.pipelines.fetch import ranges, remote
+from fastvicreg.pipelines.fetch import download, ranges, remote
 from fastvicreg.pipelines.fetch.placed import placed
 from fastvicreg.pipelines.manifest import manifest_path
 
@@ -166,7 +166,8 @@ def test_an_interrupted_opening_goes_on_where_it_stopped(site: Website) -> None:
     assert all(path.endswith(".tar") for path in asked)
 
 
-def test_what_ranges_do_not_do_for_is_copied(site: Website, tmp_path: Path) -> None:
+def test_what_ranges_do_not_do_for_is_copied(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "CHUNK", 2**20)
     (site.root / "packed").mkdir()
     (site.root / "nested").mkdir()
     for tar in sorted((site.root / "walked").iterdir()):

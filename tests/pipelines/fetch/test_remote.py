@@ -179,7 +179,8 @@ def test_convert_writes_what_the_files_here_would_give(
     assert "exists" in capsys.readouterr().err
 
 
-def test_a_beton_comes_with_its_manifest(site: Website, tmp_path: Path) -> None:
+def test_a_beton_comes_with_its_manifest(site: Website, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "CHUNK", 2**20)
     convert_dataset(site.root / "p/t.parquet", site.root / "b.beton")
     (site.root / "b").mkdir()
     for path in (site.root / "b.beton", manifest_path(site.root / "b.beton")):
