@@ -10,13 +10,19 @@ PEERED := .venv-peers/.installed
 FUZZABLE := .venv/.fuzzable
 AUDITED := .venv-audit/.installed
 
-.PHONY: demo test test-peers soak fuzz audit lint docs wheel ffcv clean
+.PHONY: demo test test-slow test-peers soak fuzz audit lint docs wheel ffcv clean
 demo: $(INSTALLED)
 	$(BIN)/fastvicreg demo
 
-# A process a core, each with one thread: tests that train do not wait for each other.
+# A process a core, each with one thread: tests that train do not wait for each other. A test that takes more than 4 s
+# of two cores is marked slow; those that crept over it are named at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 test: $(TESTABLE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(PYTEST) -m "not slow" --durations=10 --durations-min=6
+
+# Kills, several processes, compilers, machines that lack something, limits on waiting: what .ci/run also requires.
+test-slow: $(TESTABLE)
+	$(PYTEST) -m slow
 
 # What exchanges weights with torchvision and timm, beside a torch that their builds go with (5 GB, CUDA included).
 # Only the files that hold such tests: others may import what is installed for `make test` alone.

@@ -38,6 +38,7 @@ def run(code: str, folder: Path, **environment: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.slow
 def test_compiled_code_goes_to_the_temporary_folder_and_it_is_said_once(tmp_path: Path) -> None:
     script = tmp_path / "compile.py"  # numba caches functions of files alone
     script.write_text(COMPILE)
@@ -76,6 +77,7 @@ def test_a_home_that_cannot_be_written_leaves_the_temporary_folder(tmp_path: Pat
     assert "XDG_CACHE_HOME names another" in ran.stderr
 
 
+@pytest.mark.slow
 def test_compiled_kernels_and_the_doctor_follow(tmp_path: Path) -> None:
     code = """
 import os

@@ -281,6 +281,7 @@ def test_doctor_tells_what_a_pipeline_s_own_process_lacks() -> None:
         deliver_apart("native", seconds=0.01)
 
 
+@pytest.mark.slow
 def test_doctor_finds_every_needed_part_working(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", "--json", str(tmp_path / "doctor.json")]) == 0
     rows = json.loads((tmp_path / "doctor.json").read_text())["rows"]

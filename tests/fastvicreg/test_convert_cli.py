@@ -251,6 +251,7 @@ def test_splits_are_not_written_into_their_own_folder(
         assert not target.exists()
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path, make_folder: Callable[..., Path]) -> None:
     root = make_folder(train=2, val=0, classes=1)
     (root / "class0" / os.fsdecode(b"\xff.jpg")).write_bytes(b"")

@@ -96,6 +96,7 @@ def test_fabric_training_loop_stopped_anywhere_resumes_bit_for_bit(
         assert loop(arguments, steps=steps) + loop(arguments) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fabric")
 def test_fabric_training_loop_in_two_processes_is_the_one_of_one(
     make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -126,6 +126,7 @@ def test_a_vision_transformer_trained_on_another_size_than_its_positions_leaves_
     assert content["fastvicreg"]["image_size"] == 48
 
 
+@pytest.mark.slow
 def test_onnx_resamples_positions_as_we_do(tmp_path: Path) -> None:
     runtime = pytest.importorskip(
         "onnxruntime", reason="onnxruntime is not installed: pip install 'fastvicreg[export]'"
@@ -140,6 +141,7 @@ def test_onnx_resamples_positions_as_we_do(tmp_path: Path) -> None:
     close(features, made, 48, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [ResNetConfig("resnet18", 16, "3x3s2"), VIT], ids=lambda config: config.arch)
 def test_onnx_runs_on_any_batch(config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runtime = pytest.importorskip(

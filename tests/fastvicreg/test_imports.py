@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = """
 import importlib, pkgutil, sys
@@ -25,6 +27,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_no_module_depends_on_what_was_imported_before_it() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

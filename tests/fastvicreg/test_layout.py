@@ -47,6 +47,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_source_imports_a_bare_folder_name() -> None:
     files = sources()
     assert len(files) > 40
@@ -146,6 +147,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(build_wheel(ROOT, tmp_path_factory.mktemp("dist")))
 
 
+@pytest.mark.slow
 def test_a_built_wheel_has_one_top_level_name(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"fastvicreg"}
@@ -170,6 +172,7 @@ print(len(build.variants()), len(devices), prebuilt.architectures())
 """
 
 
+@pytest.mark.slow
 def test_a_built_wheel_names_its_commit(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     asked = "from fastvicreg.provenance import commit; print(commit())"
@@ -177,6 +180,7 @@ def test_a_built_wheel_names_its_commit(wheel: zipfile.ZipFile, tmp_path: Path) 
     assert found.stdout.strip() == commit(), found.stderr
 
 
+@pytest.mark.slow
 def test_a_built_wheel_carries_machine_code_where_there_is_a_compiler(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     if missing_compiler():
         assert ARCHIVE not in wheel.namelist()
@@ -190,6 +194,7 @@ def test_a_built_wheel_carries_machine_code_where_there_is_a_compiler(wheel: zip
     assert (found.stdout, found.returncode) == (expected, 0), found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "reason"), [("cuda", "needs cuda-core and cuda-bindings"), ("torch", "torch is not installed")]
 )

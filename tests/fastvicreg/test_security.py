@@ -105,6 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_reading_data_checkpoints_features_and_traces_runs_nothing_of_theirs(folder: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WATCHED, str(folder), str(folder / "run")]
@@ -146,6 +147,7 @@ def test_a_hostile_safetensors_header_is_a_line(
     assert str(path) in line
 
 
+@pytest.mark.slow
 def test_a_class_s_name_is_text_in_every_page(folder: Path) -> None:
     assert main(["eval", "knn", str(folder / "run"), "--report", str(folder / "pages"), "--k", "2"]) == 0
     assert main(["inspect", str(folder / "run"), "--out", str(folder / "pages" / "inspect.html")]) == 0

@@ -102,6 +102,7 @@ def test_a_long_wait_is_many_short_ones_of_the_same_length_in_all() -> None:
     assert waited(lambda timeout: next(answers), 1.0)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_for_longer_than_its_limits_goes_on(folder: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -151,6 +152,7 @@ def test_the_watchdog_barks_where_no_stage_follows_and_only_then() -> None:
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_decoder_hangs_ends_with_a_checkpoint_and_goes_on(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(STUCK_DECODER)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"

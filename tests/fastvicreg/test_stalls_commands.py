@@ -55,6 +55,7 @@ def call(tmp_path: Path, make_folder: Callable[..., Path]) -> Callable[..., subp
     return run
 
 
+@pytest.mark.slow
 def test_verify_and_convert_name_the_thread_that_is_stuck(
     call: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_verify_and_convert_name_the_thread_that_is_stuck(
     assert (tmp_path / "x.beton").exists()
 
 
+@pytest.mark.slow
 def test_eval_names_the_file_and_the_thread_that_is_stuck(
     call: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -84,6 +86,7 @@ def test_eval_names_the_file_and_the_thread_that_is_stuck(
     assert "source.py:" in found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("verify", "data/train"), ("convert", "data/train", "x.beton")])
 def test_a_folder_that_cannot_be_listed_ends_the_command_from_outside(
     call: Callable[..., subprocess.CompletedProcess[str]], command: tuple[str, ...]

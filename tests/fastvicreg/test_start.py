@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 OPTIMIZERS = """
 import sys, torch
 from fastvicreg.optim import LARS, spare_the_compiler
@@ -18,6 +20,7 @@ print(torch.compile(lambda x: x + 1, backend="eager")(p).tolist())
 """
 
 
+@pytest.mark.slow
 def test_optimizers_are_made_without_torchs_compiler_which_still_works() -> None:
     done = subprocess.run([sys.executable, "-c", OPTIMIZERS], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["False", "[2.0, 2.0, 2.0]"], done.stderr

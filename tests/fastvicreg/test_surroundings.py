@@ -79,6 +79,7 @@ def few_handles() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["no home", "one core", "few handles", "C locale", "a name that is no text"])
 def test_a_run_works_where(name: str, tmp_path: Path) -> None:
     environment: dict[str, str] = {"HOME": "/proc"} if name == "no home" else {}
@@ -97,6 +98,7 @@ def test_a_run_works_where(name: str, tmp_path: Path) -> None:
     assert [row["step"] for row in log(out) if "total" in row] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_called_by_what_is_no_text(tmp_path: Path) -> None:
     out = tmp_path / os.fsdecode(b"run \xfe")
     ran = run(["train", "--data", str(folder(tmp_path / "data")), "--out", str(out), *SMALL])
@@ -106,6 +108,7 @@ def test_a_run_is_not_called_by_what_is_no_text(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_many_shards_need_few_handles(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     for number in range(300):
@@ -123,6 +126,7 @@ time.time = lambda: real() + chance.choice((-86400.0 * 400, -3600.0, 0.0, 5.0, 8
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_no_figure(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(JUMPING)
@@ -133,6 +137,7 @@ def test_a_clock_that_jumps_changes_no_figure(tmp_path: Path) -> None:
     assert all(0 < row["images_per_s"] < 1e6 for row in rows if "images_per_s" in row)
 
 
+@pytest.mark.slow
 def test_nothing_lies_in_dev_shm(tmp_path: Path) -> None:
     """So that its size, 64 MB in a container, does not matter."""
     code = (
@@ -170,6 +175,7 @@ def unknown_who_reads() -> None:
     assert libc.prctl(ambient, lift, read_search, 0, 0) == 0, os.strerror(ctypes.get_errno())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="every run here is another user's than root's")
 def test_a_user_without_a_home_or_a_name_runs_it_from_a_folder_that_is_not_theirs(tmp_path: Path) -> None:
     data, theirs = folder(tmp_path / "data"), tmp_path / "theirs"
@@ -214,6 +220,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
+@pytest.mark.slow
 def test_a_child_that_was_forked_from_a_notebook_trains(tmp_path: Path) -> None:
     data = folder(tmp_path / "data")
     ran = run(["-c", FORKED, str(data), "train", "--data", str(data), "--out", str(tmp_path / "run"), *SMALL])

@@ -91,6 +91,7 @@ SINGLE: list[dict[str, float]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_host")
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (19, 21)])
 def test_each_operation_is_the_references(height: int, width: int) -> None:
@@ -146,6 +147,7 @@ def test_blends_whose_roundings_decide_a_level(name: str) -> None:
     assert_equal(crop.expand(len(params), -1, -1, -1, -1), params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_host")
 @pytest.mark.parametrize("ulps", [-1, 0, 1])
 def test_hue_forgives_the_reciprocals_last_bit(ulps: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,7 @@ print(*(cubin.usage["doubled"].shared_bytes for cubin in cubins))
 """
 
 
+@pytest.mark.slow
 def test_threads_may_compile_at_once(source: str, tmp_path: Path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "own")}
     command = [sys.executable, "-c", COMPILE_AT_ONCE, source]

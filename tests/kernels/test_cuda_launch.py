@@ -150,6 +150,7 @@ launcher(1, 32, None, None, np.int64(-1), 0.5, shared_bytes=100_000)
 """
 
 
+@pytest.mark.slow
 def test_the_installed_bindings_carry_a_launch_to_the_driver(source: str, tmp_path: Path):
     if torch.cuda.is_available():
         pytest.skip("the real driver is tested")

@@ -166,6 +166,7 @@ def members(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "form", "impl"), CASES)
 def test_ranks_agree_with_one_process(members: list[dict[Any, Any]], kind: str, form: str, impl: str):
     truth, *truth_grads = loss_and_gradients(*batch(*SIZES[kind]), form=form, impl="reference")
@@ -181,6 +182,7 @@ def test_ranks_agree_with_one_process(members: list[dict[Any, Any]], kind: str, 
         torch.testing.assert_close(rows_MD, truth_grads[view], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", [2], indirect=True)
 @pytest.mark.parametrize(("kind", "impl"), FUSED_CASES)
 def test_the_gpus_passes_agree_with_one_process(members: list[dict[Any, Any]], kind: str, impl: str):
@@ -197,6 +199,7 @@ def test_the_gpus_passes_agree_with_one_process(members: list[dict[Any, Any]], k
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}  # of a gradient: its own type's rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_lower_precision_is_that_of_one_process(members: list[dict[Any, Any]], dtype: torch.dtype):
     a_MF, b_MF, weight_FD = batch(*SIZES["N < D"])
@@ -212,6 +215,7 @@ def test_lower_precision_is_that_of_one_process(members: list[dict[Any, Any]], d
         assert results[dtype][0].item() == pytest.approx(total.item(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_backward_calls_no_other_rank(members: list[dict[Any, Any]]):
     for results in members:
         # Both views' rows at once; then the squares of each rank's own rows of the Gram matrices.
@@ -220,6 +224,7 @@ def test_backward_calls_no_other_rank(members: list[dict[Any, Any]]):
         assert results["calls", "N > D"] == ((0, 4), (0, 4))
 
 
+@pytest.mark.slow
 def test_the_method_s_terms_are_the_global_batch_s(members: list[dict[Any, Any]]):
     (first, _), *others = (results["method"] for results in members)
     for terms, loss in (results["method"] for results in members):
@@ -229,12 +234,14 @@ def test_the_method_s_terms_are_the_global_batch_s(members: list[dict[Any, Any]]
         assert not torch.equal(terms.parts["embedding_std"], first.parts["embedding_std"])  # a process's own
 
 
+@pytest.mark.slow
 def test_ranks_compile_the_loss_whole(members: list[dict[Any, Any]]):
     for results in members:
         for found, expected in zip(results["compiled"], results["eager"], strict=True):
             torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_uneven_ranks_are_refused_on_every_rank(members: list[dict[Any, Any]]):
     for results in members:
         assert results["refused"].startswith("every rank needs as many embeddings of one kind, got (5, 6) of 32 bits")

@@ -80,6 +80,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "dtype", "form"), CASES)
 def test_terms_and_gradients_agree_with_fp64(
     interpreted: dict[Any, Any], size: tuple[int, int], dtype: torch.dtype, form: str
@@ -96,6 +97,7 @@ def test_terms_and_gradients_agree_with_fp64(
         assert (grad_ND.double() - truth_ND).norm() < TOLERANCE[dtype][1] * truth_ND.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 20), (20, 9)])
 @pytest.mark.parametrize("name", list(SPECIAL))
 def test_collapsed_and_exploded_fp16_embeddings(interpreted: dict[Any, Any], name: str, size: tuple[int, int]):
@@ -112,6 +114,7 @@ def test_collapsed_and_exploded_fp16_embeddings(interpreted: dict[Any, Any], nam
         assert difference.norm() <= 3e-3 * truth_ND[representable].norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 20), (20, 9)])
 def test_a_nan_shows_in_total_and_gradient(interpreted: dict[Any, Any], size: tuple[int, int]):
     terms, (grad_ND, _) = interpreted["nan", size]
@@ -119,6 +122,7 @@ def test_a_nan_shows_in_total_and_gradient(interpreted: dict[Any, Any], size: tu
     assert torch.isnan(grad_ND).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 20), (20, 9)])
 def test_a_common_offset_is_centred_away(interpreted: dict[Any, Any], size: tuple[int, int]):
     views = ((z_ND + 1000).double() for z_ND in embeddings(*size, torch.float32))
@@ -129,6 +133,7 @@ def test_a_common_offset_is_centred_away(interpreted: dict[Any, Any], size: tupl
         assert (grad_ND.double() - truth_ND).norm() < 1e-6 * truth_ND.norm()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_refused_where_the_interpreter_gets_it_wrong(interpreted: dict[Any, Any]):
     assert interpreted["bfloat16"].endswith("multiplies float32 and float16 alone, not bfloat16; choose auto or gram.")
 

@@ -77,6 +77,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     return torch.load(file, weights_only=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "dtype"), BOTH, ids=str)
 def test_values_and_gradients_agree_with_fp64(interpreted: dict[Any, Any], case: Case, dtype: torch.dtype) -> None:
     found, made = interpreted[case, dtype], problem(case, dtype)
@@ -84,6 +85,7 @@ def test_values_and_gradients_agree_with_fp64(interpreted: dict[Any, Any], case:
     assert disagreements(found, truth(made, case), NEAR[dtype]) == []
 
 
+@pytest.mark.slow
 def test_many_parts_and_unfilled_blocks(interpreted: dict[Any, Any]) -> None:
     assert triton_impl.parts_of(3 * 31 * 23, 40, 2)[0] > 32
     assert disagreements(interpreted["large"], truth(problem(LARGE, torch.float32), LARGE), 1e-5) == []
@@ -91,11 +93,13 @@ def test_many_parts_and_unfilled_blocks(interpreted: dict[Any, Any]) -> None:
     assert all(torch.equal(*pair) for pair in zip(interpreted["large"], interpreted["again"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_large_common_offset_loses_no_digits(interpreted: dict[Any, Any]) -> None:
     wanted = truth(problem(LARGE, torch.float32, offset=100.0), LARGE)
     assert disagreements(interpreted["offset"], wanted, 3e-5) == []
 
 
+@pytest.mark.slow
 def test_a_nan_shows_in_its_view_s_channel_alone(interpreted: dict[Any, Any]) -> None:
     y = interpreted["nan"][0]
     assert torch.isnan(y[:2, 3]).all()
@@ -103,11 +107,13 @@ def test_a_nan_shows_in_its_view_s_channel_alone(interpreted: dict[Any, Any]) ->
     assert torch.isfinite(y[:, :3]).all()
 
 
+@pytest.mark.slow
 def test_unequal_shares_of_two_processes_merge_to_the_whole(interpreted: dict[Any, Any]) -> None:
     for value, other in zip(*interpreted["ranks"], strict=True):
         torch.testing.assert_close(value, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [True, False])
 def test_a_compiler_takes_it_whole(interpreted: dict[Any, Any], added: bool) -> None:
     case = RANKS_OF._replace(added=added)

@@ -39,6 +39,7 @@ SECONDS = 240
 """For one process's rounds, on a busy machine."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(TIMES))
 def test_damaged_data_is_refused_or_counted_by_every_reader(seed: int, tmp_path: Path) -> None:
     rounds = [kind for kind, count in ROUNDS.items() for _ in range(count)]

@@ -14,6 +14,7 @@ from fastvicreg.profiles import measure
 PROMISED = {"command", "commit", "versions", "hardware", "n", "rows"}
 
 
+@pytest.mark.slow
 def test_the_loader_rows_do_the_same_work(make_folder, tmp_path: Path) -> None:
     data, out = make_folder(train=12, val=0), tmp_path / "loader.json"
     arguments = ["bench", "loader", "--data", str(data), "--size", "16", "--repeats", "2", "--json", str(out)]
@@ -42,6 +43,7 @@ def test_kernel_benches_write_their_rows(part: str, tmp_path: Path) -> None:
     assert all(row["ms"] > 0 and "impl" in row for row in written["rows"])
 
 
+@pytest.mark.slow
 def test_conversions_are_measured_on_the_same_images(make_folder, tmp_path: Path) -> None:
     data, out = make_folder(train=6, val=0), tmp_path / "convert.json"
     assert main(["bench", "convert", "--data", str(data), "--repeats", "1", "--json", str(out)]) == 0

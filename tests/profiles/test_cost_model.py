@@ -94,6 +94,7 @@ def test_the_bound_is_the_largest_part_or_the_loader_that_is_waited_for(parts: t
     assert found.step == max(sum(parts[:6]), parts[6])
 
 
+@pytest.mark.slow
 def test_the_batch_that_fits_is_the_largest_that_the_memory_check_passes(config: TrainConfig) -> None:
     gpu = GPUS["h100"]
     fits = model.largest_batch(config, gpu)
@@ -104,6 +105,7 @@ def test_the_batch_that_fits_is_the_largest_that_the_memory_check_passes(config:
     assert model.largest_batch(config, replace(gpu, memory=1e9)) == 0
 
 
+@pytest.mark.slow
 def test_the_command_tells_when_cores_hold_it_back_and_takes_their_measured_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

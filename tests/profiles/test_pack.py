@@ -99,6 +99,7 @@ def _compiled(folder: Path, *more: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_kernels_that_were_compiled_ahead_are_found_where_they_were_taken(tmp_path: Path) -> None:
     pytest.importorskip("triton")
     made, moved = tmp_path / "made", tmp_path / "moved"
@@ -138,6 +139,7 @@ def test_a_cache_can_be_made_for_the_triton_of_another_python(tmp_path: Path) ->
         ahead.key_of_wheel(wheel, "1.0.0")
 
 
+@pytest.mark.slow
 def test_an_unpacked_archive_checks_its_machine_with_what_it_brought(tmp_path: Path) -> None:
     """A fresh environment that has all the packages but this project: nothing of the checkout is imported."""
     there = tmp_path / "there.txt"

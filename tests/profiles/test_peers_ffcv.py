@@ -14,6 +14,7 @@ from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.profiles.bench.loader import run
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed: make ffcv")
 def test_a_beton_adds_ffcvs_rows(make_folder, tmp_path: Path) -> None:
     data, out = tmp_path / "data.beton", tmp_path / "loader.json"

@@ -27,6 +27,8 @@ from fastvicreg.profiles.bench import lars as lars_bench
 from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.bench.suite import Job
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_implementation_that_runs_here_passes() -> None:
     rows = correctness.run("cpu", small=True)

@@ -34,6 +34,7 @@ def tiny(data: Path, pipeline: str = "native") -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_the_command_has_a_row_a_part_a_verdict_and_a_picture(
     make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         bars(tmp_path / "file" / "x.png", [{"a": "b", "v": 1.0}], label=("a",), value="v", title="")
 
 
+@pytest.mark.slow
 def test_a_budget_ends_the_rounds_and_progress_tells_what_is_left(make_folder) -> None:
     told: list[tuple[int, int, float]] = []
     config = tiny(make_folder(val=0))

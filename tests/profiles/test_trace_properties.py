@@ -192,6 +192,7 @@ def _survives(text: bytes) -> Summary | None:
     return found
 
 
+@pytest.mark.slow
 @given(events=st.lists(EVENTS, max_size=14), header=st.dictionaries(st.text(max_size=5), JSON, max_size=2))
 @FUZZ
 def test_any_events_are_summed_up_or_refused_in_one_line(events: list[Any], header: dict[str, Any]) -> None:

@@ -88,6 +88,7 @@ def test_probe_scores_known_features() -> None:
     assert probe(Features(line, labels), Features(line, labels), euclidean=True)["knn"] == 100.0
 
 
+@pytest.mark.slow
 def test_the_demo_tells_its_whole_story(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_smallest_class_bounds_the_labels_a_class(tmp_path: Path) -> None:
     assert "class 'dog' has 2 training images" in (too_few(source, 3) or "")
 
 
+@pytest.mark.slow
 def test_eval_takes_other_data_and_checkpoints_and_refuses_what_means_nothing(
     make_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def test_views_are_those_of_the_plan_in_the_sources_order(uninterrupted: tuple[P
             assert torch.allclose(found_NQF[fed.batch.index_B, 2 * turn + view], expected_BF, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_a_page(
     uninterrupted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_run_against_itself_is_the_same(
     assert json.loads(figures.read_text())["rows"][0]["cka"] == pytest.approx({"features": 1, "embeddings": 1})
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_has_features_alone(
     uninterrupted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_one_k_is_what_the_library_function_predicts() -> None:
     assert torch.equal(knn_predict(bank, labels, query), top_MK[:, 0])
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_the_stated_bound() -> None:
     """The matrix of similarities alone would take 4 GB; the bound is .4 GB and 12 bytes a query and neighbour."""
     found = subprocess.run(

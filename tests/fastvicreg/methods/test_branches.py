@@ -82,6 +82,7 @@ def pair() -> tuple[Any, Any]:
     return one(), one()
 
 
+@pytest.mark.slow
 def test_compiled_and_replayed_steps_are_the_eager_one() -> None:
     eager, compiled = pair()
     wanted = totals(eager, EagerStep(eager, Updater(eager, lars(eager))))
@@ -136,6 +137,7 @@ def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(run: tuple[TrainConfig, 
         train(other, tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_either_encoder_is_evaluated_inspected_and_exported(
     run: tuple[TrainConfig, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

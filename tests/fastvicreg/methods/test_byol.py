@@ -139,6 +139,7 @@ def test_its_parts_are_profiled(whole: tuple[Path, Path], tmp_path: Path, part: 
     assert captured.trace.is_file()
 
 
+@pytest.mark.slow
 def test_its_parts_are_swapped(whole: tuple[Path, Path]) -> None:
     rows = swap.run(config(whole[0]), repeats=1, window=2)
     assert {row["swap"] for row in rows} >= {swap.FULL, swap.MODEL, *swap.WITHOUT.values()} - {"no communication"}

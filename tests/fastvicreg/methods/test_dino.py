@@ -174,6 +174,7 @@ def test_settings_that_cannot_be_are_one_line(settings: dict[str, float], says: 
         DINOConfig(**settings).check()  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 def test_a_run_on_large_and_small_crops_resumes_and_either_network_is_evaluated(
     uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:

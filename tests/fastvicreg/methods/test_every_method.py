@@ -211,6 +211,7 @@ def member(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Weights, targets, queues and statistics: the average of the processes' gradients is the whole batch's.
 

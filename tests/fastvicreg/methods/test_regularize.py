@@ -134,6 +134,7 @@ def test_trap_b_the_normalised_hinge_is_alive_at_collapse_however_wide(width: in
     assert bool(z.grad.any())
 
 
+@pytest.mark.slow
 def test_trap_c_on_a_loss_blind_to_length_the_raw_hinge_leaves_rank_1_and_the_normalised_does_not() -> None:
     """SimSiam without predictor and batch norm (Table 4's last SimSiam row), on heads alone."""
     last = {}

@@ -146,6 +146,7 @@ def test_what_a_refusal_of_a_queue_advises_is_taken() -> None:
         swav(queue=16, queue_from_epoch=15).schedules(Horizon(100, 10, 8))
 
 
+@pytest.mark.slow
 def test_a_run_of_large_and_small_crops_resumes_bit_for_bit(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     config = tiny(uninterrupted[0], epochs=2, eval_every=0)
     data = replace(config.data, image_size=32, recipe="multicrop", small_size=16)

@@ -96,6 +96,7 @@ def test_ten_steps_equal_plain_autograd_and_the_written_out_update(impl: str) ->
         torch.testing.assert_close(left, right, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_variance_term_prevents_the_collapse_that_its_absence_brings() -> None:
     spread = {}
     for variance in (25.0, 0.0):

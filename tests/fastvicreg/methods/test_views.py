@@ -101,6 +101,7 @@ def test_a_copy_has_a_count_of_its_own() -> None:
     assert all(torch.equal(*pair) for pair in zip(copied(views()), joint(views()), strict=True))
 
 
+@pytest.mark.slow
 def test_joint_views_compile_whole() -> None:
     joint = made(joint=True)
     compiled = torch.compile(joint, fullgraph=True, backend="aot_eager")

@@ -213,6 +213,7 @@ def test_a_line_s_likely_cause_names_the_flag_that_helps(config: Any, says: str)
     assert bool(says) == bool(found)
 
 
+@pytest.mark.slow
 def test_a_run_whose_raw_hinge_leaves_a_line_says_so(make_folder, tmp_path: Path) -> None:
     """The paper's rows without batch norm and predictor, whose projections meet a raw hinge along one direction."""
     method = SimSiamConfig(

@@ -166,6 +166,7 @@ def test_importing_the_registry_imports_no_tracker() -> None:
     assert tracker_class("tensorboard").__name__ == "TensorBoard"
 
 
+@pytest.mark.slow
 def test_w_and_b_offline_holds_every_row_and_resumes_under_one_identity(
     make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_likely_cause_is_one_that_the_settings_have(settings: VICRegConfig, 
     assert says in told
 
 
+@pytest.mark.slow
 def test_a_run_without_the_variance_term_shows_the_warning_before_it_ends(make_folder, tmp_path: Path) -> None:
     config = tiny(make_folder(val=0), epochs=100, steps=90, eval_every=0, checkpoint_every=90, log_every=1)
     config = replace(config, method=VICRegConfig(variance=0.0, expander=(16, 16)))

@@ -40,12 +40,14 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     return shared(tmp_path_factory.mktemp("traced"), WIDE, wrap=compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_two_processes_normalise_as_one(eager: dict[Any, Any], case: Any) -> None:
     """Uneven shares of the batch too; outputs, gradients and running statistics, of both views in one collective."""
     assert_same(eager[case], expected(*case), case[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WIDE, ids=str)
 def test_a_compiler_takes_it_whole(traced: dict[Any, Any], case: Any) -> None:
     assert_same(traced[case], expected(*case), case[1])

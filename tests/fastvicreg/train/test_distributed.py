@@ -110,6 +110,7 @@ def assert_same(found: Path, wanted: Path) -> None:
         assert difference <= 1e-3 * value.double().norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2])
 def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) -> None:
     config, reference = one
@@ -120,6 +121,7 @@ def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) 
     assert_same(tmp_path / "run", reference)
 
 
+@pytest.mark.slow
 def test_stopped_as_two_and_resumed_as_one(one: tuple[Path, Path], tmp_path: Path) -> None:
     config, reference = one
     run = tmp_path / "run"
@@ -135,6 +137,7 @@ def test_stopped_as_two_and_resumed_as_one(one: tuple[Path, Path], tmp_path: Pat
     assert settings["run"]["batch_size"] == 8
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_at_the_same_step(tmp_path: Path) -> None:
     config = config_file(tmp_path, epochs=500, eval_every=0)
     run = tmp_path / "run"
@@ -152,6 +155,7 @@ def test_a_signal_stops_all_at_the_same_step(tmp_path: Path) -> None:
     assert sorted((run / "checkpoints").iterdir())[-1].name == f"step-{steps:08d}"
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_by_torchrun_and_loses_nothing_that_was_saved(tmp_path: Path) -> None:
     config = config_file(tmp_path, epochs=6, eval_every=0, checkpoint_every=1)
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -177,6 +181,7 @@ def worker_of(torchrun: int) -> int:
     return int(Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()[-1])
 
 
+@pytest.mark.slow
 def test_the_process_whose_images_come_late_is_named(
     one: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +193,7 @@ def test_the_process_whose_images_come_late_is_named(
     assert output.count("process 1 waited for its images") == 2, output  # of two epochs
 
 
+@pytest.mark.slow
 def test_the_swap_test_leaves_out_communication(one: tuple[Path, Path], tmp_path: Path) -> None:
     config, _ = one
     figures = ("--repeats", "1", "--window", "3", "--json", str(tmp_path / "swap.json"))
@@ -199,6 +205,7 @@ def test_the_swap_test_leaves_out_communication(one: tuple[Path, Path], tmp_path
     assert rows["no communication"]["saves"] > 0
 
 
+@pytest.mark.slow
 def test_a_mistake_in_all_is_a_line_and_no_traceback(tmp_path: Path) -> None:
     config = config_file(tmp_path, batch_size=9)
     process = launch(2, "--config", str(config), "--out", str(tmp_path / "run"))

@@ -54,6 +54,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[dict[
     return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STEPS)
 def test_gradients_are_those_of_fp32_rounded_to_bf16_and_the_same_in_each_process(
     found: list[dict[str, list[dict[str, Tensor]]]], kind: str

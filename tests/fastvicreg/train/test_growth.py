@@ -26,6 +26,7 @@ LIMIT = 0.02
 ENGINES = {"native": True, "ffcv": find_spec("ffcv"), "dali": find_spec("nvidia") and find_spec("nvidia.dali")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES if STEPS else ["native"])
 def test_a_long_run_holds_no_more_at_its_end(engine: str, tmp_path: Path) -> None:
     if not ENGINES[engine]:

@@ -79,6 +79,7 @@ def config_of(kind: Kind, images: Path) -> TrainConfig:
     return replace(config, step=kind.step) if kind.step else config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if SOAK or not kind.soak])
 def test_killed_anywhere_it_ends_as_the_run_that_was_left_alone(name: str, images: Path, tmp_path: Path) -> None:
     kind = KINDS[name]
@@ -97,6 +98,7 @@ def test_killed_anywhere_it_ends_as_the_run_that_was_left_alone(name: str, image
     print(json.dumps({"kind": name, "killed": sum(each.kills for each in told), "met": met}))
 
 
+@pytest.mark.slow
 def test_another_seed_and_an_earlier_checkpoint_are_told_apart(images: Path, tmp_path: Path) -> None:
     config = config_of(KINDS["vicreg"], images)
     whole(config, tmp_path / "run")

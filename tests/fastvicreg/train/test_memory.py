@@ -95,6 +95,7 @@ def test_too_large_a_batch_is_told_with_one_that_fits(processes: int) -> None:
     assert not shortage_of(fitting, ranks, free, where="cuda:0", precision="bf16")
 
 
+@pytest.mark.slow
 def test_activations_are_recomputed_where_they_do_not_fit_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(activations="auto")
     kept, recomputed = (

@@ -102,6 +102,7 @@ def test_features_that_are_not_finite_do_not_move_it() -> None:
     assert not any(buffer.any() for buffer in probe.buffers())
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_of_both_shares(tmp_path: Path) -> None:
     first, second = probing.two_processes(tmp_path)
     assert torch.equal(first, second)
@@ -136,6 +137,7 @@ def test_it_is_resumed_bit_for_bit(uninterrupted: tuple[Path, Path], probed: Pat
     assert log(tmp_path / "run") == log(probed)
 
 
+@pytest.mark.slow
 def test_the_runs_encoder_is_still_evaluated_and_inspected(
     probed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +162,7 @@ def test_every_method_can_be_heard(name: str, uninterrupted: tuple[Path, Path], 
     assert all(row["probe_loss"] > 0 for row in read(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_compiled_step_is_heard(uninterrupted: tuple[Path, Path], probed: Path, tmp_path: Path) -> None:
     config = tiny(uninterrupted[0], probe="linear", steps=3, eval_every=0)
     train(replace(config, step=TracedConfig()), tmp_path / "run")

@@ -68,6 +68,7 @@ def test_every_method_with_a_second_branch_takes_pairs_of_shards(method: Any, pi
     assert [math.isfinite(row["total"]) for row in log(tmp_path / "run")] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pictures", "sound"])
 def test_a_stopped_run_resumes_to_the_bit(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(kind)

@@ -174,6 +174,7 @@ def test_a_method_that_cannot_be_compiled_whole_is_one_line() -> None:
     assert str(seen.value).endswith("give --step eager.")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_the_compiler_s_code_gives_the_eager_values() -> None:
     eager, compiled = plain(), plain()

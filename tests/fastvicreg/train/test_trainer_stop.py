@@ -64,6 +64,7 @@ def await_step(process: subprocess.Popen[bytes], out: Path) -> None:
 STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGKILL]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_loses_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path, number: signal.Signals) -> None:
     data, whole = uninterrupted
@@ -78,6 +79,7 @@ def test_a_signal_loses_nothing(uninterrupted: tuple[Path, Path], tmp_path: Path
     assert log(out) == log(whole)
 
 
+@pytest.mark.slow
 def test_nohup_keeps_a_lost_terminal_from_ending_the_run(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
     out = tmp_path / "run"

@@ -57,6 +57,7 @@ def test_interrupted_anywhere_it_continues_to_the_same_bytes(
         assert not target.with_name(f"{count}.partial").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_what_was_not_committed(mixed: Path, tmp_path: Path) -> None:
     convert_dataset(mixed, tmp_path / "whole", SHARDS)
     code = (

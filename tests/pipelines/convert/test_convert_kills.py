@@ -25,6 +25,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", SETTINGS)
 def test_killed_at_random_moments_it_continues_to_the_same_bytes(format: str, tmp_path: Path) -> None:
     source = tmp_path / "images"

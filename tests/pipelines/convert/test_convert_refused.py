@@ -120,6 +120,7 @@ def test_a_full_disk_is_one_line_and_continues_when_there_is_room(
         assert both(target) == both(tmp_path / "whole.beton")
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_line(mixed: Path, tmp_path: Path) -> None:
     target = tmp_path / "x.beton"
     code = (

@@ -61,6 +61,7 @@ def test_interrupted_anywhere_it_continues_to_the_same_bytes(
         assert not target.with_name(f"{target.name}.partial").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_what_was_not_committed(mixed: Path, tmp_path: Path) -> None:
     convert_dataset(mixed, tmp_path / "whole.beton", SMALL)
     target = tmp_path / "killed.beton"
@@ -76,6 +77,7 @@ def test_a_killed_process_loses_only_what_was_not_committed(mixed: Path, tmp_pat
     assert both(target) == both(tmp_path / "whole.beton")
 
 
+@pytest.mark.slow
 def test_a_journal_cut_anywhere_continues_to_the_same_bytes(mixed: Path, tmp_path: Path) -> None:
     convert_dataset(mixed, tmp_path / "whole.beton", SMALL)
     expected = both(tmp_path / "whole.beton")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from images import encoded, photo
 
 NOBODY = 65534
@@ -45,6 +46,7 @@ print(int(peak.split()[1]))
 """
 
 
+@pytest.mark.slow
 def test_files_that_vanish_change_or_are_closed_during_a_run_are_counted_and_named(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()

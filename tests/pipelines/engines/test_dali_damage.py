@@ -35,6 +35,7 @@ def test_one_changed_bit_is_found_where_there_is_a_manifest(beton: Path) -> None
     assert (crops.slot_B[at], crops.index_B[at], crops.fault_B[at]) == (VICTIM, VICTIM + 1, Fault.CHANGED)
 
 
+@pytest.mark.slow
 @needs_dali
 def test_bytes_that_are_no_jpeg_never_reach_dali(beton: Path) -> None:
     noise = np.random.default_rng(0).bytes(1 << 16)
@@ -44,6 +45,7 @@ def test_bytes_that_are_no_jpeg_never_reach_dali(beton: Path) -> None:
     assert run_apart(COMPARE, unchecked(beton)).strip() == "{'undecodable': 5}"
 
 
+@pytest.mark.slow
 @needs_dali
 def test_a_batch_that_dali_refuses_is_begun_again_without_the_guilty(beton: Path) -> None:
     damage(beton, 7, 0.5, bytes(1 << 16))
@@ -53,6 +55,7 @@ def test_a_batch_that_dali_refuses_is_begun_again_without_the_guilty(beton: Path
     assert run_apart(script + COMPARE, unchecked(beton)).strip() == "{'undecodable': 1}"
 
 
+@pytest.mark.slow
 @needs_dali
 def test_a_sample_that_dali_alone_refuses_is_delivered_all_the_same(beton: Path) -> None:
     script = """
@@ -99,6 +102,7 @@ def test_the_process_ends_in_the_middle_of_an_epoch(beton: Path, leave: str) -> 
     assert run_apart(f"batches = dali.batches(Cursor(0, 0))\nnext(batches)\nprint('one')\n{leave}", beton) == "one\n"
 
 
+@pytest.mark.slow
 @needs_dali
 def test_a_hang_inside_dali_is_given_up_and_the_process_ends(beton: Path) -> None:
     script = """

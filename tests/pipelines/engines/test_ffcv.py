@@ -86,6 +86,7 @@ def test_a_start_in_the_middle_gives_the_rest_of_the_epoch(beton: Path) -> None:
     assert_as_native(source, training(len(source)), Cursor(2, 3), batch_size=4)
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_ranks_share_a_batch_in_order(beton: Path) -> None:
     source = open_source(beton)
@@ -188,6 +189,7 @@ print([crops.index_B.tolist() for crops in engine.batches(Cursor(1, 0))], engine
 """
 
 
+@pytest.mark.slow
 @needs_ffcv
 @pytest.mark.parametrize("checked", [True, False])
 def test_a_file_that_is_cut_after_it_was_opened_costs_samples_and_not_the_process(

@@ -76,6 +76,7 @@ def test_a_training_run_is_the_same_from_either_engine(beton: Path, tmp_path: Pa
     assert totals[0] == totals[1]
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_doctor_really_delivers_a_batch() -> None:
     finding = next(finding for finding in examine() if (finding.kind, finding.name) == ("pipeline", "ffcv"))
@@ -83,6 +84,7 @@ def test_doctor_really_delivers_a_batch() -> None:
     assert finding.seen == "delivered (4, 2, 32, 32, 3) uint8 on cpu"
 
 
+@pytest.mark.slow
 def test_doctor_names_the_commands_where_ffcv_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastvicreg.pipelines.engines.ffcv_loader", None)
     finding = next(finding for finding in examine() if (finding.kind, finding.name) == ("pipeline", "ffcv"))
@@ -130,6 +132,7 @@ ENDING
 """
 
 
+@pytest.mark.slow
 @needs_ffcv
 @pytest.mark.parametrize(("ending", "code"), [("engine.close()", 0), ("raise SystemExit(3)  # in an open epoch", 3)])
 def test_the_process_ends_also_after_a_fork_and_keeps_torchs_threads(beton: Path, ending: str, code: int) -> None:

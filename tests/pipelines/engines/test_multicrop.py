@@ -94,6 +94,7 @@ def test_native_equals_pil(folder: Path, kind: str) -> None:
             np.testing.assert_array_equal(view.numpy(), expected)
 
 
+@pytest.mark.slow
 @needs_ffcv
 @pytest.mark.parametrize("kind", ["two sizes", "two sizes, the large ones growing", "one size, growing"])
 def test_ffcv_equals_native(beton: Path, kind: str) -> None:
@@ -163,6 +164,7 @@ engine.close()
 """
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_ffcv_decodes_an_image_once_for_all_its_views(beton: Path) -> None:
     done = subprocess.run([sys.executable, "-c", COUNTED, str(beton)], timeout=300, capture_output=True, text=True)

@@ -23,6 +23,7 @@ def test_any_file_system_of_fsspec_is_read_by_ranges(site: Website) -> None:
     require_equal(open_source(placed("memory://ranges").path), here(site, "ours"))
 
 
+@pytest.mark.slow
 def test_an_s3_server_is_read_by_ranges(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
     """moto's."""
     import s3fs

@@ -66,6 +66,7 @@ def test_what_fails_is_asked_for_again(site: Website, tmp_path: Path, failures: 
     assert not site.failures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failures", "says"),
     [

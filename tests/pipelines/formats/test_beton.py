@@ -87,6 +87,7 @@ def test_fields_in_any_order_an_unsorted_table_and_other_fields_are_read(tmp_pat
     assert source.classes == ()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_while_it_is_open_is_a_fault_not_the_end_of_the_process(
     folder: Path, tmp_path: Path
 ) -> None:

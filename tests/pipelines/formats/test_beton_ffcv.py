@@ -94,6 +94,7 @@ def run_ffcv(code: str, *arguments: object) -> None:
     assert process.returncode == 0, said[-3000:]
 
 
+@pytest.mark.slow
 def test_ffcvs_loader_reads_what_we_wrote(tmp_path: Path) -> None:
     for number in range(COUNT):
         image = photo(number, WIDTH, HEIGHT)
@@ -135,6 +136,7 @@ def test_ffcvs_loader_reads_what_we_wrote(tmp_path: Path) -> None:
         assert 0 < raws < COUNT or name != "half"
 
 
+@pytest.mark.slow
 def test_we_read_what_ffcvs_writer_wrote(tmp_path: Path) -> None:
     images = np.stack([np.asarray(photo(number, WIDTH, HEIGHT)) for number in range(COUNT)])
     labels = np.arange(COUNT) % 7

@@ -128,6 +128,7 @@ def test_what_is_no_image_is_counted_by_kind(make_folder) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["train", "train/ant", "train/ant/deep"])
 def test_a_folder_that_may_not_be_listed_is_named(tmp_path: Path, closed: str) -> None:
     for name in ("train/ant/deep", "train/bee"):

@@ -253,6 +253,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_row_group_larger_than_a_window_is_streamed(tmp_path: Path) -> None:
     photograph = encoded(photo(0, 30, 20))
     padded = [photograph + bytes([n % 251]) * (40_000 - n) for n in range(12_000)]
