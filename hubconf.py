@@ -67,6 +67,11 @@ def vit_base(weights: str | None = None, **settings: _Any) -> _Any:
     return _built("vit_base", weights, settings)
 
 
+def timm(weights: str | None = None, **settings: _Any) -> _Any:
+    """A network of timm's; ``settings`` (model: timm's name, made_for) of a fresh one."""
+    return _built("timm", weights, settings)
+
+
 def resnet18_1d(weights: str | None = None, **settings: _Any) -> _Any:
     """ResNet-18 over time, for waveforms (B, 1, T); ``settings`` (width) of a fresh one."""
     return _built("resnet18_1d", weights, settings)

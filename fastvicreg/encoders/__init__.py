@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 RESNET = "fastvicreg.encoders.resnet.config:ResNetConfig"
 VIT = "fastvicreg.encoders.vit.config:ViTConfig"
 RESNET_1D = "fastvicreg.encoders.resnet1d.config:ResNet1dConfig"
+TIMM = "fastvicreg.encoders.timm.config:TimmConfig"
 GRU = "fastvicreg.encoders.gru.config:GRUConfig"
 
 ENCODERS = {
@@ -27,6 +28,7 @@ ENCODERS = {
     "vit_tiny": VIT,
     "vit_small": VIT,
     "vit_base": VIT,
+    "timm": TIMM,
     "resnet18_1d": RESNET_1D,
     "resnet34_1d": RESNET_1D,
     "gru": GRU,

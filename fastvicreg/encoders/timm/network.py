@@ -1,0 +1,108 @@
+"""A network of timm's behind the encoders' contract.
+
+Shape suffixes: B batch, F features.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.errors import UserError
+from fastvicreg.registry import unknown
+
+
+class TimmEncoder(nn.Module):
+    """Images (B, 3, H, W), normalised, to features (B, F): what timm's classifier would be given.
+
+    timm's parameter names lie below ``net.``; a batch norm with an activation of its own is a sequence of the two.
+    """
+
+    def __init__(self, name: str, net: nn.Module) -> None:
+        super().__init__()
+        self.name, self.net = name, net
+        # Some networks have a layer between the pooling and the classifier.
+        self.features = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
+        part_norms(net)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """``UserError`` where the network does not take the images' size."""
+        if torch.compiler.is_compiling():
+            return self.net(x_BCHW)
+        try:
+            return self.net(x_BCHW)
+        except AssertionError as error:  # timm's own check
+            height, width = x_BCHW.shape[2:]
+            raise UserError(
+                f"timm's {self.name} takes no images of {width} x {height} px ({error}): give the --image-size that it "
+                "is for, or --made-for with the views' side."
+            ) from error
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Biases, norms and what timm names in ``no_weight_decay`` are neither decayed nor adapted."""
+        names = set(getattr(self.net, "no_weight_decay", set)())
+        named = [param for name, param in self.net.named_parameters() if name in names and param.requires_grad]
+        own = {id(param) for param in named}
+        groups = [
+            group._replace(params=[param for param in group.params if id(param) not in own])
+            for group in by_dimension(self)
+        ]
+        return [*groups, ParamGroup(named, adapted=False)] if named else groups
+
+
+def created(name: str, made_for: int = 0) -> nn.Module:
+    """timm's network ``name`` without classifier, for images of any size where it can be.
+
+    ``UserError`` where timm does not import, has no such network, or cannot build it so.
+    """
+    try:
+        timm: Any = importlib.import_module("timm")
+    except Exception as error:  # torchvision beside a torch that it was not made for fails with errors of many kinds
+        raise UserError(
+            f"--arch timm needs timm, which does not import ({_first_line(error)}): pip install timm, with the "
+            "torchvision that goes with this torch."
+        ) from error
+    if not timm.is_model(name):
+        raise UserError(unknown("timm network", name, tuple(timm.list_models())))
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    attempts = [options | {"img_size": made_for}] if made_for else [options | {"dynamic_img_size": True}, options]
+    refused = ""
+    for attempt in attempts:
+        try:
+            return timm.create_model(name, **attempt)
+        except TypeError as error:  # an option that this family has not
+            refused = str(error)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(f"timm cannot build {name} ({_first_line(error)}).") from error
+    if made_for:
+        raise UserError(f"--made-for {made_for}: timm's {name} has no size of its own: leave it out.")
+    raise UserError(f"timm cannot build {name} without a classifier ({refused}).")
+
+
+def part_norms(net: nn.Module) -> None:
+    """Make a sequence of norm, dropout and activation of each batch norm that carries them (``BatchNormAct2d``).
+
+    Norms are replaced where statistics are shared between processes or kernels are fused, and with a norm of that kind
+    its activation would be gone.
+    """
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and hasattr(child, "act"):
+                setattr(parent, name, _parted(child))
+            elif isinstance(child, _BatchNorm) and type(child).__module__.split(".")[0] == "timm":
+                raise UserError(f"timm's {type(child).__name__} is a batch norm of a kind that is not trained here.")
+
+
+def _parted(joined: Any) -> nn.Sequential:
+    norm = nn.BatchNorm2d(joined.num_features, joined.eps, joined.momentum, joined.affine, joined.track_running_stats)
+    norm._parameters, norm._buffers = joined._parameters, joined._buffers
+    return nn.Sequential(norm, getattr(joined, "drop", nn.Identity()), joined.act)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,90 @@
+"""Networks of timm's: refused in a line where timm is not; where it is, they train, resume and are evaluated."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peers import peer
+from runs import log, tiny, train
+
+import fastvicreg
+from fastvicreg.cli import main
+from fastvicreg.config import OptimConfig
+from fastvicreg.encoders import build_encoder
+from fastvicreg.encoders.timm.config import TimmConfig
+from fastvicreg.errors import UserError
+from fastvicreg.train.batch_norm import replace_norms
+
+
+def test_without_timm_a_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, make_folder: Any, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"needs timm, which does not import \(import of timm halted.*pip install timm"):
+        build_encoder(TimmConfig())
+    given = ["train", "--data", str(make_folder()), "--preset", "demo", "--arch", "timm", "--model", "convnext_atto"]
+    assert main(given) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_settings_that_no_network_has_are_refused() -> None:
+    with pytest.raises(UserError, match="--made-for -1 is no side"):
+        TimmConfig(made_for=-1).check()
+    with pytest.raises(UserError, match="--model is empty"):
+        TimmConfig(model="").check()
+
+
+@pytest.mark.peers
+def test_names_and_sizes_that_timm_has_not_are_refused() -> None:
+    peer("timm")
+    with pytest.raises(UserError, match="convnext_tiny"):
+        build_encoder(TimmConfig(model="convnext_tinny"))
+    with pytest.raises(UserError, match="--made-for 64: timm's convnext_atto has no size"):
+        build_encoder(TimmConfig(model="convnext_atto", made_for=64))
+    swin: Any = build_encoder(TimmConfig(model="swin_tiny_patch4_window7_224"))
+    with pytest.raises(UserError, match=r"takes no images of 32 x 32 px .*--made-for"):
+        swin(torch.zeros(2, 3, 32, 32))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_050", "resnet18"])
+def test_features_are_timm_s_and_its_norms_may_be_replaced(name: str) -> None:
+    timm = peer("timm")
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=0, **({"dynamic_img_size": True} if name.startswith("vit") else {}))
+    torch.manual_seed(0)
+    ours: Any = build_encoder(TimmConfig(model=name))
+    x_BCHW = torch.randn(4, 3, 64, 64)
+    assert torch.equal(ours(x_BCHW), theirs(x_BCHW))
+    assert ours.features == theirs(x_BCHW).shape[1]
+    parameters = [id(param) for group in ours.param_groups() for param in group.params]
+    assert sorted(parameters) == sorted(map(id, ours.parameters()))
+    replaced = replace_norms(ours, impl="reference")
+    torch.testing.assert_close(replaced(x_BCHW), theirs(x_BCHW), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050"])
+def test_a_run_is_resumed_evaluated_exported_and_loaded(name: str, make_folder: Any, tmp_path: Path) -> None:
+    peer("timm")
+    adamw = OptimConfig(optimizer="adamw", base_lr=1e-3, warmup_share=0.1)
+    config = replace(tiny(make_folder()), encoder=TimmConfig(model=name), optim=adamw)
+    config = replace(config, data=replace(config.data, image_size=32))
+    train(config, tmp_path / "whole")
+    train(replace(config, run=replace(config.run, steps=4)), tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    assert main(["eval", "knn", str(tmp_path / "run"), "--k", "2", "--json", str(tmp_path / "knn.json")]) == 0
+    assert json.loads((tmp_path / "knn.json").read_text())["rows"]
+    exported = tmp_path / "timm.safetensors"
+    assert main(["export", str(tmp_path / "run"), str(exported)]) == 0
+    loaded = fastvicreg.load_encoder(exported)
+    x_BCHW = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x_BCHW), fastvicreg.load_encoder(tmp_path / "run")(x_BCHW))
