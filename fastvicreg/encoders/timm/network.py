@@ -5,6 +5,7 @@ Shape suffixes: B batch, F features.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvicreg.contracts import ParamGroup, by_dimension
 from fastvicreg.errors import UserError
-from fastvicreg.registry import unknown
 
 
 class TimmEncoder(nn.Module):
@@ -68,7 +68,11 @@ def created(name: str, made_for: int = 0) -> nn.Module:
             "torchvision that goes with this torch."
         ) from error
     if not timm.is_model(name):
-        raise UserError(unknown("timm network", name, tuple(timm.list_models())))
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(
+            f"--model {name}: timm {timm.__version__} has no such network; "
+            + (f"near it are {', '.join(near)}." if near else "timm.list_models() names all that it has.")
+        )
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     attempts = [options | {"img_size": made_for}] if made_for else [options | {"dynamic_img_size": True}, options]
     refused = ""
@@ -88,9 +92,11 @@ def part_norms(net: nn.Module) -> None:
     """Make a sequence of norm, dropout and activation of each batch norm that carries them (``BatchNormAct2d``).
 
     Norms are replaced where statistics are shared between processes or kernels are fused, and with a norm of that kind
-    its activation would be gone.
+    its activation would be gone. ``UserError`` for a norm that cannot be taken apart.
     """
     for parent in list(net.modules()):
+        if getattr(parent, "inplace", False):
+            parent.inplace = False  # type: ignore[assignment]  # it would overwrite what a fused norm's backward reads
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm) and hasattr(child, "act"):
                 setattr(parent, name, _parted(child))
@@ -101,7 +107,8 @@ def part_norms(net: nn.Module) -> None:
 def _parted(joined: Any) -> nn.Sequential:
     norm = nn.BatchNorm2d(joined.num_features, joined.eps, joined.momentum, joined.affine, joined.track_running_stats)
     norm._parameters, norm._buffers = joined._parameters, joined._buffers
-    return nn.Sequential(norm, getattr(joined, "drop", nn.Identity()), joined.act)
+    after = [layer for layer in (getattr(joined, "drop", None), joined.act) if layer is not None]
+    return nn.Sequential(norm, *(layer for layer in after if not isinstance(layer, nn.Identity)))
 
 
 def _first_line(error: Exception) -> str:
