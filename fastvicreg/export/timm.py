@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fastvicreg.encoders import EncoderConfig
+from fastvicreg.encoders.timm.network import TimmEncoder
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export import Written
@@ -21,7 +22,7 @@ PATCHES = {"vit_tiny": (16,), "vit_small": (8, 16, 32), "vit_base": (8, 16, 32)}
 
 
 def name_of(config: EncoderConfig) -> tuple[str, dict[str, Any]]:
-    """Timm's name, and the arguments beside it; ``UserError`` where timm has no such network."""
+    """Timm's name of one of our networks, and the arguments beside it; ``UserError`` where timm has no such network."""
     if not isinstance(config, ViTConfig):
         return resnet_name(config, "timm"), {}
     if config.depth != 12 or config.patch not in PATCHES[config.arch]:
@@ -46,17 +47,24 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
     ``UserError`` for an architecture that timm has not, a name that timm would not read as safetensors, and where the
     file cannot be written.
     """
-    name, options = name_of(trained.config.encoder)
+    encoder = trained.encoder
+    theirs = encoder if isinstance(encoder, TimmEncoder) else None
+    name, options = (theirs.name, theirs.options) if theirs else name_of(trained.config.encoder)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: timm tells a file by its ending; give FILE.safetensors.")
     x_BCHW = noise_input(trained, side=side_of(trained))
     expected_BF = features(trained.encoder, x_BCHW)
     timm, reason = peer("timm")
     with draft(path) as aside:
-        save_file(tensors_of(trained), aside, texts_of(trained))
-        worst = require_close("fastvicreg", path, features(load_encoder(aside), x_BCHW), expected_BF)
-        proof = f"read back by fastvicreg.load_encoder, largest difference {worst:.0e}; timm does not import here"
-        proof += f" ({reason})"
+        proof = ""
+        if theirs is None:
+            save_file(tensors_of(trained), aside, texts_of(trained))
+            worst = require_close("fastvicreg", path, features(load_encoder(aside), x_BCHW), expected_BF)
+            proof = f"read back by fastvicreg.load_encoder, largest difference {worst:.0e}; timm does not import here"
+            proof += f" ({reason})"
+        else:
+            tensors = {name: value.cpu().contiguous().clone() for name, value in theirs.timm_tensors().items()}
+            save_file(tensors, aside, {"format": "pt"})
         if timm is not None:
             model = timm.create_model(name, num_classes=0, checkpoint_path=str(aside), **options)
             worst = require_close("timm", path, features(model, x_BCHW), expected_BF)

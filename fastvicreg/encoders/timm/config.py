@@ -34,7 +34,7 @@ class TimmConfig:
 
         ``UserError`` where timm does not import, has no such network, or cannot build it so.
         """
-        from fastvicreg.encoders.timm.network import TimmEncoder, created
+        from fastvicreg.encoders.timm.network import created
 
         self.check()
-        return TimmEncoder(self.model, created(self.model, self.made_for))
+        return created(self.model, self.made_for)

@@ -23,12 +23,13 @@ class TimmEncoder(nn.Module):
     timm's parameter names lie below ``net.``; a batch norm with an activation of its own is a sequence of the two.
     """
 
-    def __init__(self, name: str, net: nn.Module) -> None:
+    def __init__(self, name: str, net: nn.Module, options: dict[str, Any]) -> None:
+        """``options``: what ``timm.create_model`` was given beside the name."""
         super().__init__()
-        self.name, self.net = name, net
+        self.name, self.net, self.options = name, net, options
         # Some networks have a layer between the pooling and the classifier.
         self.features = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
-        part_norms(net)
+        self._parted = part_norms(net)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """``UserError`` where the network does not take the images' size."""
@@ -43,6 +44,18 @@ class TimmEncoder(nn.Module):
                 "is for, or --made-for with the views' side."
             ) from error
 
+    def timm_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers under timm's own names."""
+        named = {}
+        for name, value in self.net.state_dict().items():
+            for norm in self._parted:
+                if name.startswith(f"{norm}."):
+                    place, _, own = name.removeprefix(f"{norm}.").partition(".")
+                    name = f"{norm}.{own}" if place == "0" else f"{norm}.act.{own}"
+                    break
+            named[name] = value
+        return named
+
     def param_groups(self) -> list[ParamGroup]:
         """Biases, norms and what timm names in ``no_weight_decay`` are neither decayed nor adapted."""
         names = set(getattr(self.net, "no_weight_decay", set)())
@@ -55,8 +68,8 @@ class TimmEncoder(nn.Module):
         return [*groups, ParamGroup(named, adapted=False)] if named else groups
 
 
-def created(name: str, made_for: int = 0) -> nn.Module:
-    """timm's network ``name`` without classifier, for images of any size where it can be.
+def created(name: str, made_for: int = 0) -> TimmEncoder:
+    """The encoder of timm's network ``name``, for images of any size where it can be.
 
     ``UserError`` where timm does not import, has no such network, or cannot build it so.
     """
@@ -73,12 +86,11 @@ def created(name: str, made_for: int = 0) -> nn.Module:
             f"--model {name}: timm {timm.__version__} has no such network; "
             + (f"near it are {', '.join(near)}." if near else "timm.list_models() names all that it has.")
         )
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    attempts = [options | {"img_size": made_for}] if made_for else [options | {"dynamic_img_size": True}, options]
+    attempts: list[dict[str, Any]] = [{"img_size": made_for}] if made_for else [{"dynamic_img_size": True}, {}]
     refused = ""
-    for attempt in attempts:
+    for options in attempts:
         try:
-            return timm.create_model(name, **attempt)
+            return TimmEncoder(name, timm.create_model(name, pretrained=False, num_classes=0, **options), options)
         except TypeError as error:  # an option that this family has not
             refused = str(error)
         except (AssertionError, RuntimeError, ValueError) as error:
@@ -88,20 +100,23 @@ def created(name: str, made_for: int = 0) -> nn.Module:
     raise UserError(f"timm cannot build {name} without a classifier ({refused}).")
 
 
-def part_norms(net: nn.Module) -> None:
+def part_norms(net: nn.Module) -> list[str]:
     """Make a sequence of norm, dropout and activation of each batch norm that carries them (``BatchNormAct2d``).
 
     Norms are replaced where statistics are shared between processes or kernels are fused, and with a norm of that kind
-    its activation would be gone. ``UserError`` for a norm that cannot be taken apart.
+    its activation would be gone. Returns these norms' names; ``UserError`` for a norm that cannot be taken apart.
     """
-    for parent in list(net.modules()):
+    parted = []
+    for path, parent in list(net.named_modules()):
         if getattr(parent, "inplace", False):
             parent.inplace = False  # type: ignore[assignment]  # it would overwrite what a fused norm's backward reads
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm) and hasattr(child, "act"):
                 setattr(parent, name, _parted(child))
+                parted.append(f"{path}.{name}" if path else name)
             elif isinstance(child, _BatchNorm) and type(child).__module__.split(".")[0] == "timm":
                 raise UserError(f"timm's {type(child).__name__} is a batch norm of a kind that is not trained here.")
+    return parted
 
 
 def _parted(joined: Any) -> nn.Sequential:

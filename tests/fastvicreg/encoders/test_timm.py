@@ -73,8 +73,10 @@ def test_features_are_timm_s_and_its_norms_may_be_replaced(name: str) -> None:
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050"])
-def test_a_run_is_resumed_evaluated_exported_and_loaded(name: str, make_folder: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
+def test_a_run_is_resumed_evaluated_exported_and_loaded(
+    name: str, make_folder: Any, tmp_path: Path, capsys: Any
+) -> None:
     peer("timm")
     adamw = OptimConfig(optimizer="adamw", base_lr=1e-3, warmup_share=0.1)
     config = replace(tiny(make_folder()), encoder=TimmConfig(model=name), optim=adamw)
@@ -87,6 +89,10 @@ def test_a_run_is_resumed_evaluated_exported_and_loaded(name: str, make_folder: 
     assert json.loads((tmp_path / "knn.json").read_text())["rows"]
     exported = tmp_path / "timm.safetensors"
     assert main(["export", str(tmp_path / "run"), str(exported)]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "theirs.safetensors"), "--to", "timm"]) == 0
+    said = capsys.readouterr().out
+    assert "loaded by timm" in said
+    assert f'timm.create_model("{name}"' in said
     loaded = fastvicreg.load_encoder(exported)
     x_BCHW = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
