@@ -66,7 +66,7 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
     """
     config = trained.config.encoder
     if not isinstance(config, ResNetConfig) or config.stem != "7x7":
-        told = f"a {config.stem} stem" if isinstance(config, ResNetConfig) else "a vision transformer"
+        told = f"a {config.stem} stem" if isinstance(config, ResNetConfig) else "no ResNet of images"
         raise UserError(f"--to detectron2 has no {config.arch} ({told}): it takes ResNets with a 7x7 stem.")
     if path.suffix != ".pkl":
         raise UserError(f"{path}: detectron2 reads this form from files ending in .pkl; give FILE.pkl.")

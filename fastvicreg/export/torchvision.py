@@ -8,7 +8,6 @@ import torch
 
 from fastvicreg.encoders import EncoderConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
-from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export import Written
 from fastvicreg.export.writing import draft_with_card, features, noise_input, peer, require_close, tensors_of
@@ -22,9 +21,7 @@ def name_of(config: EncoderConfig, target: str) -> str:
     published = isinstance(config, ResNetConfig) and config.stem == "7x7" and config.width == 64
     if published and config.arch in NAMES:
         return config.arch
-    told = "a vision transformer" if isinstance(config, ViTConfig) else "no ResNet of images"
-    if isinstance(config, ResNetConfig):
-        told = f"width {config.width}, stem {config.stem}"
+    told = f"width {config.width}, stem {config.stem}" if isinstance(config, ResNetConfig) else "no ResNet of images"
     raise UserError(
         f"--to {target} has no {config.arch} ({told}): it takes {', '.join(NAMES)} of width 64 with a 7x7 stem. "
         f"--to safetensors takes any encoder."

@@ -15,6 +15,7 @@ from fastvicreg.contracts import BuildContext, Column, Encoder, Engine, Method, 
 from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import branch_of
 from fastvicreg.optim import LARS, lars_groups, spare_the_compiler
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
@@ -61,6 +62,16 @@ class Run:
     def columns(self) -> tuple[Column, ...]:
         """What display and log show of a step."""
         return self.method.columns + ((COLUMN,) if self.probe else ())
+
+    def described(self, config: TrainConfig) -> str:
+        """The run in one line: method, encoders, data, pipeline, batch and device."""
+        parameters = sum(p.numel() for p in self.module.parameters()) / 1e6
+        arch = " and ".join((config.encoder.arch, *branch_of(config.method)[:1]))
+        return (
+            f"{config.method.name} · {arch}, {parameters:.2f} M parameters · "
+            f"{len(self.data.train):,} images from {self.data.where} · {config.data.pipeline} pipeline · "
+            f"batch {config.run.batch_size} · {self.device}, autocast {self.precision}"
+        )
 
 
 def resolve_device(asked: str) -> str:

@@ -14,7 +14,6 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.methods.settings import branch_of
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.spread import SpreadLog
@@ -122,7 +121,7 @@ class Trainer:
         for note in self._run.data.notes:
             self._display.note(note)
         self._display.start(
-            self._describe(),
+            self._run.described(self._config),
             columns=self._run.columns,
             schedules=tuple(self._schedules),
             total=last,
@@ -289,13 +288,3 @@ class Trainer:
                 f"start a new run in another --out."
             )
         self._display.note(f"nothing to resume in {self._folder}: starting at step 0.")
-
-    def _describe(self) -> str:
-        config, run = self._config, self._run
-        parameters = sum(p.numel() for p in run.module.parameters()) / 1e6
-        arch = " and ".join((config.encoder.arch, *branch_of(config.method)[:1]))
-        return (
-            f"{config.method.name} · {arch}, {parameters:.2f} M parameters · "
-            f"{len(run.data.train):,} images from {run.data.where} · {config.data.pipeline} pipeline · "
-            f"batch {config.run.batch_size} · {run.device}, autocast {run.precision}"
-        )

@@ -217,9 +217,9 @@ def test_detectron2_s_names_and_pickle(tmp_path: Path, capsys: pytest.CaptureFix
             "out.safetensors --to timm",
             "--to timm has no resnet18 (width 64, stem 3x",
         ),
-        (VIT, "out.pth --to torchvision", "--to torchvision has no vit_tiny (a vision transformer)"),
+        (VIT, "out.pth --to torchvision", "--to torchvision has no vit_tiny (no ResNet of images)"),
         (ViTConfig("vit_tiny", depth=2), "out.safetensors --to timm", "has no vit_tiny of patch 16 and depth 2"),
-        (VIT, "out.pkl --to detectron2", "--to detectron2 has no vit_tiny (a vision transformer)"),
+        (VIT, "out.pkl --to detectron2", "--to detectron2 has no vit_tiny (no ResNet of images)"),
         (
             ResNetConfig("resnet18", 16, "3x3"),
             "out.pkl --to detectron2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Outcome
     with (folder.parent / "display.txt").open("a") as text:
         display = Display(Console(file=text, width=300))
         return Trainer(config, folder, resume=resume, display=display).train()
+
+
+def require_same_when_resumed(config: TrainConfig, folder: Path) -> Path:
+    """Train whole and in two parts, cut within an epoch of three steps; returns the resumed run of equal log."""
+    train(config, folder / "whole")
+    train(replace(config, run=replace(config.run, steps=4)), folder / "run")
+    train(config, folder / "run", resume=True)
+    assert log(folder / "run") == log(folder / "whole")
+    return folder / "run"
 
 
 def log(folder: Path) -> list[dict[str, Any]]:

@@ -16,11 +16,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastvicreg.contracts import ParamGroup, by_dimension
 from fastvicreg.errors import UserError
 
+TOO_SMALL = "Kernel size can't be greater than actual input size"
+"""What torch's convolutions say."""
+
 
 class TimmEncoder(nn.Module):
     """Images (B, 3, H, W), normalised, to features (B, F): what timm's classifier would be given.
 
     timm's parameter names lie below ``net.``; a batch norm with an activation of its own is a sequence of the two.
+    Nothing is dropped in training, though timm's defaults for a few networks do: their draws would be those of a global
+    generator, which neither a resumed run nor a recomputed view has as it was.
     """
 
     def __init__(self, name: str, net: nn.Module, options: dict[str, Any]) -> None:
@@ -30,6 +35,7 @@ class TimmEncoder(nn.Module):
         # Some networks have a layer between the pooling and the classifier.
         self.features = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
         self._parted = part_norms(net)
+        keep_all(net)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """``UserError`` where the network does not take the images' size."""
@@ -37,7 +43,10 @@ class TimmEncoder(nn.Module):
             return self.net(x_BCHW)
         try:
             return self.net(x_BCHW)
-        except AssertionError as error:  # timm's own check
+        except (AssertionError, RuntimeError) as error:
+            # timm's own check, or a map that has shrunk to less than the next convolution's kernel.
+            if isinstance(error, RuntimeError) and TOO_SMALL not in str(error):
+                raise
             height, width = x_BCHW.shape[2:]
             raise UserError(
                 f"timm's {self.name} takes no images of {width} x {height} px ({error}): give the --image-size that it "
@@ -112,14 +121,23 @@ def part_norms(net: nn.Module) -> list[str]:
             parent.inplace = False  # type: ignore[assignment]  # it would overwrite what a fused norm's backward reads
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm) and hasattr(child, "act"):
-                setattr(parent, name, _parted(child))
+                setattr(parent, name, _in_parts(child))
                 parted.append(f"{path}.{name}" if path else name)
             elif isinstance(child, _BatchNorm) and type(child).__module__.split(".")[0] == "timm":
                 raise UserError(f"timm's {type(child).__name__} is a batch norm of a kind that is not trained here.")
     return parted
 
 
-def _parted(joined: Any) -> nn.Sequential:
+def keep_all(net: nn.Module) -> None:
+    """Set to 0 each rate of dropout and of stochastic depth: of layers, and of what drops by a function."""
+    for module in net.modules():
+        rates = ["p"] if isinstance(module, nn.modules.dropout._DropoutNd) else ["drop_rate", "drop_prob"]
+        for rate in rates:
+            if isinstance(getattr(module, rate, None), float):
+                setattr(module, rate, 0.0)
+
+
+def _in_parts(joined: Any) -> nn.Sequential:
     norm = nn.BatchNorm2d(joined.num_features, joined.eps, joined.momentum, joined.affine, joined.track_running_stats)
     norm._parameters, norm._buffers = joined._parameters, joined._buffers
     after = [layer for layer in (getattr(joined, "drop", None), joined.act) if layer is not None]

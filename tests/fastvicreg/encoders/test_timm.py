@@ -10,16 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from methods import METHOD_CONFIGS
 from peers import peer
-from runs import log, tiny, train
+from runs import require_same_when_resumed, tiny, train
 
 import fastvicreg
 from fastvicreg.cli import main
-from fastvicreg.config import OptimConfig
+from fastvicreg.config import OptimConfig, TrainConfig
 from fastvicreg.encoders import build_encoder
 from fastvicreg.encoders.timm.config import TimmConfig
+from fastvicreg.encoders.timm.network import TimmEncoder
 from fastvicreg.errors import UserError
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.train.batch_norm import replace_norms
+
+
+def larger(data: Path, **run: Any) -> TrainConfig:
+    """``tiny`` on images that these networks have a map left of."""
+    config = tiny(data, **run)
+    return replace(config, data=replace(config.data, image_size=32))
 
 
 def test_without_timm_a_line_says_what_to_install(
@@ -52,6 +61,9 @@ def test_names_and_sizes_that_timm_has_not_are_refused() -> None:
     mixer: Any = build_encoder(TimmConfig(model="mixer_s32_224"))
     with pytest.raises(UserError, match=r"takes no images of 32 x 32 px .*--made-for"):
         mixer(torch.zeros(2, 3, 32, 32))
+    small: Any = build_encoder(TimmConfig(model="convnext_atto"))
+    with pytest.raises(UserError, match=r"convnext_atto takes no images of 16 x 16 px"):
+        small(torch.zeros(2, 3, 16, 16))
 
 
 @pytest.mark.peers
@@ -79,21 +91,44 @@ def test_a_run_is_resumed_evaluated_exported_and_loaded(
 ) -> None:
     peer("timm")
     adamw = OptimConfig(optimizer="adamw", base_lr=1e-3, warmup_share=0.1)
-    config = replace(tiny(make_folder()), encoder=TimmConfig(model=name), optim=adamw)
-    config = replace(config, data=replace(config.data, image_size=32))
-    train(config, tmp_path / "whole")
-    train(replace(config, run=replace(config.run, steps=4)), tmp_path / "run")
-    train(config, tmp_path / "run", resume=True)
-    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    config = replace(larger(make_folder()), encoder=TimmConfig(model=name), optim=adamw)
+    require_same_when_resumed(config, tmp_path)
     assert main(["eval", "knn", str(tmp_path / "run"), "--k", "2", "--json", str(tmp_path / "knn.json")]) == 0
     assert json.loads((tmp_path / "knn.json").read_text())["rows"]
     exported = tmp_path / "timm.safetensors"
     assert main(["export", str(tmp_path / "run"), str(exported)]) == 0
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "theirs.safetensors"), "--to", "timm"]) == 0
     said = capsys.readouterr().out
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "folder"), "--to", "hf"]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "x.pth"), "--to", "torchvision"]) == 2
+    assert "--to torchvision has no timm (no ResNet of images)" in capsys.readouterr().err
     assert "loaded by timm" in said
     assert f'timm.create_model("{name}"' in said
     loaded = fastvicreg.load_encoder(exported)
     x_BCHW = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x_BCHW), fastvicreg.load_encoder(tmp_path / "run")(x_BCHW))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("method", METHOD_CONFIGS)
+def test_every_method_trains_it(method: str, make_folder: Any, tmp_path: Path) -> None:
+    peer("timm")
+    config = larger(make_folder(), epochs=1, steps=2, eval_every=0)
+    train(replace(config, encoder=TimmConfig(model="convnext_atto"), method=METHOD_CONFIGS[method]), tmp_path / "run")
+
+
+@pytest.mark.peers
+def test_it_is_the_second_branch_too(make_folder: Any, tmp_path: Path) -> None:
+    peer("timm")
+    method = VICRegConfig(expander=(16, 16), branch_b=("timm", "model=mobilenetv3_small_050"))
+    train(replace(larger(make_folder(), epochs=1, steps=2, eval_every=0), method=method), tmp_path / "run")
+
+
+@pytest.mark.peers
+def test_nothing_is_dropped() -> None:
+    timm = peer("timm")
+    theirs = timm.create_model("convnext_atto", num_classes=0, drop_rate=0.5, drop_path_rate=0.5)
+    ours = TimmEncoder("convnext_atto", theirs, {}).train()
+    x_BCHW = torch.randn(2, 3, 32, 32)
+    assert torch.equal(ours(x_BCHW), ours(x_BCHW))

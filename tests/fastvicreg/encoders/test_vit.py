@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import log, tiny, train
+from runs import require_same_when_resumed, tiny
 from torch import Tensor
 
 import fastvicreg
@@ -113,10 +113,7 @@ def test_tokens_positions_biases_and_norms_are_not_decayed(optimizer: str) -> No
 def test_a_run_is_resumed_evaluated_and_loaded(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, _ = uninterrupted
     config = replace(tiny(data), encoder=SMALL, optim=OptimConfig(optimizer="adamw", base_lr=1e-3, warmup_share=0.1))
-    train(config, tmp_path / "whole")
-    train(replace(config, run=replace(config.run, steps=4)), tmp_path / "run")
-    train(config, tmp_path / "run", resume=True)
-    assert log(tmp_path / "run") == log(tmp_path / "whole")
+    require_same_when_resumed(config, tmp_path)
     assert main(["eval", "knn", str(tmp_path / "run"), "--k", "2", "--json", str(tmp_path / "knn.json")]) == 0
     assert json.loads((tmp_path / "knn.json").read_text())["rows"]
     exported = tmp_path / "vit.safetensors"
