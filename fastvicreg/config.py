@@ -179,6 +179,8 @@ class RunConfig:
 
     epochs: int = 100
     """Passes over the data."""
+    total_steps: int = 0
+    """Train so many steps in place of --epochs: all schedules end with the last, in mid-epoch too. 0: --epochs."""
     batch_size: int = 2048
     """TOTAL batch, over all devices."""
     seed: int = 0
@@ -236,6 +238,7 @@ class RunConfig:
                 "--eval-every": (self.eval_every, 0),
                 "--knn-bank": (self.knn_bank, 1),
                 "--steps": (self.steps, 0),
+                "--total-steps": (self.total_steps, 0),
                 "--seed": (self.seed, 0),
             }
         )
@@ -259,6 +262,11 @@ class TrainConfig:
         sizes = len(self.data.training_sizes())
         if sizes > self.run.epochs:
             raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
+        if sizes > 1 and self.run.total_steps:
+            raise UserError(
+                f"--resolution {self.data.resolution} goes by epochs, --total-steps {self.run.total_steps} by steps: "
+                "give one of them."
+            )
         for section in (self.run, self.data, self.pair, self.optim, self.encoder, self.method, self.step):
             section.check()
         check_views(self)

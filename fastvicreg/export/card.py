@@ -26,6 +26,7 @@ OF_ORIGIN = (
     "preset",
     "divergences",
     "epochs",
+    "total_steps",
     "batch_size",
     "step",
     "init",
@@ -132,7 +133,7 @@ def _of_run(trained: TrainedEncoder, run: Path) -> dict[str, Any]:
         "recipe": config.data.recipe,
         "preset": preset,
         "divergences": divergences,
-        "epochs": config.run.epochs,
+        **({"total_steps": steps} if (steps := config.run.total_steps) else {"epochs": config.run.epochs}),
         "batch_size": config.run.batch_size,
         "step": step,
         "init": Path(config.run.init).name if config.run.init else "",
@@ -154,9 +155,9 @@ def _metrics(run: Path, step: int) -> dict[str, float]:
 
 
 def _training(card: dict[str, Any]) -> str:
-    if "epochs" not in card:
+    if "epochs" not in card and "total_steps" not in card:
         return "not recorded"
-    told = f"{card['epochs']} epochs"
+    told = f"{card['total_steps']:,} steps" if "total_steps" in card else f"{card['epochs']} epochs"
     told += f", total batch {card['batch_size']}" if "batch_size" in card else ""
     return told + (f", views by the {card['recipe']} recipe" if "recipe" in card else "")
 

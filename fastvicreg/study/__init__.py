@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from fastvicreg.registry import resolve_class
 
 STUDIES = {
-    "table4": "fastvicreg.study.table4:Table4",
+    "table4": "fastvicreg.study.table4.study:Table4",
+    "cifar10": "fastvicreg.study.cifar10.study:Cifar10",
 }
 """Names to the class of their options."""
 

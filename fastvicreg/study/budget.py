@@ -33,11 +33,3 @@ def equal_steps(budget: str, left: float, *, per_step: float, fixed: float, runs
             f"--budget {budget} is too short for {runs} runs here: give {needed * 1.1:.0f}s or more, or fewer --seeds."
         )
     return steps
-
-
-def epochs_and_stop(steps: int, per_epoch: int) -> tuple[int, int]:
-    """(epochs, steps after which a run stops; 0: none) for about ``steps`` steps, whole epochs where there is one.
-
-    Whole epochs let the learning rate's cosine end; a budget of less than one epoch cuts it.
-    """
-    return (steps // per_epoch, 0) if steps >= per_epoch else (1, steps)

@@ -6,32 +6,55 @@ import math
 import os
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Horizon, Method
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.diagnostics import rank_me
+from fastvicreg.evaluate.features import Features
 from fastvicreg.evaluate.knn import accuracy, knn_predict
 from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.evaluate.linear import linear_predict
 from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES, shared_features
 from fastvicreg.methods.embeddings import unit_std
+from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.show.display import Display
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import as_module, assemble, build_method, resolve_device
 from fastvicreg.train.distributed import device_of, launched
 from fastvicreg.train.online_probe import without_probe
 from fastvicreg.train.schedules import schedules_of
-from fastvicreg.train.trainer import Trainer
+from fastvicreg.train.trainer import Outcome, Trainer
 
 WARM, TIMED = 2, 6
 """Steps before a step's time is taken, and steps it is taken of."""
+
+
+class StepTime(NamedTuple):
+    """What a step of a run takes with its data."""
+
+    seconds: float
+    """Median."""
+    cpu_seconds: float
+    """Mean, of all threads of this process."""
+    build: float
+    """Seconds until the first."""
+    per_epoch: int
+    """Batches."""
+
+
+class Stopped(NamedTuple):
+    """A signal ended a run before its end: the same command goes on."""
+
+    signal: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,10 @@ class Trained:
     """What training left: figures are measured of it unless it was stopped or diverged."""
 
     seconds: float
+    cpu_seconds: float | None
+    """Of all threads of this process; None for a run that was continued, of which only the end is known."""
+    steps: int = 0
+    """In all, with those before it was continued."""
     signal: int | None = None
     diverged: str = ""
 
@@ -51,42 +78,73 @@ def labelled_data(config: TrainConfig) -> Datasets:
     return data
 
 
-def step_seconds(config: TrainConfig) -> tuple[float, float, int]:
-    """(median seconds of a step with its data, seconds to build a run, batches an epoch), of fresh weights."""
+def step_time(config: TrainConfig, *, timed: int = TIMED) -> StepTime:
+    """What a step of fresh weights takes, over ``timed`` of them."""
     began = time.perf_counter()
     run = assemble(config)
     built = time.perf_counter() - began
     try:
         per_epoch = run.engine.batches_per_epoch(0)
-        horizon = Horizon(config.run.epochs * per_epoch, per_epoch, config.run.batch_size)
+        steps = config.run.total_steps or config.run.epochs * per_epoch
+        horizon = Horizon(steps, per_epoch, config.run.batch_size)
         schedules, _ = schedules_of(run.method, config.optim, horizon)
         times: list[float] = []
+        cpu: list[float] = [time.process_time()]
         feed = run.feed.epoch(Cursor(0, 0))
         clock = time.perf_counter()
         for fed in feed:
             run.step(fed.batch, {name: schedule(0) for name, schedule in schedules.items()}).total.item()
             times.append(time.perf_counter() - clock)
+            cpu.append(time.process_time())
             clock = time.perf_counter()
-            if len(times) == WARM + TIMED:
+            if len(times) == WARM + timed:
                 break
         feed.close()
     finally:
         run.engine.close()
-    return statistics.median(times[WARM:] or times), built, per_epoch
+    warm = WARM if len(times) > WARM else 0
+    counted = len(times) - warm
+    return StepTime(statistics.median(times[warm:]), (cpu[-1] - cpu[warm]) / counted, built, per_epoch)
+
+
+def carry(config: TrainConfig, folder: Path, data: Datasets) -> dict[str, Any] | Stopped:
+    """Train in ``folder``, or go on there, and measure what it gave: figures, or ``diverged`` with the reason.
+
+    With what they cost: ``views`` of training, ``train_seconds`` and ``cpu_seconds``; of evaluation
+    ``evaluation_views`` and ``evaluation_cpu_seconds``.
+    """
+    trained = train(config, folder)
+    if trained.signal:
+        return Stopped(trained.signal)
+    figures: dict[str, Any] = {"diverged": trained.diverged}
+    began = time.process_time()
+    if not trained.diverged:
+        figures = measure(finished(config, folder), config, data)
+    views = len(named_recipe(config.data.recipe, small_size=config.data.small_size).views)
+    return figures | {
+        "views": trained.steps * config.run.batch_size * views,
+        "train_seconds": trained.seconds,
+        "cpu_seconds": trained.cpu_seconds,
+        "evaluation_views": len(data.train) + len(data.validation or ()),
+        "evaluation_cpu_seconds": time.process_time() - began,
+    }
 
 
 def train(config: TrainConfig, folder: Path) -> Trained:
     """Train in ``folder``, from its newest checkpoint where there is one; what is shown goes to its display.txt."""
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
+    continued = bool(checkpoints.listed(folder / "checkpoints"))
     folder.mkdir(parents=True, exist_ok=True)
     shown = folder / "display.txt" if launched().main else Path(os.devnull)
+    outcome, why = Outcome(folder, 0), ""
     with shown.open("a") as text:
         display = Display(Console(file=text, width=200))
         try:
             outcome = Trainer(config, folder, resume=True, display=display).train()
         except DivergedError as error:
-            return Trained(time.perf_counter() - began, diverged=str(error))
-    return Trained(time.perf_counter() - began, outcome.signal)
+            why = str(error)
+    used = None if continued else time.process_time() - cpu
+    return Trained(time.perf_counter() - began, used, outcome.step, outcome.signal, why)
 
 
 def fresh(config: TrainConfig) -> Method:
@@ -108,23 +166,10 @@ def measure(method: Method, config: TrainConfig, data: Datasets) -> dict[str, fl
 
     Of the embeddings, the outputs of the method's head: ``std``, mean over dimensions; ``std_normalized``, that of
     unit vectors as a share of 1/sqrt(D), 1 where they spread and 0 on collapse; ``rankme_embedding``. Of the encoder's
-    features: ``rankme``, ``knn`` and ``linear`` in percent. Every process has all of them.
+    features: ``rankme``, and ``knn`` and ``linear`` as ``classify``. Every process has all of them.
     """
-    assert data.validation is not None
     as_module(method).eval()
-    device = _device(config)
-    encoder = next(iter(method.encoders.values()))
-    bank, queries = (
-        shared_features(
-            encoder,
-            source,
-            image_size=config.data.image_size,
-            device=device,
-            workers=config.data.workers,
-            processes=launched(),
-        )
-        for source in (data.train, data.validation)
-    )
+    bank, queries = features(next(iter(method.encoders.values())), config, data)
     z_MD = method.head(queries.features_NF)
     figures = {
         "std": float(z_MD.std(0).mean()),
@@ -132,15 +177,33 @@ def measure(method: Method, config: TrainConfig, data: Datasets) -> dict[str, fl
         "rankme_embedding": rank_me(z_MD[:RANK_SAMPLES]),
         "rankme": rank_me(queries.features_NF[:RANK_SAMPLES]),
     }
+    return figures | classify(bank, queries)
+
+
+def features(encoder: nn.Module, config: TrainConfig, data: Datasets) -> tuple[Features, Features]:
+    """Those of both splits, in every process."""
+    assert data.validation is not None
+    bank, queries = (
+        shared_features(
+            encoder,
+            source,
+            image_size=config.data.image_size,
+            device=_device(config),
+            workers=config.data.workers,
+            processes=launched(),
+        )
+        for source in (data.train, data.validation)
+    )
+    return bank, queries
+
+
+def classify(bank: Features, queries: Features) -> dict[str, float]:
+    """``knn`` and ``linear``: accuracies of ``queries`` in percent."""
     given = bank.features_NF, bank.labels_N, queries.features_NF
-    figures["knn"] = accuracy(knn_predict(*given, k=min(NEIGHBOURS, len(bank.labels_N))), queries.labels_N)
-    figures["linear"] = accuracy(linear_predict(*given), queries.labels_N)
-    return figures
-
-
-def seeded(config: TrainConfig, seed: int) -> TrainConfig:
-    """``config`` with another seed."""
-    return replace(config, run=replace(config.run, seed=seed))
+    return {
+        "knn": accuracy(knn_predict(*given, k=min(NEIGHBOURS, len(bank.labels_N))), queries.labels_N),
+        "linear": accuracy(linear_predict(*given), queries.labels_N),
+    }
 
 
 def _device(config: TrainConfig) -> str:

@@ -84,7 +84,7 @@ class Trainer:
         if self._lock and self._lock.missing:
             self._display.note(self._lock.missing)
         self._per_epoch = self._run.engine.batches_per_epoch(0)
-        self._steps = config.run.epochs * self._per_epoch
+        self._steps = config.run.total_steps or config.run.epochs * self._per_epoch
         horizon = Horizon(self._steps, self._per_epoch, config.run.batch_size)
         self._schedules, shortened = schedules_of(self._run.method, config.optim, horizon)
         if shortened:
@@ -196,8 +196,8 @@ class Trainer:
                     # All before a checkpoint: a run killed after it resumes with every row up to it on disk.
                     self._show(self._recorder.flush(late=0 if saves else LATE), self._spread.rows(late=not saves))
                     self._writing.check()
-                if ends:
-                    self._end_epoch(at.epoch)
+                if ends or step == self._steps:
+                    self._end_epoch(at.epoch, step)
                 if saves:
                     began = time.perf_counter()
                     self._save()
@@ -217,12 +217,11 @@ class Trainer:
             stopped.append(signal.SIGTERM)
         return True
 
-    def _end_epoch(self, epoch: int) -> None:
+    def _end_epoch(self, epoch: int, step: int) -> None:
         told = gather((self._run.engine.faults(), self._waits.take()), self._run.processes)
         tell_epoch(epoch, self._progress.step, told, self._display, self._recorder)
         every = self._config.run.eval_every
-        final = epoch + 1 == self._config.run.epochs
-        if self._evaluate and ((epoch + 1) % every == 0 or final):
+        if self._evaluate and ((epoch + 1) % every == 0 or step == self._steps):
             self._watch(f"the evaluation after epoch {epoch}", factor=FIRST)  # each of its waits has its own limit
             try:
                 values = self._evaluate(self._run.encoder, self._run.probe)

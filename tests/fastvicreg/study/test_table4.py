@@ -16,12 +16,12 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import DivergedError
 from fastvicreg.show.metrics import read
 from fastvicreg.study import runs
-from fastvicreg.study.budget import epochs_and_stop, equal_steps, seconds_of
-from fastvicreg.study.rows import CELLS, cell_config
-from fastvicreg.study.table4 import Table4
+from fastvicreg.study.budget import equal_steps, seconds_of
+from fastvicreg.study.table4.rows import CELLS, cell_config
+from fastvicreg.study.table4.study import Table4
 
 ONLY = ("simsiam-bare-none", "simsiam-bare-var")
-STEPS, PER_EPOCH = 6, 3
+STEPS, PER_EPOCH = 7, 3
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def slow_steps(config: TrainConfig) -> tuple[float, float, int]:
-    """Of 250 s each, so that an hour has 7 for each of two runs, whatever this machine does: two epochs."""
-    return 250.0, 0.0, PER_EPOCH
+def slow_steps(config: TrainConfig) -> runs.StepTime:
+    """Of 250 s each, so that an hour has 7 for each of two runs, whatever this machine does: two epochs and a step."""
+    return runs.StepTime(250.0, 250.0, 0.0, PER_EPOCH)
 
 
 def study(images: Path, out: Path, *more: str) -> int:
@@ -50,7 +50,7 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two cells that nothing stopped."""
     out = tmp_path_factory.mktemp("studies") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "step_seconds", slow_steps)
+        patch.setattr(runs, "step_time", slow_steps)
         assert study(images, out, "--json", str(out.parent / "copy.json")) == 0
     return out
 
@@ -58,6 +58,10 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def figures(out: Path) -> dict[str, dict[str, Any]]:
     rows = json.loads((out / "table4.json").read_text())["rows"]
     return {f"{row['row']}-{row['column']}": row for row in rows}
+
+
+def timeless(out: Path) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "train_seconds"} for row in figures(out).values()]
 
 
 def test_all_cells_are_settings_that_a_run_can_have_at_both_scales() -> None:
@@ -105,7 +109,7 @@ def test_a_study_writes_runs_table_and_picture(whole: Path) -> None:
 def test_a_killed_study_goes_on_and_repeats_nothing(
     whole: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "step_seconds", slow_steps)
+    monkeypatch.setattr(runs, "step_time", slow_steps)
     out, real = tmp_path / "killed", runs.train
     first, second = (out / f"{cell}-seed0" for cell in ONLY)
 
@@ -131,8 +135,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(
     assert (first / "metrics.jsonl").stat().st_mtime_ns == logged.st_mtime_ns
     assert [row["step"] for row in read(second)] == list(range(1, STEPS + 1))
     assert "resumed" in (second / "display.txt").read_text()
-    timeless = [{k: v for k, v in row.items() if k != "train_seconds"} for row in figures(out).values()]
-    assert timeless == [{k: v for k, v in row.items() if k != "train_seconds"} for row in figures(whole).values()]
+    assert timeless(out) == timeless(whole)
     trained.clear()
     assert study(images, out) == 0
     assert not trained
@@ -147,7 +150,7 @@ def test_a_diverged_run_is_told_of_and_does_not_end_the_study(
         def train(self) -> None:
             raise DivergedError("no longer finite")
 
-    monkeypatch.setattr(runs, "step_seconds", slow_steps)
+    monkeypatch.setattr(runs, "step_time", slow_steps)
     monkeypatch.setattr(runs, "Trainer", Diverges)
     assert study(images, tmp_path / "out") == 0
     assert all(figures(tmp_path / "out")[cell]["diverged"] == 1 for cell in ONLY)
@@ -156,10 +159,11 @@ def test_a_diverged_run_is_told_of_and_does_not_end_the_study(
 
 def test_a_step_is_timed_with_its_data(images: Path) -> None:
     options = Table4(data=str(images), batch_size=8, workers=1, device="cpu")
-    step, build, per_epoch = runs.step_seconds(options.config("byol-varcov"))
-    assert step > 0
-    assert build > 0
-    assert per_epoch == PER_EPOCH
+    taken = runs.step_time(options.config("byol-varcov"))
+    assert taken.seconds > 0
+    assert taken.cpu_seconds > 0
+    assert taken.build > 0
+    assert taken.per_epoch == PER_EPOCH
 
 
 def test_a_budget_is_shared_in_equal_steps() -> None:
@@ -167,8 +171,6 @@ def test_a_budget_is_shared_in_equal_steps() -> None:
     assert equal_steps("10m", 500, per_step=2.0, fixed=100, runs=6) == 200
     with pytest.raises(ValueError, match=r"--budget 10m is too short for 6 runs here: give 778s or more"):
         equal_steps("10m", 500, per_step=2.0, fixed=599, runs=6)
-    assert epochs_and_stop(70, 32) == (2, 0)
-    assert epochs_and_stop(20, 32) == (1, 20)
 
 
 def made(tmp_path: Path, kind: str) -> Path:

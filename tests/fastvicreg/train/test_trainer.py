@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import log, tiny, train
+from runs import log, require_same_when_resumed, tiny, train
 
 from fastvicreg.config import OptimConfig
 from fastvicreg.errors import UserError
@@ -34,6 +34,32 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert log(tmp_path / "run") == log(whole)
     # Negative control: the comparison would notice another run.
     assert len({row["total"] for row in log(whole) if "total" in row}) == 9
+
+
+def test_total_steps_end_every_schedule_in_mid_epoch_and_resume(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, whole = uninterrupted
+    config = tiny(data, total_steps=7)
+    run = require_same_when_resumed(config, tmp_path)
+    rows = [row for row in log(run) if "total" in row]
+    assert [row["step"] for row in rows] == list(range(1, 8))
+    # The cosine's last step is as near its end as the last of three whole epochs.
+    last, of_nine = rows[-1]["lr"], [row["lr"] for row in log(whole) if "lr" in row]
+    assert of_nine[-1] < last < of_nine[-2]
+    # The end of the run is evaluated, as that of whole epochs.
+    assert [row["step"] for row in log(run) if "knn" in row] == [3, 6, 7]
+    longer = replace(config, run=replace(config.run, total_steps=8))
+    with pytest.raises(ValueError, match=r"--total-steps 7"):
+        train(longer, run, resume=True)
+
+
+def test_sizes_by_epochs_and_a_length_by_steps_do_not_go_together(uninterrupted: tuple[Path, Path]) -> None:
+    data, _ = uninterrupted
+    config = tiny(data, total_steps=7)
+    config = replace(config, data=replace(config.data, resolution="32:64"))
+    with pytest.raises(ValueError, match=r"--resolution 32:64 goes by epochs, --total-steps 7 by steps"):
+        config.check()
 
 
 def test_another_seed_gives_another_log(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fastvicreg.study import picture, results
-from fastvicreg.study.rows import CELLS, parted
+from fastvicreg.study.table4 import picture, results
+from fastvicreg.study.table4.rows import CELLS, parted
 
 UNTRAINED = {"row": "random network", "column": "", **dict.fromkeys(results.FIGURES, 20.0)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvicreg.errors import UserError
-from fastvicreg.study.rows import COLUMNS, ROWS
+from fastvicreg.study.table4.rows import COLUMNS, ROWS
 
 COLOURS = {"none": "#d1495b", "var": "#e0a526", "varcov": "#1f6feb"}
 INK, GREY = "#3d4550", "#8a94a3"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fastvicreg.study.rows import COLUMNS, ROWS, SPREAD, parted
+from fastvicreg.study.table4.rows import COLUMNS, ROWS, SPREAD, parted
 
 FIGURES = {
     "std": "std",
@@ -106,7 +106,7 @@ def directions_in_words(told: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def in_words(figures: Mapping[str, Any]) -> str:
     """One run's figures on a line."""
-    if "diverged" in figures:
+    if figures.get("diverged"):
         return f"diverged ({figures['diverged']})"
     spread = f"std {figures['std']:.3g}, normalised {figures['std_normalized']:.3f}"
     return f"{spread}, kNN {figures['knn']:.1f} %, linear {figures['linear']:.1f} %"

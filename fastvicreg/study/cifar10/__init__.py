@@ -1,0 +1,1 @@
+"""What methods learn of CIFAR-10 for equal CPU time, or in equal epochs."""

@@ -1,0 +1,91 @@
+"""What every study does: open data and folder in all processes, run what has no figures yet, stop where told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from fastvicreg.config import TrainConfig
+from fastvicreg.datasets import Datasets
+from fastvicreg.show.display import Display
+from fastvicreg.study.folder import StudyFolder
+from fastvicreg.study.runs import Stopped, labelled_data
+from fastvicreg.train.assemble import resolve_device
+from fastvicreg.train.distributed import Processes, device_of, gather, join, launched, leave, together
+from fastvicreg.train.signals import exit_code
+
+
+class Job(NamedTuple):
+    """One run of a study: its folder's name, and what gives its figures, in every process."""
+
+    name: str
+    carry: Callable[[], dict[str, Any] | Stopped]
+
+
+class Session:
+    """An open study, in one of its processes; ``folder`` is the main process's."""
+
+    def __init__(self, folder: StudyFolder | None, data: Datasets, display: Display, processes: Processes) -> None:
+        """Made by ``opened``."""
+        self.folder, self.data, self.display = folder, data, display
+        self._processes = processes
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those that a continued study must have as before; in the main process."""
+        assert self.folder is not None
+        return self.folder.kept["settings"]
+
+    def plan(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the study settles once: as kept in its folder, else by ``make``, which every process calls."""
+        kept: dict[str, Any] = gather(self.folder.kept if self.folder else {}, self._processes)[0]
+        if "plan" in kept:
+            return kept["plan"]
+        made = gather(make(), self._processes)[0]  # times differ between processes: the main one's count
+        if self.folder:
+            self.folder.keep(plan=made)
+        return made
+
+    def carry_out(self, jobs: Sequence[Job], in_words: Callable[[Mapping[str, Any]], str]) -> int | None:
+        """Run the jobs that have no figures; the exit code where a signal stopped one, else None."""
+        for number, job in enumerate(jobs, 1):
+            if gather(self.folder is not None and self.folder.result(job.name) is not None, self._processes)[0]:
+                continue
+            figures = job.carry()
+            if isinstance(figures, Stopped):
+                self.display.note(f"stopped in {job.name}; the same command goes on from there")
+                return exit_code(figures.signal)
+            together(partial(self.folder.finish, job.name, figures) if self.folder else lambda: None, self._processes)
+            self.display.note(f"{number}/{len(jobs)} {job.name}: {in_words(figures)}")
+        return None
+
+    def figures(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """What these runs gave; in the main process."""
+        assert self.folder is not None
+        return [self.folder.result(name) or {} for name in names]
+
+
+@contextmanager
+def opened(name: str, out: str, settings: Mapping[str, Any], config: TrainConfig) -> Iterator[Session]:
+    """The study ``name`` in the folder ``out``, with the data and the device of ``config``.
+
+    ``settings`` are those that a continued study must have as before. ``UserError`` as ``StudyFolder`` and
+    ``labelled_data``.
+    """
+    processes = launched()
+    join(processes, device_of(processes, resolve_device(config.run.device)))
+    display = Display(Console(quiet=not processes.main))
+    folder = None
+    try:
+        data = together(lambda: labelled_data(config), processes)
+        folder = together(lambda: StudyFolder(Path(out), name, settings) if processes.main else None, processes)
+        yield Session(folder, data, display, processes)
+    finally:
+        if folder is not None:
+            folder.close()
+        leave()
