@@ -223,9 +223,11 @@ def _of_file(path: Path, arch: str | None, stem: str | None) -> TrainedEncoder:
         raise UserError(f"{path}: what it says of its encoder is damaged ({error!r}): export it again.") from error
     config = config_file.from_mapping(saved, str(path))
     _require_asked(config.encoder, path, arch, stem)
+    weights = content.groups[""]
+    _require_weights(config.encoder, weights, path)
     encoder = build_encoder(config.encoder)
     assert isinstance(encoder, nn.Module)
-    checkpoints.load_weights(encoder, content.groups[""], str(path))
+    checkpoints.load_weights(encoder, weights, str(path))
     config = replace(config, data=replace(config.data, image_size=image_size))
     modality = None
     if "pair" in described:
@@ -233,6 +235,17 @@ def _of_file(path: Path, arch: str | None, stem: str | None) -> TrainedEncoder:
         branch = "b" if described.get("branch") == "b" else "a"
         modality = _modality(config.pair, branch, lambda: Vocabulary.read(described.get("words"), str(path)))
     return TrainedEncoder(encoder.eval(), config, path, card=described, modality=modality)
+
+
+def _require_weights(config: EncoderConfig, weights: dict[str, Tensor], path: Path) -> None:
+    """``UserError`` where ``path`` says that it is a network that its weights are not, before any is made."""
+    try:
+        with torch.device("meta"):
+            skeleton = build_encoder(config)
+    except RuntimeError as error:  # more values than there are numbers for
+        raise UserError(f"{path}: no network is as it says of its encoder ({error}): export it again.") from error
+    assert isinstance(skeleton, nn.Module)
+    checkpoints.require_fits(skeleton, weights, str(path))
 
 
 def _require_asked(config: EncoderConfig, path: Path, arch: str | None, stem: str | None) -> None:

@@ -231,6 +231,12 @@ def _digest_of(state: Mapping[str, Any]) -> str:
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
     """Copy ``tensors`` into ``module``; ``UserError`` naming the first that does not fit, with nothing copied."""
+    require_fits(module, tensors, origin)
+    module.load_state_dict(tensors)
+
+
+def require_fits(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
+    """``UserError`` naming the first of ``tensors`` that ``module``, which may be on the meta device, has not so."""
     own = module.state_dict()
     for name in (*own, *tensors):
         if name not in tensors or name not in own:
@@ -239,7 +245,6 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
         if own[name].shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)} there, {tuple(own[name].shape)} in the model"
             raise UserError(f"{origin} is of another architecture: {name} is {shapes}.")
-    module.load_state_dict(tensors)
 
 
 def _fsync(path: Path) -> None:
