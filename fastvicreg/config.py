@@ -192,9 +192,9 @@ class RunConfig:
     on the CPU."""
     gradients: Literal["fp32", "bf16"] = "fp32"
     """bf16: several processes send each other gradients rounded to bf16, half as many bytes."""
-    views: Literal["separate", "joint"] = resumable("separate")
-    """separate: one view after another through the networks; joint: all of one size as one batch, in which each has
-    statistics of its own: the same but for rounding."""
+    views: Literal["separate", "joint"] = resumable("joint")
+    """joint: all views of one size through the networks as one batch, in which each has statistics of its own;
+    separate: one view after another, the same but for rounding."""
     activations: Literal["auto", "keep", "recompute"] = resumable("auto")
     """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device;
     the same to the bit. auto: where a GPU's memory does not hold the batch otherwise."""

@@ -56,7 +56,7 @@ class ModelOptions(Output):
     """Pixels; 0: the preset's."""
     norms: Literal["eager", "compiled", "fused"] = "eager"
     """How batch norm, addition and ReLU run: torch's operations, torch.compile's, or kernels.norm."""
-    views: Literal["separate", "joint"] = "separate"
+    views: Literal["separate", "joint"] = "joint"
     """joint: both views' statistics in one collective."""
     activations: Literal["keep", "recompute"] = "keep"
     """recompute: outputs of batch norms are not kept, and more images fit."""
@@ -78,7 +78,7 @@ def run(
     batch_per_gpu: int = 0,
     image_size: int = 0,
     norms: str = "eager",
-    views: str = "separate",
+    views: str = "joint",
     activations: str = "keep",
     form: str = "originals",
     cores: int = 0,

@@ -15,6 +15,8 @@ import golden
 import pytest
 from golden import Rows
 
+from fastvicreg.config import TrainConfig
+
 ULP = 2.0**-23
 EARLY, EARLY_ULPS = 5, 64
 LATE_TOTAL_ULPS, LATE_TERM_ULPS = 1 << 11, 1 << 15
@@ -58,6 +60,14 @@ def bound(name: str, step: int) -> int:
 @pytest.mark.parametrize("loss", ["reference", "gram"])
 def test_native_repeats_the_log(data: Path, tmp_path: Path, committed: dict[str, Any], loss: str) -> None:
     assert_golden(golden.trained(golden.config(data, loss=loss), tmp_path / "run"), loss, committed)
+
+
+def test_joint_views_are_within_the_bounds_of_other_machines(
+    data: Path, tmp_path: Path, committed: dict[str, Any]
+) -> None:
+    assert TrainConfig().run.views == "joint"
+    found = golden.trained(golden.config(data, views="joint"), tmp_path / "run")
+    assert_within_ulps(found, committed["logs"]["gram"])
 
 
 def test_ffcv_repeats_the_log_of_native(data: Path, tmp_path: Path, committed: dict[str, Any]) -> None:

@@ -63,6 +63,7 @@ def config(root: Path, *, pipeline: str = "native", loss: str = "gram", **run: A
         "batch_size": 16,
         "device": "cpu",
         "precision": "off",
+        "views": "separate",
         "log_every": 1,
         "checkpoint_every": 1,
         "kernel": (f"loss={loss}", "lars=foreach", "augment=numba", "resample=numba"),
