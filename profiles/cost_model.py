@@ -7,19 +7,11 @@ Shape suffixes of the text: V views, B images of one GPU, N images of all, D emb
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from fastvicreg.config import TrainConfig, kernel_choices
-from fastvicreg.contracts import BuildContext
-from fastvicreg.encoders import build_encoder
+from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
-from fastvicreg.methods.settings import branch_of
+from fastvicreg.profiles.layers import Product, Traced
 from fastvicreg.train.memory import predict as predict_memory
 
 
@@ -63,30 +55,6 @@ AUGMENT_BYTES = 8
 SPARE = 0.92
 """Share of the memory that a step can have: the rest is the context's and the allocator's."""
 
-PASSES: Mapping[str, Mapping[str, int]] = {
-    "eager": {"relu": 13, "plain": 8, "last": 19},
-    "compiled": {"relu": 10, "plain": 8, "last": 12},
-    "fused": {"relu": 8, "plain": 8, "last": 10},
-}
-"""Times that a batch norm's tensor is read or written, forward and backward: with a ReLU, alone, and with an addition.
-
-eager: norm 3 and 5, ReLU 2 and 3, addition 3, sum of its gradients 3. compiled: what Inductor makes one of. fused:
-``kernels.norm`` with ReLU's mask recomputed: statistics 1, result 2 (3), sums 2, gradient 3 (4)."""
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A view's way through the encoder: what each layer computes and moves."""
-
-    convolutions: tuple[tuple[float, float, int], ...]
-    """(operations of one pass, bytes of one pass, passes) of each."""
-    norms: tuple[tuple[str, float], ...]
-    """(kind, bytes of its tensor) of each."""
-    parameters: int
-    expander: tuple[int, ...]
-    """Widths from the features to the embeddings."""
-    pixels: int
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -96,7 +64,9 @@ class Prediction:
     batch: int
     """Images of one GPU."""
     convolutions: float
+    """And linear layers and attention, of the encoders."""
     norms: float
+    """And additions and activations."""
     head: float
     """Expander and loss."""
     update: float
@@ -126,66 +96,28 @@ class Prediction:
         return max(parts, key=parts.__getitem__)
 
 
-def trace(config: TrainConfig) -> Traced:
-    """The layers of ``config``'s encoder at its image size, on tensors that hold nothing.
+def image_seconds(traced: Traced, gpu: GPU, norms: str) -> tuple[float, float]:
+    """(products, norms) of one image: all its views through the encoders, forward and backward.
 
-    ``UserError`` for an encoder without batch norms, whose traffic is not counted here, and a method without expander.
+    ``UserError`` for "fused" norms of a network that has none.
     """
-    if words := branch_of(config.method):
-        raise UserError(f"--branch-b {words[0]}: the model counts one network for both views: leave it out.")
-    with torch.device("meta"):
-        method: Any = config.method.build(BuildContext(partial(build_encoder, config.encoder), kernel_choices(config)))
-        encoder: nn.Module = next(iter(method.encoders.values()))
-    convolutions: list[tuple[float, float, int]] = []
-    norms: list[tuple[str, float]] = []
-
-    def convolved(module: nn.Module, given: tuple[Tensor], made: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d)
-        operations = 2 * made[0].numel() * module.weight[0].numel()
-        passes = 2 if module.in_channels == 3 else 3  # an image has no gradient
-        convolutions.append((operations, 2 * (given[0][0].numel() + made[0].numel()), passes))
-
-    def normalised(kind: str) -> Any:
-        return lambda module, given, made: norms.append((kind, 2 * made[0].numel()))
-
-    last = _last_norms(encoder)
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(convolved)
-        elif isinstance(module, nn.BatchNorm2d):
-            kind = "plain" if "downsample" in name else "last" if module in last else "relu"
-            module.register_forward_hook(normalised(kind))
-    size = config.data.image_size
-    encoder(torch.empty(1, 3, size, size, device="meta"))
-    if not norms:
-        raise UserError(f"--arch {config.encoder.arch}: the model counts networks of convolutions and batch norms.")
-    linears = [module for module in method.head.modules() if isinstance(module, nn.Linear)]
-    widths = (*(linear.in_features for linear in linears), linears[-1].out_features)
-    whole = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
-    return Traced(tuple(convolutions), tuple(norms), whole, widths, 3 * size * size)
-
-
-def _last_norms(encoder: nn.Module) -> set[nn.Module]:
-    """Each residual block's last batch norm, which the shortcut is added to."""
-    found = set()
-    for module in encoder.modules():
-        own = [child for child in module.children() if isinstance(child, nn.BatchNorm2d)]
-        if len(own) > 1:
-            found.add(own[-1])
-    return found
-
-
-def view_seconds(traced: Traced, gpu: GPU, norms: str) -> tuple[float, float]:
-    """(convolutions, norms) of one view, forward and backward."""
     flops, bandwidth = gpu.flops * COMPUTE, gpu.bandwidth * TRAFFIC
-    convolutions = sum(
-        passes * max(operations / flops, moved / bandwidth) for operations, moved, passes in traced.convolutions
-    )
-    return convolutions, sum(PASSES[norms][kind] * moved for kind, moved in traced.norms) / bandwidth
+    products = sum(_seconds(product, flops, bandwidth) for tower in traced.views for product in tower.products)
+    try:
+        moved = sum(tower.traffic(norms) for tower in traced.views)
+    except KeyError:
+        raise UserError(
+            f"--norms {norms} are kernels of batch norms, and this network has others: give eager."
+        ) from None
+    return products, moved / bandwidth
+
+
+def _seconds(product: Product, flops: float, bandwidth: float) -> float:
+    return product.passes * max(product.operations / flops, product.moved / bandwidth)
 
 
 def predict(
-    traced: Traced, gpu: GPU, *, gpus: int, batch_size: int, views: int = 2, norms: str = "eager", joint: bool = False,
+    traced: Traced, gpu: GPU, *, gpus: int, batch_size: int, norms: str = "eager", joint: bool = False,
     loader_rate: float = math.inf,
 ) -> Prediction:  # fmt: skip
     """A step of ``batch_size`` images on ``gpus``; ``loader_rate`` is images a second that one GPU's cores deliver.
@@ -194,26 +126,27 @@ def predict(
     """
     if gpus < 1 or batch_size % gpus:
         raise UserError(f"--gpus {gpus}: a total batch of {batch_size} does not divide among them.")
-    batch, width = batch_size // gpus, traced.expander[-1]
+    batch, width = batch_size // gpus, traced.width
+    views = sum(tower.gradient for tower in traced.views)
     flops, bandwidth = gpu.flops * COMPUTE, gpu.bandwidth * TRAFFIC
-    convolved, normalised = (each * batch * views for each in view_seconds(traced, gpu, norms))
-    products = sum(a * b for a, b in zip(traced.expander, traced.expander[1:], strict=False))
-    expander = 6 * products * batch * views / flops
+    computed, normalised = (each * batch for each in image_seconds(traced, gpu, norms))
+    # Weights of a head are read once for the batch: arithmetic alone counts.
+    expander = batch * sum(product.passes * product.operations for product in traced.heads) / flops
     loss = 4 * views * batch * batch_size * width / flops  # Gram rows of this GPU, forward and backward
-    backward = BACKWARD * (convolved + normalised + expander)
+    backward = BACKWARD * (computed + normalised + expander)
     gradients = max(0.0, _all_reduce(4 * traced.parameters, gpu, gpus) - OVERLAPPED * backward)
     small = _small_collective(gpu, gpus)
     # One gather forward and one sum backward for each norm; both views' at once where they are one batch.
-    statistics = 2 * len(traced.norms) * small * (1 if joint else views)
+    statistics = 2 * traced.norms * small * (1 if joint else views)
     gathered = small + 4 * views * batch_size * width / _slowest(gpu, gpus) if gpus > 1 else 0.0
     return Prediction(
         gpus,
         batch,
-        convolved,
+        computed,
         normalised,
         expander + loss,
         UPDATE_BYTES * traced.parameters / bandwidth,
-        AUGMENT_BYTES * traced.pixels * batch * views / bandwidth,
+        AUGMENT_BYTES * traced.pixels * batch / bandwidth,
         gradients + statistics + gathered,
         batch / loader_rate,
     )

@@ -76,18 +76,18 @@ def build_encoder(config: EncoderConfig, *words: str) -> Encoder:
     return config.build()
 
 
-def varied(config: EncoderConfig, words: Sequence[str]) -> EncoderConfig:
+def varied(config: EncoderConfig, words: Sequence[str], option: str = "--branch-b") -> EncoderConfig:
     """Settings of the architecture ``words[0]``, with FIELD=VALUE for each further word: ("resnet34", "width=32").
 
-    Fields that are not named are ``config``'s where it is of the same family, else at their defaults. ``UserError``
-    for an architecture, field or value that there is not.
+    ``option`` gave them. Fields that are not named are ``config``'s where it is of the same family, else at their
+    defaults. ``UserError`` for an architecture, field or value that there is not.
     """
     import msgspec  # here: --help needs none of it
 
     arch, *given = words
-    flag = f"--branch-b {' '.join(words)}"
+    flag = f"{option} {' '.join(words)}"
     if "=" in arch:
-        raise UserError(f"{flag}: name the architecture first, such as --branch-b {config.arch} {arch}.")
+        raise UserError(f"{flag}: name the architecture first, such as {option} {config.arch} {arch}.")
     kind = config_class(arch)
     known = [field.name for field in fields(kind) if field.name != "arch"]
     settings = asdict(config) if type(config) is kind else {}  # type: ignore[call-overload]

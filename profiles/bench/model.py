@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fastvicreg.encoders import varied
 from fastvicreg.errors import UserError
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.registry import Benchmark, Output
@@ -47,7 +48,11 @@ class ModelOptions(Output):
     gpus: tuple[str, ...] = ("1", "8", "16", "32", "64")
     """Numbers of GPUs; A..B doubles from A to B, as in 1..1024."""
     preset: str = "imagenet-100ep"
-    """Encoder, method and sizes."""
+    """Encoder, method, recipe and sizes."""
+    arch: tuple[str, ...] = ()
+    """Another encoder than the preset's, with FIELD=VALUE for each setting, as in resnet101 or vit_small patch=8."""
+    branch_b: tuple[str, ...] = ()
+    """The second view's own encoder, likewise."""
     batch_size: int = 2048
     """TOTAL batch."""
     batch_per_gpu: int = 0
@@ -74,6 +79,8 @@ def run(
     gpu: str = "h100",
     gpus: tuple[str, ...] = ("1",),
     preset: str = "imagenet-100ep",
+    arch: tuple[str, ...] = (),
+    branch_b: tuple[str, ...] = (),
     batch_size: int = 2048,
     batch_per_gpu: int = 0,
     image_size: int = 0,
@@ -93,6 +100,7 @@ def run(
     ``UserError`` for a name that there is not, numbers that no run can have, and a file that holds no such figures.
     """
     from fastvicreg.profiles import cost_model as model
+    from fastvicreg.profiles.layers import trace
 
     for flag, value, least in (
         ("--batch-size", batch_size, 2), ("--batch-per-gpu", batch_per_gpu, 0), ("--cores", cores, 0),
@@ -106,7 +114,12 @@ def run(
     config = named_preset(preset).config
     if image_size:
         config = replace(config, data=replace(config.data, image_size=image_size))
-    kind, traced = model.GPUS[gpu], model.trace(config)
+    if arch:
+        config = replace(config, encoder=varied(config.encoder, arch, "--arch"))
+    if branch_b:
+        config = replace(config, method=_branched(config.method, branch_b))
+    config.check()
+    kind, traced = model.GPUS[gpu], trace(config)
     fits = model.largest_batch(replace(config, run=replace(config.run, views=views, activations=activations)), kind)
     alone: float | None = None
     rows = []
@@ -144,6 +157,13 @@ def run(
             }
         )
     return rows
+
+
+def _branched(method: Any, words: tuple[str, ...]) -> Any:
+    """``method`` with a second encoder; ``UserError`` where it takes one alone."""
+    if not hasattr(method, "branch_b"):
+        raise UserError(f"--branch-b {words[0]}: {method.name} trains one network: leave it out.")
+    return replace(method, branch_b=words)
 
 
 def counts(given: tuple[str, ...]) -> list[int]:
