@@ -107,7 +107,7 @@ def image_seconds(traced: Traced, gpu: GPU, norms: str) -> tuple[float, float]:
         moved = sum(tower.traffic(norms) for tower in traced.views)
     except KeyError:
         raise UserError(
-            f"--norms {norms} are kernels of batch norms, and this network has others: give eager."
+            f"--norms {norms} are kernels of batch norms, and this network has others: give eager or compiled."
         ) from None
     return products, moved / bandwidth
 
