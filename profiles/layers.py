@@ -109,12 +109,12 @@ def trace(config: TrainConfig) -> Traced:
         method: Any = config.method.build(context)
     recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
     sides = [view.size or config.data.image_size for view in recipe.views]
-    views = tuple(torch.empty(BATCH, 3, side, side, device="meta") for side in sides)
+    views = [torch.empty(BATCH, 3, side, side, device="meta") for side in sides]
     counted = _Counting(method)
     with counted.listening():
-        method.embed(views)
+        method.embed(tuple(views))
         with torch.no_grad():
-            method.target(views)
+            method.target(tuple(views))
     linears = [module for module in method.head.modules() if isinstance(module, nn.Linear)]
     trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     towers = sorted(counted.towers, key=lambda tower: not tower.gradient)
@@ -202,7 +202,7 @@ ADDITIONS = (Tensor.add, Tensor.__add__, Tensor.add_, Tensor.__iadd__, torch.add
 
 def _of_one(tensor: Tensor) -> float:
     """Values of one image."""
-    return tensor.numel() / (BATCH if tensor.shape[0] == BATCH else 1)
+    return tensor.numel() / (1 if tensor.shape[0] % BATCH else BATCH)  # learned positions have a batch of one
 
 
 def _is_image(tensor: Tensor) -> bool:
