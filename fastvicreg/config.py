@@ -134,6 +134,8 @@ class OptimConfig:
     """Peak learning rate at a total batch of 256; scaled linearly with the batch."""
     weight_decay: float = 1e-6
     """Weight decay of parameters with two or more dimensions."""
+    weight_decay_end: float | None = None
+    """Where given, weight decay goes from --weight-decay to this by half a cosine over the run (DINO: .04 to .4)."""
     decay_1d: bool = False
     """sgd, adam, adamw: decay biases and norms too, as SimSiam's and MoCo's released code."""
     sgd_momentum: float = 0.9
@@ -161,6 +163,14 @@ class OptimConfig:
         for name in ("weight_decay", "eta", "warmup_epochs"):
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
+        if self.weight_decay_end is not None:
+            if not 0 <= self.weight_decay_end < math.inf:
+                raise UserError(
+                    f"--weight-decay-end {self.weight_decay_end} cannot train: give a finite value, 0 or more."
+                )
+            if not self.weight_decay:
+                given = f"--weight-decay-end {self.weight_decay_end}"
+                raise UserError(f"{given} needs a decay to start from: give --weight-decay above 0.")
         if not 0 <= self.sgd_momentum < 1:
             raise UserError(f"--sgd-momentum {self.sgd_momentum} is no share: give 0 or more, below 1.")
         if self.lars_form != "official" and self.optimizer != "lars":
@@ -262,6 +272,11 @@ class TrainConfig:
         for section in (self.run, self.data, self.pair, self.optim, self.encoder, self.method, self.step):
             section.check()
         check_views(self)
+        if self.step.captured and self.optim.weight_decay_end is not None:
+            raise UserError(
+                f"--step {self.step.name} records the weight decay as it is, and --weight-decay-end moves it: "
+                "give --step eager or compiled."
+            )
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastvicreg.optim import half_cosine
 
 
 class MomentumCopy(nn.Module):
@@ -44,5 +45,5 @@ class MomentumCopy(nn.Module):
 
 
 def rising_momentum(step: int, *, start: float, steps: int, end: float = 1.0) -> float:
-    """``end`` - (``end`` - ``start``) (1 + cos(pi step / steps)) / 2 (byol/utils/schedules.py, target_ema)."""
-    return end - (end - start) * (1.0 + math.cos(math.pi * step / steps)) / 2.0
+    """The momentum of a step (byol/utils/schedules.py, target_ema)."""
+    return half_cosine(step, start=start, end=end, steps=steps)

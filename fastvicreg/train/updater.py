@@ -51,15 +51,20 @@ class Updater:
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
         self._module = module
+        self._decayed = [group for group in optimizer.param_groups if group.get("weight_decay")]
         self._statistics = RunningStatistics(module)
         self._took_place: bool | Tensor = False
         optimizer.register_step_post_hook(self._note)
 
     def set_rates(self, scalars: Mapping[str, float]) -> None:
-        """On the host, before a step: the learning rate of every group.
+        """On the host, before a step: the learning rate of every group, and the weight decay of those that have one.
 
-        It is ``scalars["lr"]``, or a group's own "constant_lr", times the group's "lr_scale" where it has one.
+        The former is ``scalars["lr"]``, or a group's own "constant_lr", times the group's "lr_scale" where it has one;
+        the latter ``scalars["weight_decay"]`` where it varies over the run.
         """
+        if "weight_decay" in scalars:
+            for group in self._decayed:
+                group["weight_decay"] = scalars["weight_decay"]
         for group in self.optimizer.param_groups:
             lr = group.get("constant_lr", scalars["lr"]) * group.get("lr_scale", 1.0)
             if isinstance(group["lr"], Tensor):
