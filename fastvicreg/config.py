@@ -136,6 +136,10 @@ class OptimConfig:
     """Weight decay of parameters with two or more dimensions."""
     weight_decay_end: float | None = None
     """Where given, weight decay goes from --weight-decay to this by half a cosine over the run (DINO: .04 to .4)."""
+    clip: float = 0.0
+    """Gradients are scaled down to this norm before the update where theirs is above (DINO: 3); 0: they are not."""
+    clip_by: Literal["total", "parameter"] = "total"
+    """Whose norm --clip limits: that of all gradients together, or each parameter's own as DINO's released code."""
     decay_1d: bool = False
     """sgd, adam, adamw: decay biases and norms too, as SimSiam's and MoCo's released code."""
     sgd_momentum: float = 0.9
@@ -155,14 +159,19 @@ class OptimConfig:
         at_least(
             {
                 "--weight-decay": (self.weight_decay, 0.0),
+                "--clip": (self.clip, 0.0),
                 "--eta": (self.eta, 0.0),
                 "--warmup-epochs": (self.warmup_epochs, 0.0),
                 "--warmup-share": (self.warmup_share, 0.0),
             }
         )
-        for name in ("weight_decay", "eta", "warmup_epochs"):
+        for name in ("weight_decay", "clip", "eta", "warmup_epochs"):
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
+        if self.clip_by != "total" and not self.clip:
+            raise UserError(
+                f"--clip-by {self.clip_by} has nothing to clip: give --clip a norm above 0, or leave it out."
+            )
         if self.weight_decay_end is not None:
             if not 0 <= self.weight_decay_end < math.inf:
                 raise UserError(

@@ -147,7 +147,7 @@ def test_imagenet_s_presets_name_what_is_otherwise() -> None:
         "moco-imagenet-200ep": ("shuffled", "zero_init_residual", "once an epoch", "ends at 0", "--precision off"),
         "swav-imagenet-400ep": ("six small crops", "published one at .3", "zero_init_residual", "--precision fp16"),
         "swav-imagenet-200ep": ("all crops of a size together", "zero_init_residual", "--precision fp16"),
-        "dino-imagenet-100ep": ("not clipped", "stochastic depth", "--precision fp16"),
+        "dino-imagenet-100ep": ("stochastic depth", "--precision fp16"),
         "byol-imagenet-100ep": ("begins as a copy", "ends at 0"),
         "simclr-imagenet-100ep": ("ends at 0", "three layers"),
     }

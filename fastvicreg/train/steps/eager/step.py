@@ -15,6 +15,7 @@ from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.contracts import Batch, Method, Terms
+from fastvicreg.train.clipping import COLUMN as CLIPPED
 from fastvicreg.train.updater import Updater
 
 AUTOCAST = {"off": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -133,7 +134,8 @@ class EagerStep:
         terms = self._gradients(views)
         update = self.updater(terms.total.detach())
         self.method.after_update(scalars, update.finite)
-        return Terms(update.total, terms.parts)
+        clipped = {} if update.norm is None else {CLIPPED.name: update.norm}
+        return Terms(update.total, {**terms.parts, **clipped})
 
     def _gradients(self, views: tuple[Tensor, ...]) -> Terms:
         """The terms, and each parameter's gradient in its place."""
