@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvicreg.encoders.drop_path import keep_all
 from fastvicreg.optim import half_cosine
 
 
@@ -15,12 +16,13 @@ class MomentumCopy(nn.Module):
     """A network that no gradient reaches, beginning as a copy of ``online``.
 
     Its batch norms stay in the mode that its parent is in, with running statistics of their own: only parameters
-    follow (byol/byol_experiment.py).
+    follow (byol/byol_experiment.py). Stochastic depth is the trained network's alone.
     """
 
     def __init__(self, online: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(online).requires_grad_(False)
+        keep_all(self.network)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:

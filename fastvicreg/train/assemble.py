@@ -25,6 +25,7 @@ from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.clipping import COLUMN as CLIPPED
 from fastvicreg.train.clipping import clipping_of
 from fastvicreg.train.distributed import Processes, device_of, join, launched
+from fastvicreg.train.drop_path import install
 from fastvicreg.train.memory import fitted, shortage
 from fastvicreg.train.online_probe import COLUMN, NAME, OnlineProbe
 from fastvicreg.train.steps.eager.step import EagerStep
@@ -178,6 +179,7 @@ def build_step(
             joint=config.run.views == "joint",
             recompute=config.run.activations == "recompute",
         )
+    install(as_module(method), config.run.seed)
     groups, captured = method.param_groups(), config.step.captured
     optimizer = build_optimizer(
         config.optim, groups, batch_size=config.run.batch_size, impl=kernels["lars"], captured=captured
