@@ -122,6 +122,26 @@ def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) 
 
 
 @pytest.mark.slow
+def test_weight_decay_clipping_and_stochastic_depth_are_those_of_one_process(tmp_path: Path) -> None:
+    """A transformer, whose branches are not 0 at the start; clipped gradients are those of all processes."""
+    config = config_file(tmp_path, eval_every=0)
+    options = ("--arch", "vit_tiny", "--patch", "8", "--grid", "2", "--depth", "3", "--drop-path", ".5")
+    options += ("--weight-decay", ".001", "--weight-decay-end", ".1", "--clip", ".05", "--clip-by", "parameter")
+    runs = [tmp_path / "one", tmp_path / "two", tmp_path / "kept"]
+    for processes, run, given in ((1, runs[0], ()), (2, runs[1], ()), (1, runs[2], ("--drop-path", "0"))):
+        process = launch(processes, "--config", str(config), *options, *given, "--out", str(run))
+        output = finish(process)
+        assert process.returncode == 0, output
+    assert_same(runs[1], runs[0])
+    one, two, kept = map(read, runs)
+    for row, other in zip(two, one, strict=True):
+        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+        assert row["grad_norm"] > 0.05
+        assert row["weight_decay"] == other["weight_decay"]
+    assert kept[0]["total"] != pytest.approx(one[0]["total"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_stopped_as_two_and_resumed_as_one(one: tuple[Path, Path], tmp_path: Path) -> None:
     config, reference = one
     run = tmp_path / "run"
