@@ -95,8 +95,11 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return config, folder / "run"
 
 
-def assert_same(found: Path, wanted: Path) -> None:
-    """The same rows and weights but for rounding, which training amplifies; ``*_std`` is each process's own."""
+def assert_same(found: Path, wanted: Path, *, noise: float = 0.0) -> None:
+    """The same rows and weights but for rounding, which training amplifies; ``*_std`` is each process's own.
+
+    ``noise`` is what a parameter without gradient, as a bias before a batch norm, gathers of rounding.
+    """
     rows, expected = read(found), read(wanted)
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     for row, other in zip(rows, expected, strict=True):
@@ -107,7 +110,7 @@ def assert_same(found: Path, wanted: Path) -> None:
     )
     for name, value in reference.items():
         difference = (weights[name].double() - value.double()).norm()
-        assert difference <= 1e-3 * value.double().norm(), name
+        assert difference <= 1e-3 * value.double().norm() + noise, name
 
 
 @pytest.mark.slow
@@ -132,7 +135,7 @@ def test_weight_decay_clipping_and_stochastic_depth_are_those_of_one_process(tmp
         process = launch(processes, "--config", str(config), *options, *given, "--out", str(run))
         output = finish(process)
         assert process.returncode == 0, output
-    assert_same(runs[1], runs[0])
+    assert_same(runs[1], runs[0], noise=1e-6)
     one, two, kept = map(read, runs)
     for row, other in zip(two, one, strict=True):
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
