@@ -134,6 +134,12 @@ class OptimConfig:
     """Peak learning rate at a total batch of 256; scaled linearly with the batch."""
     weight_decay: float = 1e-6
     """Weight decay of parameters with two or more dimensions."""
+    weight_decay_end: float | None = None
+    """Where given, weight decay goes from --weight-decay to this by half a cosine over the run (DINO: .04 to .4)."""
+    clip: float = 0.0
+    """Gradients are scaled down to this norm before the update where theirs is above (DINO: 3); 0: they are not."""
+    clip_by: Literal["total", "parameter"] = "total"
+    """Whose norm --clip limits: that of all gradients together, or each parameter's own as DINO's released code."""
     decay_1d: bool = False
     """sgd, adam, adamw: decay biases and norms too, as SimSiam's and MoCo's released code."""
     sgd_momentum: float = 0.9
@@ -153,14 +159,27 @@ class OptimConfig:
         at_least(
             {
                 "--weight-decay": (self.weight_decay, 0.0),
+                "--clip": (self.clip, 0.0),
                 "--eta": (self.eta, 0.0),
                 "--warmup-epochs": (self.warmup_epochs, 0.0),
                 "--warmup-share": (self.warmup_share, 0.0),
             }
         )
-        for name in ("weight_decay", "eta", "warmup_epochs"):
+        for name in ("weight_decay", "clip", "eta", "warmup_epochs"):
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
+        if self.clip_by != "total" and not self.clip:
+            raise UserError(
+                f"--clip-by {self.clip_by} has nothing to clip: give --clip a norm above 0, or leave it out."
+            )
+        if self.weight_decay_end is not None:
+            if not 0 <= self.weight_decay_end < math.inf:
+                raise UserError(
+                    f"--weight-decay-end {self.weight_decay_end} cannot train: give a finite value, 0 or more."
+                )
+            if not self.weight_decay:
+                given = f"--weight-decay-end {self.weight_decay_end}"
+                raise UserError(f"{given} needs a decay to start from: give --weight-decay above 0.")
         if not 0 <= self.sgd_momentum < 1:
             raise UserError(f"--sgd-momentum {self.sgd_momentum} is no share: give 0 or more, below 1.")
         if self.lars_form != "official" and self.optimizer != "lars":
@@ -270,6 +289,11 @@ class TrainConfig:
         for section in (self.run, self.data, self.pair, self.optim, self.encoder, self.method, self.step):
             section.check()
         check_views(self)
+        if self.step.captured and self.optim.weight_decay_end is not None:
+            raise UserError(
+                f"--step {self.step.name} records the weight decay as it is, and --weight-decay-end moves it: "
+                "give --step eager or compiled."
+            )
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:

@@ -166,6 +166,11 @@ def lars_groups(adapted: Sequence[Tensor], plain: Sequence[Tensor], *, form: str
     return [group for group in groups if group["params"]]
 
 
+def half_cosine(step: int, *, start: float, end: float, steps: int) -> float:
+    """``end`` - (``end`` - ``start``) (1 + cos(pi step / steps)) / 2: ``start`` at step 0, ``end`` at ``steps``."""
+    return end - (end - start) * (1.0 + math.cos(math.pi * step / steps)) / 2.0
+
+
 def cosine_schedule(
     step: int,
     *,

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     BLUR = 6
     SOLARIZE = 7
     MEMBER = 8  # which caption, or which part of a sound
+    DROP_PATH = 9  # whether a residual branch of the network is left out
 
 
 @njit(nogil=True)

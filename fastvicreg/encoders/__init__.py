@@ -50,6 +50,12 @@ class EncoderConfig(Protocol):
         ...
 
 
+def check_drop_path(rate: float) -> None:
+    """``UserError`` for a --drop-path that is no share, or leaves no branch."""
+    if not 0 <= rate < 1:
+        raise UserError(f"--drop-path {rate} is no share of the samples to leave out: give 0 or more, below 1.")
+
+
 def takes(config: EncoderConfig) -> str:
     """What the network is given: "images", "waveforms" or "text"."""
     return getattr(config, "takes", "images")
@@ -97,7 +103,7 @@ def varied(config: EncoderConfig, words: Sequence[str], option: str = "--branch-
             raise UserError(f"{flag}: {word!r} is no setting: give FIELD=VALUE, such as {known[0]}=...")
         if name not in known:
             raise UserError(f"{flag}: {unknown(f'setting of {arch}', name, tuple(known))}")
-        settings[name] = value
+        settings[name] = f"0{value}" if value.startswith(".") else value  # which msgspec takes for no number
     try:
         made = msgspec.convert({**settings, "arch": arch}, kind, strict=False)
     except msgspec.ValidationError as error:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastvicreg.encoders.drop_path import keep_all
+from fastvicreg.optim import half_cosine
 
 
 class MomentumCopy(nn.Module):
     """A network that no gradient reaches, beginning as a copy of ``online``.
 
     Its batch norms stay in the mode that its parent is in, with running statistics of their own: only parameters
-    follow (byol/byol_experiment.py).
+    follow (byol/byol_experiment.py). Stochastic depth is the trained network's alone.
     """
 
     def __init__(self, online: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(online).requires_grad_(False)
+        keep_all(self.network)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
@@ -44,5 +47,5 @@ class MomentumCopy(nn.Module):
 
 
 def rising_momentum(step: int, *, start: float, steps: int, end: float = 1.0) -> float:
-    """``end`` - (``end`` - ``start``) (1 + cos(pi step / steps)) / 2 (byol/utils/schedules.py, target_ema)."""
-    return end - (end - start) * (1.0 + math.cos(math.pi * step / steps)) / 2.0
+    """The momentum of a step (byol/utils/schedules.py, target_ema)."""
+    return half_cosine(step, start=start, end=end, steps=steps)

@@ -13,26 +13,28 @@ from torch import Tensor, nn
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.norm import JointViews, recomputing
 
+Network = nn.Module | Callable[[Tensor], Tensor]
 
-def each_view(network: nn.Module | Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
+
+def each_view(network: Network, views: Sequence[Tensor], *, first: int = 0) -> list[Tensor]:
     """``[network(view) for view in views]``, as fast as ``network`` can.
 
     Where ``train.batch_norm.replace_norms`` made it ready (``--views joint``), neighbours of one shape go through as
     one batch, in which each view keeps statistics of its own: the same outputs and running statistics, at half the
     launches and collectives. Where it was told so (``--activations recompute``), outputs of norms are not kept.
+    ``first`` is the first view's number among the batch's, which stochastic depth draws by.
     """
     with recomputing() if getattr(network, "recompute", False) and not torch.compiler.is_compiling() else nullcontext():
-        return _each_view(network, views, getattr(network, "joint_views", None))
+        return _each_view(network, views, getattr(network, "joint_views", None), first)
 
 
-def _each_view(
-    network: nn.Module | Callable[[Tensor], Tensor], views: Sequence[Tensor], joint: JointViews | None
-) -> list[Tensor]:
+def _each_view(network: Network, views: Sequence[Tensor], joint: JointViews | None, first: int) -> list[Tensor]:
     if joint is None:
-        return [network(view) for view in views]
+        return [_at(network, first + place)(view) for place, view in enumerate(views)]
     results: list[Tensor] = []
     for _, alike in itertools.groupby(views, key=lambda view: view.shape):
         batch = list(alike)
+        _at(network, first + len(results))
         if len(batch) == 1:
             results.append(network(batch[0]))
         else:
@@ -41,11 +43,18 @@ def _each_view(
     return results
 
 
+def _at(network: Network, view: int) -> Network:
+    """``network``, in which stochastic depth, where there is any, has come to the draws of ``view``."""
+    if (drops := getattr(network, "drops", None)) is not None:
+        drops.view = view
+    return network
+
+
 def each_branch(network_a: nn.Module, network_b: nn.Module | None, views: Sequence[Tensor]) -> list[Tensor]:
     """``each_view`` of view 1 by ``network_a`` and of view 2 by ``network_b``; without one all views by the first."""
     if network_b is None:
         return each_view(network_a, views)
-    return [*each_view(network_a, views[:1]), *each_view(network_b, views[1:])]
+    return [*each_view(network_a, views[:1]), *each_view(network_b, views[1:], first=1)]
 
 
 def expect_two(views: Sequence[Tensor], method: str) -> None:

@@ -22,7 +22,10 @@ from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.stalls import NEVER
 from fastvicreg.train.batch_norm import own_group, replace_norms
+from fastvicreg.train.clipping import COLUMN as CLIPPED
+from fastvicreg.train.clipping import clipping_of
 from fastvicreg.train.distributed import Processes, device_of, join, launched
+from fastvicreg.train.drop_path import install
 from fastvicreg.train.memory import fitted, shortage
 from fastvicreg.train.online_probe import COLUMN, NAME, OnlineProbe
 from fastvicreg.train.steps.eager.step import EagerStep
@@ -61,7 +64,8 @@ class Run:
     @property
     def columns(self) -> tuple[Column, ...]:
         """What display and log show of a step."""
-        return self.method.columns + ((COLUMN,) if self.probe else ())
+        clipped = (CLIPPED,) if self.step.updater.clipping else ()
+        return self.method.columns + clipped + ((COLUMN,) if self.probe else ())
 
     def described(self, config: TrainConfig) -> str:
         """The run in one line: method, encoders, data, pipeline, batch and device."""
@@ -175,11 +179,13 @@ def build_step(
             joint=config.run.views == "joint",
             recompute=config.run.activations == "recompute",
         )
+    install(as_module(method), config.run.seed)
     groups, captured = method.param_groups(), config.step.captured
     optimizer = build_optimizer(
         config.optim, groups, batch_size=config.run.batch_size, impl=kernels["lars"], captured=captured
     )
-    updater = Updater(as_module(method), optimizer, device=device, precision=precision)
+    clipping = clipping_of(config.optim)
+    updater = Updater(as_module(method), optimizer, device=device, precision=precision, clipping=clipping)
     step = config.step.build(method, updater, device=device, precision=precision, world_size=processes.world_size)
     if config.run.gradients == "bf16":
         step.average_in_bf16()

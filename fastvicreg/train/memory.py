@@ -5,6 +5,7 @@ Shape suffix: B batch (this process's share).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from fastvicreg.encoders import build_encoder
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import replace_norms
 from fastvicreg.train.distributed import Processes
+from fastvicreg.train.drop_path import install
 from fastvicreg.train.steps.eager.step import AUTOCAST
 
 GB = 1e9
@@ -74,7 +76,11 @@ def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
     part_B, largest = batch_B // getattr(config.step, "micro_batches", 1), max(config.data.training_sizes())
     views = [torch.empty((part_B, *shape), device="meta", dtype=kind) for shape, kind in _views(config, largest, dtype)]
     views_bytes = sum(view.nbytes for view in views)
-    with Alive() as alive:
+    drops, dropping = install(method, config.run.seed), nullcontext()
+    if drops is not None:
+        factor_VKB = torch.empty((len(views), len(drops.rates), part_B), device="meta", dtype=torch.float64)
+        dropping = drops.during(factor_VKB)
+    with dropping, Alive() as alive:
         inputs = tuple(view.to(memory_format=torch.channels_last) if view.ndim == 4 else view for view in views)
         results = method.embed(inputs), method.target(inputs)  # held, and so the graph behind them
     # The loss, in fp32 whatever the precision, keeps about a copy of each embedding and its gradient.

@@ -1,4 +1,4 @@
-"""Values that vary over a run: the learning rate's warm-up and cosine, beside a method's own schedules."""
+"""Values that vary over a run: the learning rate's warm-up and cosine, weight decay, and a method's own schedules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from functools import partial
 
 from fastvicreg.config import OptimConfig
 from fastvicreg.contracts import Horizon, Method, Schedule
-from fastvicreg.optim import cosine_schedule
+from fastvicreg.optim import cosine_schedule, half_cosine
 
-LR = "lr"
+LR, WEIGHT_DECAY = "lr", "weight_decay"
 
 
 def schedules_of(method: Method, optim: OptimConfig, horizon: Horizon) -> tuple[dict[str, Schedule], str]:
@@ -21,9 +21,14 @@ def schedules_of(method: Method, optim: OptimConfig, horizon: Horizon) -> tuple[
         base_lr=optim.base_lr,
         batch_size=horizon.batch_size,
     )
+    optimizers: dict[str, Schedule] = {LR: rate}
+    if optim.weight_decay_end is not None:  # main_dino.py's cosine_scheduler, at every step
+        optimizers[WEIGHT_DECAY] = partial(
+            half_cosine, start=optim.weight_decay, end=optim.weight_decay_end, steps=horizon.steps
+        )
     own = method.schedules(horizon)
-    assert LR not in own, "the learning rate is the optimizer's"
-    return {LR: rate, **own}, note
+    assert not own.keys() & {LR, WEIGHT_DECAY}, "learning rate and weight decay are the optimizer's"
+    return {**optimizers, **own}, note
 
 
 def warmup_steps(optim: OptimConfig, horizon: Horizon) -> tuple[int, str]:

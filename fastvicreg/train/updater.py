@@ -1,4 +1,4 @@
-"""The update that ends a step: loss scale, finite gate, optimizer; a step that is not finite leaves nothing behind."""
+"""The update that ends a step: loss scale, finite gate, clipping, optimizer; one that is not finite leaves nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.profiler import record_function
 
 from fastvicreg import stages
+from fastvicreg.train.clipping import Clipping
 
 NON_FINITE = "the loss or its gradient is not finite"
 
@@ -21,6 +22,8 @@ class Update(NamedTuple):
 
     total: Tensor
     finite: bool | Tensor
+    norm: Tensor | None = None
+    """Of all gradients before they were clipped, where they are."""
 
 
 class UpdaterState(NamedTuple):
@@ -45,21 +48,36 @@ class Updater:
     """
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, device: str = "cpu", precision: str = "off"
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device: str = "cpu",
+        precision: str = "off",
+        clipping: Clipping | None = None,
     ) -> None:
-        """``module`` holds the optimizer's parameters and all running statistics, and stays where it is."""
+        """``module`` holds the optimizer's parameters and all running statistics, and stays where it is.
+
+        ``clipping`` is of the gradients as the optimizer gets them: of all processes, without the loss scale.
+        """
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
+        self.clipping = clipping
         self._module = module
+        self._decayed = [group for group in optimizer.param_groups if group.get("weight_decay")]
         self._statistics = RunningStatistics(module)
         self._took_place: bool | Tensor = False
         optimizer.register_step_post_hook(self._note)
 
     def set_rates(self, scalars: Mapping[str, float]) -> None:
-        """On the host, before a step: the learning rate of every group.
+        """On the host, before a step: the learning rate of every group, and the weight decay of those that have one.
 
-        It is ``scalars["lr"]``, or a group's own "constant_lr", times the group's "lr_scale" where it has one.
+        The former is ``scalars["lr"]``, or a group's own "constant_lr", times the group's "lr_scale" where it has one;
+        the latter ``scalars["weight_decay"]`` where it varies over the run.
         """
+        if "weight_decay" in scalars:
+            for group in self._decayed:
+                group["weight_decay"] = scalars["weight_decay"]
         for group in self.optimizer.param_groups:
             lr = group.get("constant_lr", scalars["lr"]) * group.get("lr_scale", 1.0)
             if isinstance(group["lr"], Tensor):
@@ -78,15 +96,23 @@ class Updater:
             self.scaler.scale(total).backward()
 
     def __call__(self, total: Tensor) -> Update:
-        """The finite gate on ``total`` and the gradients, then the optimizer."""
+        """The finite gate on ``total`` and the gradients, clipping where there is any, then the optimizer."""
         with record_function(stages.OPTIMIZER):
+            clipped: Tensor | None = None
             if self.scaler.is_enabled():
                 self._took_place = False
+                if self.clipping:
+                    self.scaler.unscale_(self.optimizer)  # and notes what is not finite
+                    clipped = self.clipping(self._gradients())
                 self.scaler.step(self.optimizer)  # calls the optimizer, and so ``_note``, where it does not skip
                 self.scaler.update()
                 self._statistics.restore_unless(self._took_place)
-                return Update(total, self._took_place)
-            finite: bool | Tensor = torch.isfinite(total + torch.nn.utils.get_total_norm(self._gradients()))
+                return Update(total, self._took_place, clipped)
+            if self.clipping:
+                norm = clipped = self.clipping(self._gradients())
+            else:
+                norm = torch.nn.utils.get_total_norm(self._gradients())
+            finite: bool | Tensor = torch.isfinite(total + norm)
             on_device = getattr(self.optimizer, "_step_supports_amp_scaling", False)
             if total.device.type == "cpu" and not on_device:
                 finite = bool(finite)
@@ -94,14 +120,14 @@ class Updater:
             if not on_device:
                 self._demand(finite)
                 self.optimizer.step()
-                return Update(total, finite)
+                return Update(total, finite, clipped)
             # As torch.amp.GradScaler hands it over. An assertion on the device would cost all that is on it.
             self.optimizer.found_inf = (~torch.as_tensor(finite)).float()  # type: ignore[attr-defined]
             try:
                 self.optimizer.step()
             finally:
                 del self.optimizer.found_inf  # type: ignore[attr-defined]
-            return Update(torch.where(torch.as_tensor(finite), total, torch.nan), finite)
+            return Update(torch.where(torch.as_tensor(finite), total, torch.nan), finite, clipped)
 
     def state(self) -> UpdaterState:
         """Optimizer state under its parameters' names, and the scaler's."""

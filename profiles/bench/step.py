@@ -215,7 +215,7 @@ def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> _Sub
     # As the augmentation hands them over: in the precision's own type.
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[case.precision] or torch.float32)
     ordered = tuple(view.contiguous(memory_format=case.memory_format) for view in views)
-    numbers = torch.arange(batch, device=device)
+    numbers = torch.arange(batch)
     data = Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0))
     return _Subject(step, data, device, case.step in STAGED)
 

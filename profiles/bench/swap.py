@@ -192,7 +192,8 @@ def _copied(config: TrainConfig, run: Run, group: dist.ProcessGroup | None = Non
         impl=kernel_choices(config)["lars"],
         captured=captured,
     )
-    updater = Updater(as_module(method), optimizer, device=run.device, precision=run.precision)
+    clipping = run.step.updater.clipping
+    updater = Updater(as_module(method), optimizer, device=run.device, precision=run.precision, clipping=clipping)
     step = config.step.build(method, updater, device=run.device, precision=run.precision, world_size=1)
     return replace(run, method=method, step=step)
 

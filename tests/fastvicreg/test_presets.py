@@ -123,7 +123,7 @@ def test_imagenet_s_presets_have_the_published_method_and_views(
 
 def test_dino_s_preset_has_the_released_defaults() -> None:
     config = preset("dino-imagenet-100ep").config
-    assert config.encoder == ViTConfig("vit_small", patch=16)
+    assert config.encoder == ViTConfig("vit_small", patch=16, drop_path=0.1)
     assert config.method == DINOConfig(
         projector=(2048, 2048, 256),
         prototypes=65536,
@@ -136,6 +136,7 @@ def test_dino_s_preset_has_the_released_defaults() -> None:
     )
     optim = config.optim
     assert (optim.optimizer, optim.base_lr, optim.weight_decay, optim.warmup_epochs) == ("adamw", 5e-4, 0.04, 10)
+    assert (optim.weight_decay_end, optim.clip, optim.clip_by) == (0.4, 3.0, "parameter")
     assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (100, 512, "dino")
 
 
@@ -147,7 +148,7 @@ def test_imagenet_s_presets_name_what_is_otherwise() -> None:
         "moco-imagenet-200ep": ("shuffled", "zero_init_residual", "once an epoch", "ends at 0", "--precision off"),
         "swav-imagenet-400ep": ("six small crops", "published one at .3", "zero_init_residual", "--precision fp16"),
         "swav-imagenet-200ep": ("all crops of a size together", "zero_init_residual", "--precision fp16"),
-        "dino-imagenet-100ep": ("rises to .4", "not clipped", "stochastic depth", "--precision fp16"),
+        "dino-imagenet-100ep": ("gradient of 0", "--precision fp16"),
         "byol-imagenet-100ep": ("begins as a copy", "ends at 0"),
         "simclr-imagenet-100ep": ("ends at 0", "three layers"),
     }

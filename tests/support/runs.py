@@ -30,6 +30,20 @@ def tiny(data: Path, **run: Any) -> TrainConfig:
     )
 
 
+def with_dino_s_options(config: TrainConfig) -> TrainConfig:
+    """Weight decay that moves, clipping that bites and stochastic depth, together."""
+    optim = OptimConfig(
+        optimizer="adamw",
+        base_lr=0.05,
+        warmup_share=0.1,
+        weight_decay=0.04,
+        weight_decay_end=0.4,
+        clip=0.02,
+        clip_by="parameter",
+    )
+    return replace(config, optim=optim, encoder=replace(config.encoder, drop_path=0.5))  # type: ignore[type-var, call-arg]
+
+
 def unevaluated(data: Path, **run: Any) -> TrainConfig:
     """``tiny`` for longer, without evaluations and with few checkpoints."""
     return tiny(data, **({"epochs": 20, "eval_every": 0, "checkpoint_every": 500, "log_every": 10} | run))

@@ -25,6 +25,7 @@ class Skipping(torch.optim.Optimizer):
             for param in group["params"]:
                 if param.grad is None:
                     continue
-                gradient = param.grad / getattr(self, "grad_scale", 1.0)
+                scale = getattr(self, "grad_scale", None)  # None too where the scaler has unscaled already
+                gradient = param.grad if scale is None else param.grad / scale
                 moved = param - group["lr"] * gradient
                 param.copy_(torch.where(self.found_inf == 0, moved, param))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from fastvicreg.encoders import check_drop_path
 from fastvicreg.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class ResNetConfig:
     stem: Stem = "7x7"
     """7x7 stride 2 and max-pool (ImageNet); 3x3 of stride 1, or 2 (3x3s2), or padding 2 as solo-learn (3x3p2), without
     pooling (small images)."""
+    drop_path: float = 0.0
+    """Stochastic depth: share of the samples for which the last block's residual branch is left out in training, the
+    first block's never, others between; not in a momentum network (DINO: .1)."""
 
     def check(self) -> None:
         """``UserError`` for a value that no network can have."""
@@ -52,10 +56,11 @@ class ResNetConfig:
             raise UserError(
                 f"--width {self.width} is below {NARROWEST}, where oneDNN corrupts memory on a CPU: give {NARROWEST}."
             )
+        check_drop_path(self.drop_path)
 
     def build(self) -> ResNet:
         """A network with fresh weights, drawn from torch's global generator."""
         from fastvicreg.encoders.resnet.network import resnet
 
         self.check()
-        return resnet(self.arch, width=self.width, stem=self.stem)
+        return resnet(self.arch, width=self.width, stem=self.stem, drop_path=self.drop_path)

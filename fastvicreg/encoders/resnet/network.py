@@ -7,8 +7,12 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.drop_path import DropPath, added, rising
 from fastvicreg.encoders.resnet.config import STEMS, Stem
 from fastvicreg.kernels.norm import activated
+
+NewBlock = Callable[[int, int, int, float], nn.Module]
+"""From channels in, channels within, stride and rate of stochastic depth."""
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -21,18 +25,19 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.conv1 = conv(inputs, planes, 3, stride)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2 = conv(planes, planes, 3)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = shortcut(inputs, planes, stride)
+        self.drop_path = DropPath(drop_path) if drop_path else None
 
     def forward(self, x: Tensor) -> Tensor:
         kept = x if self.downsample is None else self.downsample(x)
         x = activated(self.bn1, self.conv1(x))
-        return activated(self.bn2, self.conv2(x), kept)
+        return added(self.bn2, self.conv2(x), kept, self.drop_path)
 
 
 class Bottleneck(nn.Module):
@@ -40,7 +45,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.conv1 = conv(inputs, planes, 1)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -49,12 +54,13 @@ class Bottleneck(nn.Module):
         self.conv3 = conv(planes, planes * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
         self.downsample = shortcut(inputs, planes * self.expansion, stride)
+        self.drop_path = DropPath(drop_path) if drop_path else None
 
     def forward(self, x: Tensor) -> Tensor:
         kept = x if self.downsample is None else self.downsample(x)
         x = activated(self.bn1, self.conv1(x))
         x = activated(self.bn2, self.conv2(x))
-        return activated(self.bn3, self.conv3(x), kept)
+        return added(self.bn3, self.conv3(x), kept, self.drop_path)
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module | None:
@@ -71,20 +77,21 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, block: Callable[[int, int, int], nn.Module], depths: tuple[int, ...], width: int, stem: Stem
+        self, block: NewBlock, depths: tuple[int, ...], width: int, stem: Stem, drop_path: float = 0.0
     ) -> None:
+        """``drop_path`` is the last block's rate of stochastic depth."""
         super().__init__()
         kernel, stride, padding = STEMS[stem]
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
         channels, expansion = width, block.expansion  # type: ignore[attr-defined]
-        stages = []
+        stages, rates = [], iter(rising(drop_path, sum(depths)))
         for number, depth in enumerate(depths):
             planes = width * 2**number
             blocks = []
             for position in range(depth):
-                blocks.append(block(channels, planes, 2 if number and not position else 1))
+                blocks.append(block(channels, planes, 2 if number and not position else 1, next(rates)))
                 channels = planes * expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
@@ -111,7 +118,7 @@ class ResNet(nn.Module):
         return by_dimension(self)
 
 
-ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, ...], int]] = {
+ARCHITECTURES: dict[str, tuple[NewBlock, tuple[int, ...], int]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2), 1),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 1),
     "resnet50": (Bottleneck, (3, 4, 6, 3), 1),
@@ -120,7 +127,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[int, int, int], nn.Module], tuple[int, 
 }
 
 
-def resnet(arch: str, *, width: int = 64, stem: Stem = "7x7") -> ResNet:
+def resnet(arch: str, *, width: int = 64, stem: Stem = "7x7", drop_path: float = 0.0) -> ResNet:
     """The network called ``arch``; ``width`` is the first stage's channels, doubled for resnet50x2."""
     block, depths, multiple = ARCHITECTURES[arch]
-    return ResNet(block, depths, width * multiple, stem)
+    return ResNet(block, depths, width * multiple, stem, drop_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from fastvicreg.encoders import check_drop_path
 from fastvicreg.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,15 +22,19 @@ class ResNet1dConfig:
     """resnet18_1d or resnet34_1d."""
     width: int = 48
     """Channels of the first stage; features are eight times as many, 384 as published."""
+    drop_path: float = 0.0
+    """Stochastic depth: share of the samples for which the last block's residual branch is left out in training, the
+    first block's never, others between; not in a momentum network (DINO: .1)."""
 
     def check(self) -> None:
         """``UserError`` for a value that no network can have."""
         if self.width < 1:
             raise UserError(f"--width {self.width} is too small: give 1 or more.")
+        check_drop_path(self.drop_path)
 
     def build(self) -> ResNet1d:
         """A network with fresh weights, drawn from torch's global generator."""
         from fastvicreg.encoders.resnet1d.network import ResNet1d
 
         self.check()
-        return ResNet1d(self.arch, self.width)
+        return ResNet1d(self.arch, self.width, self.drop_path)

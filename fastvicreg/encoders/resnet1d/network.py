@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.drop_path import DropPath, added, rising
 from fastvicreg.kernels.norm import activated
 
 DEPTHS = {"resnet18_1d": (2, 2, 2, 2), "resnet34_1d": (3, 4, 6, 3)}
@@ -23,10 +24,11 @@ def conv(inputs: int, outputs: int, taps: int, stride: int = 1) -> nn.Conv1d:
 class Block(nn.Module):
     """Two convolutions of 9 taps and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(inputs, outputs, 9, stride), nn.BatchNorm1d(outputs)
         self.conv2, self.bn2 = conv(outputs, outputs, 9), nn.BatchNorm1d(outputs)
+        self.drop_path = DropPath(drop_path) if drop_path else None
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm1d(outputs))
@@ -34,7 +36,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kept = x if self.downsample is None else self.downsample(x)
         x = activated(self.bn1, self.conv1(x))
-        return activated(self.bn2, self.conv2(x), kept)
+        return added(self.bn2, self.conv2(x), kept, self.drop_path)
 
 
 class ResNet1d(nn.Module):
@@ -43,16 +45,17 @@ class ResNet1d(nn.Module):
     Initialised as the ResNets for images: a block starts as its shortcut.
     """
 
-    def __init__(self, arch: str, width: int) -> None:
+    def __init__(self, arch: str, width: int, drop_path: float = 0.0) -> None:
+        """``drop_path`` is the last block's rate of stochastic depth."""
         super().__init__()
         self.conv1, self.bn1 = conv(1, width, 49, 4), nn.BatchNorm1d(width)
         self.maxpool = nn.MaxPool1d(9, 4, 4)
-        channels, stages = width, []
+        channels, stages, rates = width, [], iter(rising(drop_path, sum(DEPTHS[arch])))
         for number, depth in enumerate(DEPTHS[arch]):
             blocks = []
             for place in range(depth):
                 outputs = width * 2**number
-                blocks.append(Block(channels, outputs, 4 if number and not place else 1))
+                blocks.append(Block(channels, outputs, 4 if number and not place else 1, next(rates)))
                 channels = outputs
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastvicreg.encoders import check_drop_path
 from fastvicreg.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,12 +27,20 @@ class ViTConfig:
     """Positions a side that are learned (224 / 16); for views of another size they are resampled, bicubic."""
     depth: int = 12
     """Blocks."""
+    drop_path: float = 0.0
+    """Stochastic depth: share of the samples for which the last block's residual branches are left out in training,
+    the first block's never, others between; not in a momentum network (DINO: .1)."""
 
     def check(self) -> None:
         """``UserError`` for the first value that no network can have."""
         for flag, value in (("--patch", self.patch), ("--grid", self.grid), ("--depth", self.depth)):
             if value < 1:
                 raise UserError(f"{flag} {value} is too small: give 1 or more.")
+        check_drop_path(self.drop_path)
+        if self.drop_path and self.depth == 1:
+            raise UserError(
+                f"--drop-path {self.drop_path} drops nothing of --depth 1, whose block is the first: give 0."
+            )
 
     def build(self) -> VisionTransformer:
         """A network with fresh weights, drawn from torch's global generator."""
@@ -39,4 +48,4 @@ class ViTConfig:
 
         self.check()
         width, heads = SIZES[self.arch]
-        return VisionTransformer(width, heads, self.depth, self.patch, self.grid)
+        return VisionTransformer(width, heads, self.depth, self.patch, self.grid, self.drop_path)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.drop_path import DropPath, rising
 from fastvicreg.errors import UserError
 
 EPS = 1e-6
@@ -61,16 +62,18 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind a norm and beside a shortcut."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=EPS)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=EPS)
         self.mlp = Mlp(width)
+        # Each drops by draws of its own.
+        self.drop_path1, self.drop_path2 = (DropPath(drop_path) if drop_path else nn.Identity() for _ in range(2))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attn(self.norm1(x_BTD))
-        return x_BTD + self.mlp(self.norm2(x_BTD))
+        x_BTD = x_BTD + self.drop_path1(self.attn(self.norm1(x_BTD)))
+        return x_BTD + self.drop_path2(self.mlp(self.norm2(x_BTD)))
 
 
 class VisionTransformer(nn.Module):
@@ -80,14 +83,15 @@ class VisionTransformer(nn.Module):
     0, the patches' convolution as torch has it (timm's ``vit_*_patch*``).
     """
 
-    def __init__(self, width: int, heads: int, depth: int, patch: int, grid: int) -> None:
+    def __init__(self, width: int, heads: int, depth: int, patch: int, grid: int, drop_path: float = 0.0) -> None:
+        """``drop_path`` is the last block's rate of stochastic depth."""
         super().__init__()
         self.features = width
         self.patch, self.grid = patch, grid
         self.patch_embed = PatchEmbed(width, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, rate) for rate in rising(drop_path, depth)))
         self.norm = nn.LayerNorm(width, eps=EPS)
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=STD, a=-2 * STD, b=2 * STD)

@@ -18,6 +18,8 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.ranks import Ranks
 from fastvicreg.methods.swav.config import SwAVConfig
 from fastvicreg.methods.swav.method import SwAV, sinkhorn, swapped_prediction
+from fastvicreg.presets import preset
+from fastvicreg.train.assemble import build_optimizer
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
@@ -220,3 +222,32 @@ def test_a_skipped_step_leaves_prototypes_and_count(finite: bool | Tensor) -> No
     method.after_update({}, finite)
     assert torch.equal(method.prototypes.weight, before)
     assert int(method.updates) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("swav-imagenet-100ep", True), ("solo-cifar10-swav", True), ("dino-imagenet-100ep", False)]
+)
+def test_an_optimizer_of_the_presets_leaves_frozen_prototypes_alone_but_for_dino_s(name: str, kept: bool) -> None:
+    """The released codes take them out of the update. LARS does, in SwAV's forms; AdamW's is a divergence of DINO's."""
+    published = preset(name)
+    method = swav(freeze_prototypes=3)
+    optimizer = build_optimizer(published.config.optim, method.param_groups(), batch_size=256)
+    step = EagerStep(method, Updater(method, optimizer))
+    before = method.prototypes.weight.detach().clone()
+    grads, lengths = [], []
+
+    def look(*_: object) -> None:
+        """After the update, before the prototypes go back to length 1."""
+        grads.append(float(method.prototypes.weight.grad.norm()))  # type: ignore[union-attr, operator]
+        lengths.append(float(method.prototypes.weight.detach().norm()))
+
+    optimizer.register_step_post_hook(look)
+    for _ in range(3):
+        step(batch_of(6), {"lr": 0.1})
+    assert grads == [0, 0, 0]
+    torch.testing.assert_close(method.prototypes.weight.detach(), before)
+    assert (lengths == pytest.approx([float(before.norm())] * 3, rel=1e-6)) == kept
+    told = " ".join(published.told(published.config))
+    assert ("frozen prototypes go through AdamW" in told) != kept
+    state = {key: float(value.norm()) for key, value in optimizer.state[method.prototypes.weight].items()}
+    assert state == ({"momentum_buffer": 0.0} if kept else {"step": 3.0, "exp_avg": 0.0, "exp_avg_sq": 0.0})

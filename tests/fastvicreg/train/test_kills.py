@@ -17,7 +17,7 @@ import pytest
 from images import encoded, photo
 from killing import differences, killed, whole
 from methods import METHOD_CONFIGS
-from runs import tiny
+from runs import tiny, with_dino_s_options
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.pipelines.convert.run import convert_dataset
@@ -37,6 +37,8 @@ class Kind:
     step: Any = None
     engine: str = "native"
     processes: int = 1
+    options: bool = False
+    """With a weight decay that moves, clipping and stochastic depth."""
     soak: bool = False
     """Only in a soak: it takes long."""
     run: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +49,7 @@ KINDS = {
     "byol": Kind(3, "byol"),
     "moco": Kind(3, "moco"),
     "swav": Kind(3, "swav"),
+    "dino": Kind(2, "dino", options=True),
     "probe": Kind(1, run={"probe": "linear"}),
     "cached": Kind(2, step=CachedConfig(micro_batches=2)),
     "ffcv": Kind(1, engine="ffcv", soak=True),
@@ -76,6 +79,7 @@ def config_of(kind: Kind, images: Path) -> TrainConfig:
     config = tiny(images if kind.engine == "native" else images.parent / "data.beton", **kind.run)
     data = replace(config.data, pipeline=kind.engine, workers=1, stall_timeout=60)
     config = replace(config, data=data, method=METHOD_CONFIGS[kind.method])
+    config = with_dino_s_options(config) if kind.options else config
     return replace(config, step=kind.step) if kind.step else config
 
 

@@ -6,6 +6,7 @@ embedding; a second forward pass of each micro-batch takes it on to the weights.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class CachedStep(EagerStep):
         found = [None if leaf is None else leaf.grad for leaf in tree_leaves(embeddings)]
         cached = [None if grad is None else grad.chunk(count) for grad in found]
         for number, part in enumerate(parts):
-            with record_function(stages.FORWARD), self.autocast():
+            with record_function(stages.FORWARD), self.autocast(), self._part(number):
                 leaves = tree_leaves(self.method.embed(part))
             reached = [
                 (leaf, grads[number])
@@ -64,6 +65,10 @@ class CachedStep(EagerStep):
                 self._average()
         return terms
 
+    def _part(self, number: int) -> AbstractContextManager[None]:
+        """Stochastic depth leaves out the same in both passes of this micro-batch."""
+        return self._drops.part(number, self._micro_batches) if self._drops else nullcontext()
+
     @torch.no_grad()
     def _embedded(self, parts: list[tuple[Tensor, ...]]) -> tuple[Any, Any]:
         """The whole batch's embeddings, ready to take a gradient, and its targets."""
@@ -71,7 +76,10 @@ class CachedStep(EagerStep):
         statistics = RunningStatistics(self.method)
         with record_function(stages.FORWARD), self.autocast():
             statistics.keep()
-            embeddings = [self.method.embed(part) for part in parts]
+            embeddings = []
+            for number, part in enumerate(parts):
+                with self._part(number):
+                    embeddings.append(self.method.embed(part))
             statistics.restore_unless(False)  # the second pass moves them
             targets = [self.method.target(part) for part in parts]
         whole = self._joined(embeddings, parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any, Self
 
@@ -15,6 +15,8 @@ from torch.profiler import record_function
 
 from fastvicreg import stages
 from fastvicreg.contracts import Batch, Method, Terms
+from fastvicreg.train.clipping import COLUMN as CLIPPED
+from fastvicreg.train.drop_path import drawn, drops_of
 from fastvicreg.train.updater import Updater
 
 AUTOCAST = {"off": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +60,7 @@ class EagerStep:
         self._device, self.precision = device, precision
         self._world_size, self._replacement = world_size, loss
         self._in_bf16 = False
+        self._drops = drops_of(method)
         self._embed, self._loss = self._functions()
         self._forward: nn.Module = Forward(method, self._embed, self._terms)
         if world_size > 1 and self._averages_in_backward():
@@ -125,7 +128,12 @@ class EagerStep:
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
         self.updater.set_rates(scalars)
-        return self._run(batch.views, scalars)
+        with self._dropping(batch):
+            return self._run(batch.views, scalars)
+
+    def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
+        """What stochastic depth leaves out of a step on ``batch``, drawn on the host before the step is run."""
+        return self._drops.during(drawn(self._drops, batch)) if self._drops else nullcontext()
 
     def _run(self, views: tuple[Tensor, ...], scalars: Mapping[str, float | Tensor]) -> Terms:
         """Everything of a step that the device does."""
@@ -133,7 +141,8 @@ class EagerStep:
         terms = self._gradients(views)
         update = self.updater(terms.total.detach())
         self.method.after_update(scalars, update.finite)
-        return Terms(update.total, terms.parts)
+        clipped = {} if update.norm is None else {CLIPPED.name: update.norm}
+        return Terms(update.total, {**terms.parts, **clipped})
 
     def _gradients(self, views: tuple[Tensor, ...]) -> Terms:
         """The terms, and each parameter's gradient in its place."""

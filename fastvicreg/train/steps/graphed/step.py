@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fastvicreg.contracts import Batch, Method, Terms
 from fastvicreg.errors import UserError
+from fastvicreg.train.drop_path import drawn
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
@@ -62,6 +64,8 @@ class _Recording:
 
     graph: Graph
     views: tuple[Tensor, ...]
+    factor_VKB: Tensor | None
+    """Of stochastic depth, where there is any."""
     terms: Terms | None = None
     eager_steps: int = 0
 
@@ -89,18 +93,22 @@ class GraphedStep(EagerStep):
         """``UserError`` where the method asks the device for a value, which a graph cannot do."""
         self.updater.set_rates(scalars)
         self._set_scalars(scalars, batch.views[0].device)
+        factor_VKB = drawn(self._drops, batch) if self._drops else None
         shapes = tuple((view.shape, view.dtype) for view in batch.views)
         if shapes not in self._recordings:
             static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.views)
-            self._recordings[shapes] = _Recording(self._new_graph(), static)
+            own_VKB = None if factor_VKB is None else factor_VKB.clone()
+            self._recordings[shapes] = _Recording(self._new_graph(), static, own_VKB)
         recording = self._recordings[shapes]
         for own, view in zip(recording.views, batch.views, strict=True):
             own.copy_(view, non_blocking=True)
+        if recording.factor_VKB is not None and factor_VKB is not None:
+            recording.factor_VKB.copy_(factor_VKB, non_blocking=True)
         enough = EAGER_STEPS if self._world_size == 1 else EAGER_STEPS_OF_MANY
         if recording.terms is None:
             if recording.eager_steps < enough:
                 recording.eager_steps += 1
-                return recording.graph.on_the_side(lambda: self._run(recording.views, self._scalars))
+                return recording.graph.on_the_side(lambda: self._once(recording))
             recording.terms = self._recorded(recording)
         recording.graph.replay()
         return recording.terms
@@ -108,13 +116,18 @@ class GraphedStep(EagerStep):
     def _recorded(self, recording: _Recording) -> Terms:
         self.updater.begin()  # no gradient is left over that the graph would add to
         try:
-            return recording.graph.record(lambda: self._run(recording.views, self._scalars))
+            return recording.graph.record(lambda: self._once(recording))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"--step graphed: a step of {type(self.method).__name__} cannot be captured ({reason}): "
                 "give --step eager or compiled."
             ) from error
+
+    def _once(self, recording: _Recording) -> Terms:
+        factor_VKB = recording.factor_VKB
+        with nullcontext() if self._drops is None or factor_VKB is None else self._drops.during(factor_VKB):
+            return self._run(recording.views, self._scalars)
 
     def _set_scalars(self, scalars: Mapping[str, float], device: torch.device) -> None:
         """The schedules' values to where the graph reads them; in fp64, as 1 - .9999 has to be exact enough."""
