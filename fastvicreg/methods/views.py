@@ -14,31 +14,38 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.norm import JointViews, recomputing
 
 
-def each_view(network: nn.Module | Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
-    """``[network(view) for view in views]``, as fast as ``network`` can.
+def each_view(network: nn.Module | Callable[..., Any], views: Sequence[Tensor], **options: Any) -> list[Any]:
+    """``[network(view, **options) for view in views]``, as fast as ``network`` can; each a tensor, or a tuple of them.
 
     Where ``train.batch_norm.replace_norms`` made it ready (``--views joint``), neighbours of one shape go through as
     one batch, in which each view keeps statistics of its own: the same outputs and running statistics, at half the
     launches and collectives. Where it was told so (``--activations recompute``), outputs of norms are not kept.
     """
     with recomputing() if getattr(network, "recompute", False) and not torch.compiler.is_compiling() else nullcontext():
-        return _each_view(network, views, getattr(network, "joint_views", None))
+        return _each_view(network, views, getattr(network, "joint_views", None), options)
 
 
 def _each_view(
-    network: nn.Module | Callable[[Tensor], Tensor], views: Sequence[Tensor], joint: JointViews | None
-) -> list[Tensor]:
+    network: nn.Module | Callable[..., Any], views: Sequence[Tensor], joint: JointViews | None, options: dict[str, Any]
+) -> list[Any]:
     if joint is None:
-        return [network(view) for view in views]
-    results: list[Tensor] = []
+        return [network(view, **options) for view in views]
+    results: list[Any] = []
     for _, alike in itertools.groupby(views, key=lambda view: view.shape):
         batch = list(alike)
         if len(batch) == 1:
-            results.append(network(batch[0]))
+            results.append(network(batch[0], **options))
         else:
             with counted(joint, len(batch)):
-                results += network(torch.cat(batch)).chunk(len(batch))
+                results += _parted(network(torch.cat(batch), **options), len(batch))
     return results
+
+
+def _parted(result: Any, count: int) -> list[Any]:
+    """A joint batch's result as one of each view."""
+    if isinstance(result, tuple):
+        return list(zip(*(part.chunk(count) for part in result), strict=True))
+    return list(result.chunk(count))
 
 
 def each_branch(network_a: nn.Module, network_b: nn.Module | None, views: Sequence[Tensor]) -> list[Tensor]:

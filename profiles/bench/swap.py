@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Terms
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.bench.swap_verdict import FED, FULL, LOADER, MODEL, WITHOUT
@@ -167,7 +168,14 @@ def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop
     if config.data.pipeline != "synthetic":
         size, rank = config.run.batch_size, run.processes.rank
         noise = build_engine(
-            "synthetic", run.data.train, run.plan, batch_size=size, rank=rank, world_size=processes, device=run.device
+            "synthetic",
+            run.data.train,
+            run.plan,
+            batch_size=size,
+            rank=rank,
+            world_size=processes,
+            device=run.device,
+            places=takes_places(config.method),
         )
         runs[WITHOUT["data"]] = with_engine(run, noise)
     loops = {name: partial(whole, config, built) for name, built in runs.items()}

@@ -125,7 +125,7 @@ class EagerStep:
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
         self.updater.set_rates(scalars)
-        return self._run(batch.views, scalars)
+        return self._run(batch.inputs, scalars)
 
     def _run(self, views: tuple[Tensor, ...], scalars: Mapping[str, float | Tensor]) -> Terms:
         """Everything of a step that the device does."""

@@ -89,12 +89,12 @@ class GraphedStep(EagerStep):
         """``UserError`` where the method asks the device for a value, which a graph cannot do."""
         self.updater.set_rates(scalars)
         self._set_scalars(scalars, batch.views[0].device)
-        shapes = tuple((view.shape, view.dtype) for view in batch.views)
+        shapes = tuple((view.shape, view.dtype) for view in batch.inputs)
         if shapes not in self._recordings:
-            static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.views)
+            static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.inputs)
             self._recordings[shapes] = _Recording(self._new_graph(), static)
         recording = self._recordings[shapes]
-        for own, view in zip(recording.views, batch.views, strict=True):
+        for own, view in zip(recording.views, batch.inputs, strict=True):
             own.copy_(view, non_blocking=True)
         enough = EAGER_STEPS if self._world_size == 1 else EAGER_STEPS_OF_MANY
         if recording.terms is None:
