@@ -15,10 +15,10 @@ from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.moco.config import MoCoConfig
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
 from fastvicreg.methods.swav.config import SwAVConfig
-from fastvicreg.methods.settings import takes_places
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.methods.wmse.config import WMSEConfig
