@@ -24,6 +24,7 @@ from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.methods.vicregl.matching import by_features, by_location, centres, chosen
 from fastvicreg.methods.vicregl.method import Embeddings, VICRegL
 from fastvicreg.profiles.bench import swap
+from fastvicreg.profiles.bench.step import Case, build_case
 from fastvicreg.profiles.parts import loss as loss_alone
 from fastvicreg.profiles.parts import opened
 from fastvicreg.train.batch_norm import replace_norms
@@ -299,6 +300,9 @@ def test_a_multicrop_run_is_resumed_and_measured(make_folder: Any, tmp_path: Pat
         assert next(loop) == next(loop)
     rows = swap.run(config, repeats=1, window=1)
     assert all(row["images_per_s"] > 0 for row in rows)
+    subject = build_case(config, Case(), "cpu", 4)  # two views of noise, and places with them
+    subject()
+    assert subject.batch.inputs[-1].shape == (4, 2, 5)
 
 
 def test_its_memory_is_told_before_a_run(tmp_path: Path) -> None:
