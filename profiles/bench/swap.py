@@ -147,9 +147,9 @@ def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop
     model = alone.step.replaced(loss=mean_square, updater=without_update(alone))
     views = first_batch(run).views[: run.plan.views]  # a pair's other members do not pass the photometric kernel
 
-    def same_views(group_BVHWC: Tensor, *_: Any, **__: Any) -> list[Tensor]:
-        _, count, *size, _ = group_BVHWC.shape
-        return [view for view in views if list(view.shape[2:]) == size][:count]
+    def same_views(group_BVHWC: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+        alike = [view for view in views if view.shape[2:] == group_BVHWC.shape[2:4]]
+        return tuple(alike[: group_BVHWC.shape[1]])
 
     def another() -> Run:
         """Of several processes, each step needs a method of its own."""

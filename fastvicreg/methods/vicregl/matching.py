@@ -33,7 +33,7 @@ def centres(place_B5: Tensor, side: int) -> Tensor:
 
 
 def by_location(own_BN2: Tensor, other_BM2: Tensor, count: int) -> Matches:
-    """The ``count`` positions that lie nearest to one of the other map's, each with that one (paper eq. 2)."""
+    """The ``count`` positions that lie nearest to one of the other map's, each with that one (paper section 3)."""
     distance_BNM = (own_BN2[:, :, None] - other_BM2[:, None]).square().sum(-1)
     least_BN, other_BN = distance_BNM.min(2)
     if count == least_BN.shape[1]:
@@ -44,7 +44,7 @@ def by_location(own_BN2: Tensor, other_BM2: Tensor, count: int) -> Matches:
 
 
 def by_features(own_BNC: Tensor, other_BMC: Tensor) -> Matches:
-    """Every position with the other map's nearest in l2 distance (paper eq. 3; the released ``l2_all_matches``)."""
+    """Every position with the other map's nearest in l2 distance (paper section 3; the released ``l2_all_matches``)."""
     # |a - b|^2 without |a|^2, which is the same for all b.
     return Matches(None, torch.baddbmm(other_BMC.square().sum(2)[:, None], own_BNC, other_BMC.mT, alpha=-2).argmin(2))
 

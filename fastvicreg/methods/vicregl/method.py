@@ -41,8 +41,8 @@ class Embeddings(NamedTuple):
 class VICRegL(nn.Module):
     """Paper section 3; official main_vicregl.py after its fix of the local loss, without ``--fast-vc-reg``.
 
-    Two views, or more of which the first two are large. Positions follow a view's flip, as in the paper; the released
-    code's ``--no-flip-grid``, its default, leaves them where they were.
+    Two views, or more of which the first two are large. Positions follow a view's flip; the released code's
+    ``--no-flip-grid``, its default, leaves them where they were.
     """
 
     def __init__(self, encoder: Encoder, config: VICRegLConfig, *, impl: str = "auto") -> None:
