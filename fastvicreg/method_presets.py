@@ -16,6 +16,7 @@ from fastvicreg.methods.moco.config import MoCoConfig
 from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
 from fastvicreg.methods.swav.config import SwAVConfig
+from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.methods.wmse.config import WMSEConfig
 
 ENDS_ABOVE_0 = Divergence("learning rate ends at 0.001 x peak; the published cosine ends at 0")
@@ -150,6 +151,26 @@ def dino_imagenet() -> Preset:
     return Preset("DINO, ViT-S/16, 100 epochs, 2 x 224 + 8 x 96 (published: kNN 69.3, linear 74.0)", config, told)
 
 
+def vicregl_imagenet() -> Preset:
+    """facebookresearch/VICRegL's main_vicregl.py as its README runs it for a ResNet-50, at alpha .9."""
+    config = imagenet(VICRegLConfig(local_matches=(20,)), OptimConfig(base_lr=0.2), epochs=300, batch_size=2048)
+    told = (
+        Divergence("positions follow a view's flip; the released code's default leaves them unflipped"),
+        Divergence(
+            "20 positions of both views are matched by location; the released defaults take 4 of the second",
+            "method.local_matches",
+        ),
+        Divergence(
+            "the local projector's batch norm is over all positions of a view; the released one takes no maps of a "
+            "ResNet",
+            "method.batch_norm",
+        ),
+        FP16,
+    )
+    summary = "VICRegL, ResNet-50, 300 epochs, two views, alpha .9 (published: linear 71.2, linear mIoU on VOC 54.0)"
+    return Preset(summary, config, told)
+
+
 def solo(name: str, reports: float, method: MethodConfig, optim: OptimConfig, *told: Divergence, recipe: str) -> Preset:
     """solo-learn's scripts/pretrain/cifar on CIFAR-10, with its own recipe and stem."""
     config = TrainConfig(
@@ -228,6 +249,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "swav-imagenet-100ep": swav_multicrop,
     "swav-imagenet-200ep": swav_small_batch,
     "dino-imagenet-100ep": dino_imagenet,
+    "vicregl-imagenet-300ep": vicregl_imagenet,
     "solo-cifar10-byol": solo_byol,
     "solo-cifar10-simsiam": solo_simsiam,
     "solo-cifar10-barlow-twins": solo_barlow_twins,

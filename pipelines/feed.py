@@ -114,8 +114,8 @@ class AugmentedFeed:
             batch = self._augment(crops, groups, others, params_BVP)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
-        for view in batch.views:
-            view.record_stream(current)
+        for part in batch.inputs:
+            part.record_stream(current)
         return batch
 
     def _copying(self) -> AbstractContextManager[object]:
@@ -130,7 +130,10 @@ class AugmentedFeed:
                 own_BVP = params_BVP[:, len(views) : len(views) + group_BVHWC.shape[1]]
                 views += self._kernel(group_BVHWC, own_BVP, dtype=self._dtype, impl=self._impl)
             views += [as_view(view, self._dtype) for view in others]
-        return Batch(tuple(views), crops.index_B, crops.label_B, crops.cursor)
+        places_BV5 = crops.places_BV5
+        if places_BV5 is not None:
+            places_BV5 = places_BV5.to(self._device, non_blocking=True)
+        return Batch(tuple(views), crops.index_B, crops.label_B, crops.cursor, places_BV5)
 
 
 def as_view(other: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,6 +20,7 @@ from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.pipelines.recipes import named_recipe
 
 BATCH = 2
@@ -110,6 +111,8 @@ def trace(config: TrainConfig) -> Traced:
     recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
     sides = [view.size or config.data.image_size for view in recipe.views]
     views = [torch.empty(BATCH, 3, side, side, device="meta") for side in sides]
+    if takes_places(config.method):
+        views.append(torch.empty(BATCH, len(sides), 5, device="meta"))
     counted = _Counting(method)
     with counted.listening():
         method.embed(tuple(views))

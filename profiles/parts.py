@@ -91,7 +91,7 @@ def augment(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
 
 def loss(config: TrainConfig, run: Run, start: Cursor = START) -> Loop:
     """The loss's forward and backward on the embeddings of one batch, whichever method's they are."""
-    method, views = run.method, first_batch(run).views
+    method, views = run.method, first_batch(run).inputs
     with run.step.autocast():
         embeddings, targets = method.embed(views), method.target(views)
     # Copied: embeddings alone, not the network's memory behind them.

@@ -70,7 +70,7 @@ class Crops:
     A group holds consecutive views of one size; all groups together are the plan's views, in its order. ``slot_B`` is
     the sample the plan asked for (photometric parameters follow it); ``index_B`` the sample delivered, which differs
     only where ``fault_B`` says why. ``others`` are views that are no pixels, ready for an encoder: of a pair's other
-    modalities, after those of its image.
+    modalities, after those of its image. ``places_BV5``, where it was asked for, tells where each view was cut.
     """
 
     groups: tuple[Tensor, ...]  # uint8, (B, views of the group, H, W, C) each
@@ -80,6 +80,7 @@ class Crops:
     fault_B: Tensor  # uint8, a Fault
     cursor: Cursor  # of this batch
     others: tuple[Tensor, ...] = ()  # (B, ...) each, on the host
+    places_BV5: Tensor | None = None  # float32, on the host: x, y, width, height in source pixels, 1 where flipped
 
     @property
     def crops_BVHWC(self) -> Tensor:
@@ -105,6 +106,13 @@ class Batch:
     index_B: Tensor
     label_B: Tensor
     cursor: Cursor
+    places_BV5: Tensor | None = None
+    """Where each view was cut, as ``Crops.places_BV5``, on the device: for a method that takes places."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a method's ``embed`` and ``target`` are given: the views, after them the places where there are any."""
+        return self.views if self.places_BV5 is None else (*self.views, self.places_BV5)
 
 
 @runtime_checkable

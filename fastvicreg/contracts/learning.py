@@ -47,6 +47,16 @@ class Encoder(Protocol):
         ...
 
 
+class MapEncoder(Encoder, Protocol):
+    """An encoder that also gives what it has of each part of the image, where ``tokens`` asks for it.
+
+    ``(features_BF, map_BNC)``: N is rows times columns, row by row from the top left, C is ``map_features``; 0 says
+    that there is no such map.
+    """
+
+    map_features: int
+
+
 Schedule = Callable[[int], float]
 """The value of a schedule at a step, counted from 0."""
 
@@ -94,7 +104,8 @@ class Method(Protocol):
     """A self-supervised method: an ``nn.Module`` that owns its encoders, heads, targets and queues.
 
     The step calls ``embed``, ``target`` and ``loss`` in this order, under autocast, and ``after_update`` once the
-    optimizer had its turn. What ``embed`` and ``target`` return is the method's own: any nesting of tensors.
+    optimizer had its turn. What ``embed`` and ``target`` return is the method's own: any nesting of tensors. A method
+    whose settings say ``takes_places`` is given ``Batch.places_BV5`` as the last of the views.
     """
 
     columns: tuple[Column, ...]

@@ -21,6 +21,7 @@ METHODS = {
     "wmse": "fastvicreg.methods.wmse.config:WMSEConfig",
     "swav": "fastvicreg.methods.swav.config:SwAVConfig",
     "dino": "fastvicreg.methods.dino.config:DINOConfig",
+    "vicregl": "fastvicreg.methods.vicregl.config:VICRegLConfig",
 }
 """Names to the class of their settings."""
 

@@ -101,6 +101,11 @@ def branch_of(method: object) -> tuple[str, ...]:
     return getattr(method, "branch_b", None) or ()
 
 
+def takes_places(method: object) -> bool:
+    """Whether ``method``, settings of one, asks for ``Batch.places_BV5`` as the last of its views."""
+    return getattr(method, "takes_places", False)
+
+
 def check_share(flag: str, value: float, of: str) -> None:
     """``UserError`` where ``value`` is no share of ``of``, 0 to 1."""
     if not 0 <= value <= 1:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.norm import JointViews, recomputing
 
-Network = nn.Module | Callable[[Tensor], Tensor]
+Network = nn.Module | Callable[..., Any]
 
 
-def each_view(network: Network, views: Sequence[Tensor], *, first: int = 0) -> list[Tensor]:
-    """``[network(view) for view in views]``, as fast as ``network`` can.
+def each_view(network: Network, views: Sequence[Tensor], *, first: int = 0, **options: Any) -> list[Any]:
+    """``[network(view, **options) for view in views]``, as fast as ``network`` can; each a tensor, or a tuple of them.
 
     Where ``train.batch_norm.replace_norms`` made it ready (``--views joint``), neighbours of one shape go through as
     one batch, in which each view keeps statistics of its own: the same outputs and running statistics, at half the
@@ -25,21 +25,23 @@ def each_view(network: Network, views: Sequence[Tensor], *, first: int = 0) -> l
     ``first`` is the first view's number among the batch's, which stochastic depth draws by.
     """
     with recomputing() if getattr(network, "recompute", False) and not torch.compiler.is_compiling() else nullcontext():
-        return _each_view(network, views, getattr(network, "joint_views", None), first)
+        return _each_view(network, views, getattr(network, "joint_views", None), first, options)
 
 
-def _each_view(network: Network, views: Sequence[Tensor], joint: JointViews | None, first: int) -> list[Tensor]:
+def _each_view(
+    network: Network, views: Sequence[Tensor], joint: JointViews | None, first: int, options: dict[str, Any]
+) -> list[Any]:
     if joint is None:
-        return [_at(network, first + place)(view) for place, view in enumerate(views)]
-    results: list[Tensor] = []
+        return [_at(network, first + place)(view, **options) for place, view in enumerate(views)]
+    results: list[Any] = []
     for _, alike in itertools.groupby(views, key=lambda view: view.shape):
         batch = list(alike)
         _at(network, first + len(results))
         if len(batch) == 1:
-            results.append(network(batch[0]))
+            results.append(network(batch[0], **options))
         else:
             with counted(joint, len(batch)):
-                results += network(torch.cat(batch)).chunk(len(batch))
+                results += _parted(network(torch.cat(batch), **options), len(batch))
     return results
 
 
@@ -48,6 +50,13 @@ def _at(network: Network, view: int) -> Network:
     if (drops := getattr(network, "drops", None)) is not None:
         drops.view = view
     return network
+
+
+def _parted(result: Any, count: int) -> list[Any]:
+    """A joint batch's result as one of each view."""
+    if isinstance(result, tuple):
+        return list(zip(*(part.chunk(count) for part in result), strict=True))
+    return list(result.chunk(count))
 
 
 def each_branch(network_a: nn.Module, network_b: nn.Module | None, views: Sequence[Tensor]) -> list[Tensor]:

@@ -15,7 +15,7 @@ from fastvicreg.contracts import BuildContext, Column, Encoder, Engine, Method, 
 from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
-from fastvicreg.methods.settings import branch_of
+from fastvicreg.methods.settings import branch_of, takes_places
 from fastvicreg.optim import LARS, lars_groups, spare_the_compiler
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
@@ -246,6 +246,7 @@ def assemble(config: TrainConfig) -> Run:
         decoder=config.data.decoder,
         hw_decoder_load=config.data.hw_decoder_load,
         stall=config.data.stall_timeout or NEVER,
+        places=takes_places(config.method),
     )
     # The step's autocast would cast its input anyway: casting in the augmentation saves a pass.
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders import build_encoder
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import replace_norms
 from fastvicreg.train.distributed import Processes
@@ -82,6 +83,8 @@ def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
         dropping = drops.during(factor_VKB)
     with dropping, Alive() as alive:
         inputs = tuple(view.to(memory_format=torch.channels_last) if view.ndim == 4 else view for view in views)
+        if takes_places(config.method):
+            inputs = (*inputs, torch.empty((part_B, len(views), 5), device="meta"))
         results = method.embed(inputs), method.target(inputs)  # held, and so the graph behind them
     # The loss, in fp32 whatever the precision, keeps about a copy of each embedding and its gradient.
     loss = 8 * sum(leaf.numel() for leaf in tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad)

@@ -44,8 +44,9 @@ class OnlineProbe(nn.Module):
     def listen(self, encoder: nn.Module) -> None:
         """Take the features of every training pass of ``encoder`` from now on."""
 
-        def take(module: nn.Module, _: object, features_BF: Tensor) -> None:
+        def take(module: nn.Module, _: object, result: Tensor | tuple[Tensor, Tensor]) -> None:
             if module.training:
+                features_BF = result[0] if isinstance(result, tuple) else result
                 self._seen.append(features_BF.detach())
 
         encoder.register_forward_hook(take)

@@ -37,16 +37,18 @@ def build_engine(
     decoder: Decoder = "auto",
     hw_decoder_load: float = 0.65,
     stall: float = LIMIT,
+    places: bool = False,
 ) -> Engine:
     """The engine called ``name`` over ``source`` and ``plan``; of pairs it cuts the images, and the rest is added.
 
     ``batch_size`` is the total over all ranks; ``decoder`` and ``hw_decoder_load`` are the dali engine's.
-    ``stall`` is how many seconds a batch is waited for without a result (``StalledError``).
+    ``stall`` is how many seconds a batch is waited for without a result (``StalledError``). ``places`` fills
+    ``Crops.places_BV5``.
     ``UserError`` for an unknown name, a batch larger than the data, or a batch that does not divide among the ranks.
     """
     build = resolve("pipeline", name, ENGINES)
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
-    options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load, stall)
+    options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load, stall, places)
     if isinstance(source, PairedSource):
         from fastvicreg.pipelines.pairs.backend import PairedBackend, images_of  # it imports parts of this package
 

@@ -132,6 +132,8 @@ class DALIBackend:
                     _place(view_BHWC, job, view_PHWC)
                 else:
                     _place(view_BHWC.numpy(), job, view_PHWC.numpy())
+            if crops.places_BV5 is not None:
+                crops.places_BV5[torch.from_numpy(job.place_P)] = job.request.places()
             replaced: list[Replaced] = []
             for at in np.setdiff1d(np.arange(len(job.slot_B)), job.place_P).tolist():
                 replaced += self._cutter.fill(crops, out, at, at + 1)

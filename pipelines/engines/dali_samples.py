@@ -37,6 +37,11 @@ class Request(NamedTuple):
         one = slice(at, at + 1)
         return Request(self.encoded_P[one], self.start_PV2[one], self.size_PV2[one], self.flip_PV[one])
 
+    def places(self) -> Tensor:
+        """``Crops.places_BV5`` of these samples."""
+        boxes = np.concatenate((self.start_PV2[..., ::-1], self.size_PV2[..., ::-1], self.flip_PV[..., None]), -1)
+        return torch.from_numpy(boxes).float()
+
 
 class Job(NamedTuple):
     """A batch of the plan: ``place_P`` are the places in it that DALI fills; the host fills the others."""

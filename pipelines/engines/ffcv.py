@@ -14,13 +14,14 @@ import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.resample.windows import windows_of
 from fastvicreg.pipelines.engines.data import require_format
 from fastvicreg.pipelines.engines.engine import Delivery
-from fastvicreg.pipelines.engines.host import HostCutter
+from fastvicreg.pipelines.engines.host import HostCutter, placed
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.manifest import digest
@@ -82,8 +83,7 @@ class FFCVBackend:
         """
         from fastvicreg.pipelines.engines.ffcv_compiled import HOST, SAMPLE, jobs
 
-        wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()])
-        box_BV4, flip_BV = self._plan.boxes(epoch.number, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
+        wh_B2, box_BV4, flip_BV = self._boxes(epoch.number, slot_B)
         support = self._plan.support
         window_BVA4 = [
             np.concatenate([windows_of(width, height, box_V4[g.views], g.count, g.side, support) for g in epoch.groups])
@@ -92,6 +92,11 @@ class FFCVBackend:
         job_BJ = jobs(slot_B, np.stack(window_BVA4), flip_BV.numpy())
         job_BJ[~self._source.whole(slot_B), SAMPLE] = HOST
         return job_BJ
+
+    def _boxes(self, epoch: int, slot_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+        """(wh_B2, box_BV4, flip_BV): the sizes that the metadata names, and the plan's choices by them."""
+        wh_B2 = np.array([self._source.size(slot) for slot in slot_B.tolist()], np.int64).reshape(-1, 2)
+        return wh_B2, *self._plan.boxes(epoch, torch.from_numpy(slot_B), torch.from_numpy(wh_B2))
 
     def _intact(self, slot: int) -> bool:
         """Whether the sample's bytes are those that the manifest, where there is one, has recorded."""
@@ -110,6 +115,9 @@ class FFCVBackend:
             cut, done_B = worker.take()
             for group_BVHWC, cut_BVHWC in zip(out, cut, strict=True):
                 group_BVHWC[first : first + len(share)] = cut_BVHWC
+            if crops.places_BV5 is not None:
+                _, *own = self._boxes(cursor.epoch, share[done_B])
+                crops.places_BV5[first + torch.from_numpy(np.flatnonzero(done_B))] = placed(*own)
             for at in np.flatnonzero(~done_B).tolist():
                 replaced += self._cutter.fill(crops, out, first + at, first + at + 1)
             first += len(share)

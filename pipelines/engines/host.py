@@ -7,6 +7,7 @@ from threading import get_ident
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastvicreg import stages
 from fastvicreg.contracts import Crops, Fault
@@ -19,6 +20,11 @@ from fastvicreg.pipelines.faults import Replaced, cause_of
 
 NEIGHBOURS = 100
 """Samples tried in place of one that cannot be decoded."""
+
+
+def placed(box_BV4: Tensor, flip_BV: Tensor) -> Tensor:
+    """A plan's boxes and flips as ``Crops.places_BV5``."""
+    return torch.cat((box_BV4.float(), flip_BV[..., None].float()), -1)
 
 
 class HostCutter:
@@ -49,6 +55,8 @@ class HostCutter:
                 del self._under_way[get_ident()]
             shape_12[0] = image_HWC.shape[1::-1]
             box_1V4, flip_1V = self._plan.boxes(epoch, slot_1, wh_12)
+            if crops.places_BV5 is not None:
+                crops.places_BV5[at] = placed(box_1V4, flip_1V)[0]
             with in_worker(stages.RESAMPLE):
                 view = 0
                 for group_BVHWC in out:

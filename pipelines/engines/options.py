@@ -24,6 +24,7 @@ class EngineOptions:
     decoder: Decoder = "auto"  # dali's
     hw_decoder_load: float = 0.65  # dali's
     stall: float = LIMIT  # seconds without a result after which a thread is given up
+    places: bool = False  # tell where each view was cut
 
     @property
     def threads(self) -> int:

@@ -86,7 +86,13 @@ class Workload:
             pixels = tuple(torch.empty(shape, dtype=torch.uint8, device=f"cuda:{gpu}") for shape in shapes)
         label_B = torch.tensor([self.source.label(slot) for slot in slot_B.tolist()], dtype=torch.int64)
         fault_B = torch.zeros(len(slot_B), dtype=torch.uint8)
-        return Crops(pixels, slot_B, slot_B.clone(), label_B, fault_B, cursor)
+        return Crops(pixels, slot_B, slot_B.clone(), label_B, fault_B, cursor, places_BV5=self.no_places(len(slot_B)))
+
+    def no_places(self, samples: int) -> Tensor | None:
+        """Memory for ``Crops.places_BV5``, to be written; None where nobody asked for it."""
+        if not self.options.places:
+            return None
+        return torch.empty(samples, self.plan.views, 5, pin_memory=self.options.pin)
 
     def read_ahead(self, slot_B: Tensor) -> None:
         """Tell the source, where it can use it, that these samples are read soon."""

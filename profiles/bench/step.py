@@ -15,6 +15,7 @@ import torch
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Batch, Cursor, Terms
 from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
@@ -216,7 +217,9 @@ def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> _Sub
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[case.precision] or torch.float32)
     ordered = tuple(view.contiguous(memory_format=case.memory_format) for view in views)
     numbers = torch.arange(batch)
-    data = Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0))
+    whole = torch.tensor([0.0, 0.0, side, side, 0.0], device=device)
+    places_BV5 = whole.expand(batch, 2, 5) if takes_places(config.method) else None
+    data = Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0), places_BV5)
     return _Subject(step, data, device, case.step in STAGED)
 
 

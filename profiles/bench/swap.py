@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import Cursor, Terms
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.pipelines import build_engine
 from fastvicreg.profiles.bench.registry import Benchmark
 from fastvicreg.profiles.bench.swap_verdict import FED, FULL, LOADER, MODEL, WITHOUT
@@ -146,8 +147,9 @@ def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop
     model = alone.step.replaced(loss=mean_square, updater=without_update(alone))
     views = first_batch(run).views[: run.plan.views]  # a pair's other members do not pass the photometric kernel
 
-    def same_views(*_: Any, **__: Any) -> tuple[Tensor, ...]:
-        return views
+    def same_views(group_BVHWC: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+        alike = [view for view in views if view.shape[2:] == group_BVHWC.shape[2:4]]
+        return tuple(alike[: group_BVHWC.shape[1]])
 
     def another() -> Run:
         """Of several processes, each step needs a method of its own."""
@@ -167,7 +169,14 @@ def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop
     if config.data.pipeline != "synthetic":
         size, rank = config.run.batch_size, run.processes.rank
         noise = build_engine(
-            "synthetic", run.data.train, run.plan, batch_size=size, rank=rank, world_size=processes, device=run.device
+            "synthetic",
+            run.data.train,
+            run.plan,
+            batch_size=size,
+            rank=rank,
+            world_size=processes,
+            device=run.device,
+            places=takes_places(config.method),
         )
         runs[WITHOUT["data"]] = with_engine(run, noise)
     loops = {name: partial(whole, config, built) for name, built in runs.items()}

@@ -9,6 +9,7 @@ import pytest
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.methods.dino.config import DINOConfig
+from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.presets import PRESETS, preset
 
@@ -140,6 +141,23 @@ def test_dino_s_preset_has_the_released_defaults() -> None:
     assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (100, 512, "dino")
 
 
+def test_vicregl_s_preset_has_the_released_resnet_s_settings() -> None:
+    config = preset("vicregl-imagenet-300ep").config
+    assert config.encoder == ResNetConfig("resnet50")
+    assert config.method == VICRegLConfig(
+        expander=(8192,) * 3,
+        local_projector=(512,) * 3,
+        alpha=0.9,
+        local_matches=(20,),
+        invariance=25.0,
+        variance=25.0,
+        covariance=1.0,
+    )
+    optim = config.optim
+    assert (optim.optimizer, optim.base_lr, optim.weight_decay, optim.warmup_epochs) == ("lars", 0.2, 1e-6, 10)
+    assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (300, 2048, "official")
+
+
 def test_imagenet_s_presets_name_what_is_otherwise() -> None:
     words = {
         "imagenet-1000ep": ("hinge halved", "blur p 1.0/0.1", "0.002 absolute", "eq. 5", "--precision fp16"),
@@ -150,6 +168,7 @@ def test_imagenet_s_presets_name_what_is_otherwise() -> None:
         "swav-imagenet-200ep": ("all crops of a size together", "zero_init_residual", "--precision fp16"),
         "dino-imagenet-100ep": ("gradient of 0", "--precision fp16"),
         "byol-imagenet-100ep": ("begins as a copy", "ends at 0"),
+        "vicregl-imagenet-300ep": ("unflipped", "take 4 of the second", "no maps of a ResNet", "--precision fp16"),
         "simclr-imagenet-100ep": ("ends at 0", "three layers"),
     }
     for name, parts in words.items():

@@ -15,10 +15,12 @@ from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.moco.config import MoCoConfig
+from fastvicreg.methods.settings import takes_places
 from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.simsiam.config import SimSiamConfig
 from fastvicreg.methods.swav.config import SwAVConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
+from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.methods.wmse.config import WMSEConfig
 
 
@@ -36,6 +38,17 @@ def batch_of(samples: int, dtype: torch.dtype = torch.float32) -> Batch:
     return Batch(ordered, index_B, index_B % 2, Cursor(0, 0))
 
 
+def batch_for(method: Any, samples: int, dtype: torch.dtype = torch.float32) -> Batch:
+    """``batch_of``, with places where ``method`` takes them: view 1 is a quarter of a flipped view 2, more or less."""
+    batch = batch_of(samples, dtype)
+    if not takes_places(method.config):
+        return batch
+    moved_B = torch.arange(float(samples))
+    one_B5 = torch.stack([moved_B, 2 * moved_B, torch.full((samples,), 40.0), 30 + moved_B, moved_B % 2], 1)
+    other_B5 = torch.tensor([0.0, 0.0, 80.0, 70.0, 1.0]).expand(samples, 5)
+    return replace(batch, places_BV5=torch.stack((one_B5, other_B5), 1))
+
+
 METHOD_CONFIGS: dict[str, MethodConfig] = {
     "vicreg": VICRegConfig(expander=(32, 16)),
     "byol": BYOLConfig(projector=(32, 16), predictor_hidden=(32,), momentum=0.9),
@@ -46,6 +59,7 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "wmse": WMSEConfig(projector=(32, 2), w_size=4, w_iter=2),
     "swav": SwAVConfig(projector=(32, 16), prototypes=24, freeze_prototypes=2, queue=16, queue_from_epoch=0),
     "dino": DINOConfig(projector=(32, 16), prototypes=24, freeze_prototypes=1, momentum=0.9, batch_norm=True),
+    "vicregl": VICRegLConfig(expander=(32, 16), local_projector=(32, 16), local_matches=(1,), alpha=0.75),
 }
 """Every method by name, narrow enough for a test of batches of 8."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from methods import METHOD_CONFIGS, batch_of
+from methods import METHOD_CONFIGS, batch_for, batch_of
 from recorded import TracedGraph
 from torch import Tensor, nn
 
@@ -30,15 +30,16 @@ RATES = [{"lr": 0.4, "momentum": 0.9}, {"lr": 0.3, "momentum": 0.95}, {"lr": 0.2
 class Small(nn.Module):
     """An encoder that is traced in no time; without a batch norm a sample's features are its own function."""
 
-    features = 16
+    features = map_features = 16
 
     def __init__(self, *, norm: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 16, 5, stride=3)
         self.bn1 = nn.BatchNorm2d(16) if norm else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn1(self.conv(x)).relu().mean((2, 3))
+    def forward(self, x: Tensor, tokens: bool = False) -> Any:
+        x = self.bn1(self.conv(x)).relu()
+        return (x.mean((2, 3)), x.flatten(2).mT) if tokens else x.mean((2, 3))
 
     def param_groups(self) -> list[Any]:
         return []
@@ -65,7 +66,7 @@ def any_method(name: str) -> Any:
 def totals(method: Any, step: EagerStep, count: int = EAGER_STEPS + 3) -> list[float]:
     """Of steps with the method's own schedules and, where it draws, the same draws."""
     schedules, found = method.schedules(Horizon(100, 10, 8)), []
-    for number, batch in enumerate(batches(count)):
+    for number, batch in enumerate(batches(count, method=method)):
         torch.manual_seed(number)
         rates = {"lr": 0.1} | {name: schedule(number) for name, schedule in schedules.items()}
         found.append(float(step(double(batch), rates).total))
@@ -77,8 +78,9 @@ def lars(method: nn.Module, *, capturable: bool = False) -> LARS:
     return LARS(method.parameters(), lr=rate, weight_decay=1e-4, eta=0.02, impl="foreach", capturable=capturable)
 
 
-def batches(count: int, samples: int = 8) -> list[Batch]:
-    base = batch_of(samples)
+def batches(count: int, samples: int = 8, method: Any = None) -> list[Batch]:
+    """With places where ``method`` takes them."""
+    base = batch_of(samples) if method is None else batch_for(method, samples)
     return [replace(base, views=tuple(view + 0.1 * number for view in base.views)) for number in range(count)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -96,7 +97,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.features = channels
+        self.features = self.map_features = channels
         self._initialise()
 
     def _initialise(self) -> None:
@@ -108,10 +109,12 @@ class ResNet(nn.Module):
             elif isinstance(module, Bottleneck):
                 nn.init.zeros_(module.bn3.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: bool = False) -> Any:
+        """With ``tokens`` (features, map), see ``contracts.MapEncoder``: the map is what is pooled."""
         x = self.maxpool(activated(self.bn1, self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.avgpool(x).flatten(1)
+        pooled = self.avgpool(x).flatten(1)
+        return (pooled, x.flatten(2).transpose(1, 2)) if tokens else pooled
 
     def param_groups(self) -> list[ParamGroup]:
         """Biases and norms are neither decayed nor adapted."""

@@ -34,15 +34,21 @@ class TimmEncoder(nn.Module):
         self.name, self.net, self.options = name, net, options
         # Some networks have a layer between the pooling and the classifier.
         self.features = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
+        parts = hasattr(net, "forward_features") and hasattr(net, "forward_head")
+        self.map_features = int(net.num_features) if parts else 0  # type: ignore[arg-type]
         self._parted = part_norms(net)
         keep_all(net)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """``UserError`` where the network does not take the images' size."""
+    def forward(self, x_BCHW: Tensor, tokens: bool = False) -> Any:
+        """With ``tokens`` (features, map), see ``contracts.MapEncoder``: the map is timm's ``forward_features``.
+
+        ``UserError`` where the network does not take the images' size, or has no map of positions.
+        """
+        run = self._with_map if tokens else self.net
         if torch.compiler.is_compiling():
-            return self.net(x_BCHW)
+            return run(x_BCHW)
         try:
-            return self.net(x_BCHW)
+            return run(x_BCHW)
         except (AssertionError, RuntimeError) as error:
             # timm's own check, or a map that has shrunk to less than the next convolution's kernel.
             if isinstance(error, RuntimeError) and TOO_SMALL not in str(error):
@@ -52,6 +58,25 @@ class TimmEncoder(nn.Module):
                 f"timm's {self.name} takes no images of {width} x {height} px ({error}): give the --image-size that it "
                 "is for, or --made-for with the views' side."
             ) from error
+
+    def _with_map(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        net: Any = self.net
+        found = net.forward_features(x_BCHW)
+        return net.forward_head(found), self._as_map(found)
+
+    def _as_map(self, found: Any) -> Tensor:
+        """(B, N, C) of timm's (B, C, H, W), (B, H, W, C), or tokens of which the first may be no position's."""
+        shape = tuple(getattr(found, "shape", ()))
+        if len(shape) == 3 and shape[2] == self.map_features:
+            return found[:, getattr(self.net, "num_prefix_tokens", 0) :]
+        if len(shape) == 4 and shape[1] == self.map_features:
+            return found.flatten(2).mT
+        if len(shape) == 4 and shape[3] == self.map_features:
+            return found.flatten(1, 2)
+        raise UserError(
+            f"timm's {self.name} gives no map of positions before its pooling ({shape or type(found).__name__}): give "
+            "another --model."
+        )
 
     def timm_tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers under timm's own names."""

@@ -5,6 +5,8 @@ Shape suffixes: B batch, T tokens (the class token first), D width, K heads, E w
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,7 +88,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, width: int, heads: int, depth: int, patch: int, grid: int, drop_path: float = 0.0) -> None:
         """``drop_path`` is the last block's rate of stochastic depth."""
         super().__init__()
-        self.features = width
+        self.features = self.map_features = width
         self.patch, self.grid = patch, grid
         self.patch_embed = PatchEmbed(width, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -100,8 +102,11 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=STD, a=-2 * STD, b=2 * STD)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """``UserError`` for sides that are no multiple of a patch's."""
+    def forward(self, x_BCHW: Tensor, tokens: bool = False) -> Any:
+        """With ``tokens`` (features, map), see ``contracts.MapEncoder``: the map is the patches' tokens, normed.
+
+        ``UserError`` for sides that are no multiple of a patch's.
+        """
         height, width = x_BCHW.shape[2:]
         if height % self.patch or width % self.patch:
             raise UserError(
@@ -111,7 +116,8 @@ class VisionTransformer(nn.Module):
         patches_BTD = self.patch_embed(x_BCHW).flatten(2).transpose(1, 2)
         class_B1D = self.cls_token.expand(x_BCHW.shape[0], -1, -1)
         x_BTD = torch.cat((class_B1D, patches_BTD), 1) + self._positions(height // self.patch, width // self.patch)
-        return self.norm(self.blocks(x_BTD))[:, 0]
+        x_BTD = self.norm(self.blocks(x_BTD))
+        return (x_BTD[:, 0], x_BTD[:, 1:]) if tokens else x_BTD[:, 0]
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """Of the class token and ``rows`` x ``columns`` patches, resampled from those learned (as DINO)."""

@@ -88,17 +88,7 @@ class VICReg(nn.Module):
 
     @property
     def spread(self) -> Spread:
-        """The variance term pulls every dimension's standard deviation to 1 (paper: gamma)."""
-        variance, invariance, cause = self.config.variance, self.config.invariance, ""
-        if variance <= 0:
-            cause = f"--variance {variance:g} leaves nothing against it, --variance 25 is the published weight"
-        elif variance < invariance:
-            cause = f"--variance {variance:g} is weaker than --invariance {invariance:g}: give both the same weight"
-        line = cause
-        if not cause and self.config.covariance <= 0:
-            weight = self.config.covariance
-            line = f"--covariance {weight:g} leaves dimensions alike, --covariance 1 is the published weight"
-        return Spread("embedding_std", 1.0, cause, line, raw=True)
+        return spread_of(self.config.invariance, self.config.variance, self.config.covariance)
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
         """The learning rate is all that varies."""
@@ -156,6 +146,19 @@ class VICReg(nn.Module):
         heads = [head for head in (self.expander, self.predictor, self.expander_b) if head is not None]
         groups = [group for encoder in encoders for group in encoder.param_groups()]
         return [*groups, *(group for head in heads for group in by_dimension(head))]
+
+
+def spread_of(invariance: float, variance: float, covariance: float) -> Spread:
+    """The variance term pulls every dimension's standard deviation to 1 (paper: gamma); the arguments are weights."""
+    cause = ""
+    if variance <= 0:
+        cause = f"--variance {variance:g} leaves nothing against it, --variance 25 is the published weight"
+    elif variance < invariance:
+        cause = f"--variance {variance:g} is weaker than --invariance {invariance:g}: give both the same weight"
+    line = cause
+    if not cause and covariance <= 0:
+        line = f"--covariance {covariance:g} leaves dimensions alike, --covariance 1 is the published weight"
+    return Spread("embedding_std", 1.0, cause, line, raw=True)
 
 
 def predicted_distance(pa_BD: Tensor, pb_BD: Tensor, za_BD: Tensor, zb_BD: Tensor) -> Tensor:

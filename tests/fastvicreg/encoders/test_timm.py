@@ -13,6 +13,7 @@ import torch
 from methods import METHOD_CONFIGS
 from peers import peer
 from runs import require_same_when_resumed, tiny, train
+from torch import Tensor, nn
 
 import fastvicreg
 from fastvicreg.cli import main
@@ -82,6 +83,60 @@ def test_features_are_timm_s_and_its_norms_may_be_replaced(name: str) -> None:
     assert sorted(parameters) == sorted(map(id, ours.parameters()))
     replaced = replace_norms(ours, impl="reference")
     torch.testing.assert_close(replaced(x_BCHW), theirs(x_BCHW), rtol=1e-4, atol=1e-4)
+
+
+class Laid(nn.Module):
+    """Gives its features of each position as timm's families do: in the order that ``layout`` names."""
+
+    num_features = 8
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout, self.num_prefix_tokens = layout, 2 if layout == "tokens" else 0
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+
+    def forward_features(self, x_BCHW: Tensor) -> Any:
+        x_BCHW = self.conv(x_BCHW)
+        return {
+            "NCHW": x_BCHW,
+            "NHWC": x_BCHW.permute(0, 2, 3, 1),
+            "tokens": torch.cat((x_BCHW[:, :, :1, :2].flatten(2), x_BCHW.flatten(2)), 2).mT,
+            "several": [x_BCHW],
+        }[self.layout]
+
+    def forward_head(self, found: Any) -> Tensor:
+        return self.conv.bias.expand(len(found), -1)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "tokens"])
+def test_a_map_is_row_by_row_whatever_the_family_s_order(layout: str) -> None:
+    torch.manual_seed(0)
+    net, x_BCHW = Laid(layout), torch.randn(2, 3, 12, 12)
+    features_BF, map_BNC = TimmEncoder("laid", net, {})(x_BCHW, tokens=True)
+    assert torch.equal(map_BNC, net.conv(x_BCHW).flatten(2).mT)
+    assert features_BF.shape == (2, 8)
+
+
+def test_networks_without_a_map_are_refused() -> None:
+    with pytest.raises(UserError, match=r"timm's laid gives no map of positions .*\(list\): give another --model"):
+        TimmEncoder("laid", Laid("several"), {})(torch.randn(2, 3, 12, 12), tokens=True)
+    plain: Any = nn.Linear(3, 3)
+    plain.num_features = 3
+    assert TimmEncoder("plain", plain, {}).map_features == 0
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [("convnext_atto", 4), ("mobilenetv3_small_050", 4), ("vit_tiny_patch16_224", 16), ("resnet18", 4)],
+)
+def test_maps_are_what_timm_pools(name: str, positions: int) -> None:
+    peer("timm")
+    net: Any = build_encoder(TimmConfig(model=name)).eval()  # type: ignore[attr-defined]
+    x_BCHW = torch.randn(2, 3, 64, 64)
+    features_BF, map_BNC = net(x_BCHW, tokens=True)
+    assert torch.equal(features_BF, net(x_BCHW))
+    assert map_BNC.shape == (2, positions, net.map_features)
 
 
 @pytest.mark.peers

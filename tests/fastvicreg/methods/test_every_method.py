@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from methods import BRANCHED_CONFIGS, METHOD_CONFIGS, batch_of, built
+from methods import BRANCHED_CONFIGS, METHOD_CONFIGS, batch_for, built
 from runs import log, tiny, train
 from skipping import Skipping
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ CONFIGS: dict[str, MethodConfig] = (
         if isinstance(config, Regularized)
     }
 )
-AMONG_TWO = [name for name in CONFIGS if name == "vicreg" or "regularized" in name or "branched" in name]
+AMONG_TWO = [name for name in CONFIGS if name in ("vicreg", "vicregl") or "regularized" in name or "branched" in name]
 HORIZON = Horizon(10, 5, 16)
 
 
@@ -53,7 +53,7 @@ def test_parameter_groups_hold_each_trained_parameter_once(name: str) -> None:
     held = [param for group in method.param_groups() for param in group.params]
     assert len({id(param) for param in held}) == len(held)
     assert {id(param) for param in held} == {id(p) for p in method.parameters() if p.requires_grad}
-    terms = method.loss(method.embed(batch_of(8).views), method.target(batch_of(8).views))
+    terms = method.loss(method.embed(batch_for(method, 8).inputs), method.target(batch_for(method, 8).inputs))
     terms.total.backward()
     assert all(param.grad is not None for param in held), "DistributedDataParallel would wait for it"
 
@@ -61,7 +61,7 @@ def test_parameter_groups_hold_each_trained_parameter_once(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_its_columns_and_spread_are_parts_of_its_loss(name: str) -> None:
     method = built(CONFIGS[name])
-    terms = method.loss(method.embed(batch_of(8).views), method.target(batch_of(8).views))
+    terms = method.loss(method.embed(batch_for(method, 8).inputs), method.target(batch_for(method, 8).inputs))
     shown = {column.name for column in method.columns}
     shown |= {part for column in method.columns for part in column.beside.values()}
     assert {*shown, method.spread.part} <= terms.parts.keys()
@@ -71,6 +71,8 @@ def test_its_columns_and_spread_are_parts_of_its_loss(name: str) -> None:
 CAUSES: list[tuple[str, dict[str, Any]]] = [
     ("vicreg", {"variance": 0.0}),
     ("vicreg", {"variance": 1.0}),
+    ("vicregl", {"variance": 0.0}),
+    ("vicregl", {"variance": 1.0}),
     ("byol", {"predictor": False}),
     ("byol", {"momentum": 0.5}),
     ("byol", {"momentum": 0.99, "momentum_encoder": False, "stop_gradient": False}),
@@ -105,16 +107,18 @@ def test_published_settings_name_no_cause_but_the_learning_rate(name: str) -> No
     assert method.spread.healthy > 0
 
 
-MANY = ("swav", "dino")
+MANY = ("swav", "dino", "vicregl")
 """Methods that take more than two views."""
 
 
 @pytest.mark.parametrize("name", METHOD_CONFIGS)
 def test_a_number_of_views_that_it_does_not_take_is_refused(name: str) -> None:
-    views = batch_of(8).views
+    method = built(METHOD_CONFIGS[name])
+    batch = batch_for(method, 8)
+    views = batch.views
     given, says = (views[:1], "or more, not 1") if name in MANY else ((*views, views[0]), "takes 2 views, not 3")
     with pytest.raises(ValueError, match=says):
-        built(METHOD_CONFIGS[name]).embed(given)
+        method.embed(replace(batch, views=given).inputs)
 
 
 @pytest.mark.parametrize("name", [*METHOD_CONFIGS, *BRANCHED_CONFIGS])
@@ -122,15 +126,16 @@ def test_a_skipped_step_leaves_everything_bit_for_bit(name: str) -> None:
     """By an optimizer that reads the flag on the device, after two steps that counted."""
     method = built(CONFIGS[name])
     step = EagerStep(method, Updater(method, Skipping(method.parameters())))
+    batch = batch_for(method, 8)
     for number in range(2):
-        step(batch_of(8), scalars(method, number))
+        step(batch, scalars(method, number))
     before = copy.deepcopy(method.state_dict())
-    spoilt = replace(batch_of(8), views=tuple(view * torch.nan for view in batch_of(8).views))
+    spoilt = replace(batch, views=tuple(view * torch.nan for view in batch.views))
     assert step(spoilt, scalars(method, 2)).total.isnan()
     method.after_update(scalars(method, 2), torch.tensor(False))
     for key, value in method.state_dict().items():
         assert torch.equal(value, before[key]), key
-    step(batch_of(8), scalars(method, 2))  # negative control
+    step(batch, scalars(method, 2))  # negative control
     moved = {key.partition(".")[0] for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     expected = {key.partition(".")[0] for key in before}
     assert moved == expected
@@ -149,7 +154,7 @@ def test_no_value_is_read_back_from_the_device(name: str) -> None:
             for key, buffer in list(module._buffers.items()):
                 if buffer is not None:
                     module._buffers[key] = mode.from_tensor(buffer)
-        views = tuple(mode.from_tensor(view) for view in batch_of(8).views)
+        views = tuple(mode.from_tensor(view) for view in batch_for(method, 8).inputs)
         terms = method.loss(method.embed(views), method.target(views))
         terms.total.backward()
         method.after_update(scalars(method, 0), torch.isfinite(terms.total))
@@ -163,7 +168,7 @@ def test_under_autocast_the_loss_is_of_fp32_and_near_its_own(name: str) -> None:
     for precision in ("off", "bf16"):
         method = built(CONFIGS[name])
         step = EagerStep(method, Updater(method, torch.optim.SGD(method.parameters(), lr=0.0)), precision=precision)
-        totals[precision] = step(batch_of(16), scalars(method, 0)).total
+        totals[precision] = step(batch_for(method, 16), scalars(method, 0)).total
     assert totals["bf16"].dtype == torch.float32
     # Whitening magnifies the roundings of its input.
     torch.testing.assert_close(totals["bf16"], totals["off"], rtol=0.3 if name.startswith("wmse") else 0.03, atol=0.02)
@@ -190,9 +195,11 @@ def trained(method: Any, rank: int, size: int) -> dict[str, Tensor]:
         replace_norms(method, ranks=size, group=own_group())
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.0, momentum=0.9)
     step = EagerStep(method, Updater(method, optimizer), world_size=size)
-    batch = batch_of(16, torch.float64)
+    batch = batch_for(method, 16, torch.float64)
     own = slice(rank * 16 // size, (rank + 1) * 16 // size)
     batch = replace(batch, views=tuple(view[own] for view in batch.views))
+    if batch.places_BV5 is not None:
+        batch = replace(batch, places_BV5=batch.places_BV5[own])
     for number in range(3):
         step(batch, scalars(method, number))
     return {key: value.detach().clone() for key, value in method.state_dict().items()}

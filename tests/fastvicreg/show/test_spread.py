@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods import BRANCHED_CONFIGS, METHOD_CONFIGS, batch_of, built
+from methods import BRANCHED_CONFIGS, METHOD_CONFIGS, batch_for, built
 from rich.console import Console
 from runs import tiny, train
 from stepping import batches, double, vicreg
@@ -94,7 +94,8 @@ def test_every_method_keeps_its_last_loss_s_sides(name: str) -> None:
     assert not method.sides
     seen = []
     for shift in (0.0, 1.0):
-        views = tuple(view + shift for view in batch_of(8).views)
+        batch = batch_for(method, 8)
+        views = replace(batch, views=tuple(view + shift for view in batch.views)).inputs
         method.loss(method.embed(views), method.target(views))
         seen.append(method.sides)
     assert [*seen[0]] == (["online", "target"] if name in FOLLOWED else ["a", "b"])

@@ -47,8 +47,8 @@ from fastvicreg.train.steps.graphed.step import EAGER_STEPS, GraphedStep
 from fastvicreg.train.updater import Updater
 
 
-@pytest.mark.parametrize("name", ["moco", "swav", "wmse"])
-def test_methods_with_queues_prototypes_or_draws_are_captured(name: str) -> None:
+@pytest.mark.parametrize("name", ["moco", "swav", "wmse", "vicregl"])
+def test_methods_with_queues_prototypes_draws_or_places_are_captured(name: str) -> None:
     eager, replayed = any_method(name), any_method(name)
     wanted = totals(eager, EagerStep(eager, Updater(eager, lars(eager))))
     assert totals(replayed, graphed(replayed)) == pytest.approx(wanted, rel=TOLERANCE)

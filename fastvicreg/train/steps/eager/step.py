@@ -129,7 +129,7 @@ class EagerStep:
         """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
         self.updater.set_rates(scalars)
         with self._dropping(batch):
-            return self._run(batch.views, scalars)
+            return self._run(batch.inputs, scalars)
 
     def _dropping(self, batch: Batch) -> AbstractContextManager[None]:
         """What stochastic depth leaves out of a step on ``batch``, drawn on the host before the step is run."""

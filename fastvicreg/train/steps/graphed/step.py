@@ -94,13 +94,13 @@ class GraphedStep(EagerStep):
         self.updater.set_rates(scalars)
         self._set_scalars(scalars, batch.views[0].device)
         factor_VKB = drawn(self._drops, batch) if self._drops else None
-        shapes = tuple((view.shape, view.dtype) for view in batch.views)
+        shapes = tuple((view.shape, view.dtype) for view in batch.inputs)
         if shapes not in self._recordings:
-            static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.views)
+            static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.inputs)
             own_VKB = None if factor_VKB is None else factor_VKB.clone()
             self._recordings[shapes] = _Recording(self._new_graph(), static, own_VKB)
         recording = self._recordings[shapes]
-        for own, view in zip(recording.views, batch.views, strict=True):
+        for own, view in zip(recording.views, batch.inputs, strict=True):
             own.copy_(view, non_blocking=True)
         if recording.factor_VKB is not None and factor_VKB is not None:
             recording.factor_VKB.copy_(factor_VKB, non_blocking=True)

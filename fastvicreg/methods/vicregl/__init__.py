@@ -1,0 +1,1 @@
+"""VICRegL (Bardes, Ponce, LeCun, arXiv 2210.01571)."""
