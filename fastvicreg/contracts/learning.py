@@ -105,7 +105,8 @@ class Method(Protocol):
 
     The step calls ``embed``, ``target`` and ``loss`` in this order, under autocast, and ``after_update`` once the
     optimizer had its turn. What ``embed`` and ``target`` return is the method's own: any nesting of tensors. A method
-    whose settings say ``takes_places`` is given ``Batch.places_BV5`` as the last of the views.
+    whose settings say ``takes_places`` is given ``Batch.places_BV5`` as the last of the views. One that cannot take
+    views of any size may have a ``check_sizes``, which is given the sides of a run's views before its first step.
     """
 
     columns: tuple[Column, ...]

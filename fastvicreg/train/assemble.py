@@ -231,6 +231,9 @@ def assemble(config: TrainConfig) -> Run:
     if decided:
         data = replace(data, notes=(*data.notes, decided))
     step = build_step(config, device=device, precision=precision, processes=processes)
+    if check := getattr(step.method, "check_sizes", None):
+        for sizes in dict.fromkeys(plan.sizes(epoch) for epoch in range(config.run.epochs)):
+            check(sizes)
     engine = build_engine(
         config.data.pipeline,
         data.train,

@@ -21,6 +21,7 @@ from fastvicreg.methods.simsiam.config import SimSiamConfig
 from fastvicreg.methods.swav.config import SwAVConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicregl.config import VICRegLConfig
+from fastvicreg.methods.vicregl.method import VICRegL
 from fastvicreg.methods.wmse.config import WMSEConfig
 
 
@@ -62,6 +63,24 @@ METHOD_CONFIGS: dict[str, MethodConfig] = {
     "vicregl": VICRegLConfig(expander=(32, 16), local_projector=(32, 16), local_matches=(1,), alpha=0.75),
 }
 """Every method by name, narrow enough for a test of batches of 8."""
+
+
+LOCAL = VICRegLConfig(
+    expander=(32, 16),
+    local_projector=(24, 12),
+    local_matches=(5, 2),
+    alpha=0.75,
+    invariance=3.0,
+    variance=5.0,
+    covariance=7.0,
+)
+"""VICRegL for maps of at least five positions, with a weight of its own for each term."""
+
+
+def vicregl(config: VICRegLConfig = LOCAL, build: Any = encoder) -> VICRegL:
+    """The method on a new ``build()``, always with the same weights."""
+    torch.manual_seed(0)
+    return config.build(BuildContext(lambda *words: build()))
 
 
 BRANCHED_CONFIGS: dict[str, MethodConfig] = {

@@ -105,12 +105,28 @@ class VICRegL(nn.Module):
             return Embeddings(tuple(each_view(self.expander, features)), (), places_BV5, features[0].detach())
         seen = each_view(self.encoder, images, tokens=True)
         features, maps = [feature_BF for feature_BF, _ in seen], [map_BNC for _, map_BNC in seen]
-        for count, image, map_BNC in zip(self._counts(maps), images, maps, strict=True):
-            _check_map(count, image, map_BNC)
+        self._check(images, maps)
         rows = each_view(self.local_projector, [map_BNC.flatten(0, 1) for map_BNC in maps])
         projected = [own.unflatten(0, map_BNC.shape[:2]) for own, map_BNC in zip(rows, maps, strict=True)]
         embedded = tuple(each_view(self.expander, features))
         return Embeddings(embedded, tuple(projected), places_BV5, features[0].detach())
+
+    @torch.no_grad()
+    def check_sizes(self, sizes: Sequence[int]) -> None:
+        """``UserError`` where views of these sides have maps that cannot be matched: before the first step."""
+        if self.local_projector is None:
+            return
+        encoder = self.get_submodule("encoder")
+        device, training = next(encoder.parameters()).device, encoder.training
+        images = [torch.zeros(1, 3, side, side, device=device) for side in sizes]
+        try:
+            self._check(images, [encoder.eval()(image, tokens=True)[1] for image in images])
+        finally:
+            encoder.train(training)
+
+    def _check(self, images: Sequence[Tensor], maps: Sequence[Tensor]) -> None:
+        for count, image, map_BNC in zip(self._counts(maps), images, maps, strict=True):
+            _check_map(count, image, map_BNC)
 
     def _counts(self, maps: Sequence[Tensor]) -> list[int]:
         """Positions of each map that are matched by location: maps smaller than the first are small crops'."""
