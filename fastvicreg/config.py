@@ -173,12 +173,10 @@ class OptimConfig:
                 f"--clip-by {self.clip_by} has nothing to clip: give --clip a norm above 0, or leave it out."
             )
         if self.weight_decay_end is not None:
+            given = f"--weight-decay-end {self.weight_decay_end}"
             if not 0 <= self.weight_decay_end < math.inf:
-                raise UserError(
-                    f"--weight-decay-end {self.weight_decay_end} cannot train: give a finite value, 0 or more."
-                )
+                raise UserError(f"{given} cannot train: give a finite value, 0 or more.")
             if not self.weight_decay:
-                given = f"--weight-decay-end {self.weight_decay_end}"
                 raise UserError(f"{given} needs a decay to start from: give --weight-decay above 0.")
         if not 0 <= self.sgd_momentum < 1:
             raise UserError(f"--sgd-momentum {self.sgd_momentum} is no share: give 0 or more, below 1.")
