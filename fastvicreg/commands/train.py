@@ -16,7 +16,6 @@ from fastvicreg import config_file, encoders, methods
 from fastvicreg.commandline import flag_value, gathered, parse, with_parts
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.presets import PRESETS, preset
 from fastvicreg.train import steps
 
@@ -129,6 +128,8 @@ def options_of(arguments: list[str]) -> TrainOptions:
         name = name or ("imagenet-100ep" if own_images else "demo")
         settings = preset(name).config
     options = _parsed(arguments, name, _with_parts(settings, arguments))
+    from fastvicreg.pipelines.fetch import is_remote  # only here: help, which ends above, needs none of it
+
     data = options.settings.data
     # Absolute, so that the saved run can be resumed and evaluated from anywhere.
     given = (("data", data.data), ("val_data", data.val_data), ("val_labels", data.val_labels))
