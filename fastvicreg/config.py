@@ -277,7 +277,7 @@ class TrainConfig:
         """``UserError`` for the first value that no run can have."""
         kernel_choices(self)
         sizes = len(self.data.training_sizes())
-        if sizes > self.run.epochs:
+        if sizes > max(1, self.run.epochs):
             raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
         if sizes > 1 and self.run.total_steps:
             raise UserError(

@@ -51,6 +51,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ("trian", "'trian'", "did you mean 'train'"),
         ("train --epohcs 3", "--epohcs", "did you mean --epochs"),
         ("train --epochs three", "'three'", "--epochs"),
+        ("train --epochs 0", "--epochs 0 is too small", "give 1 or more"),
         ("train --nope", "unknown option --nope.", "See fastvicreg train --help"),
         ("train --nope 3 --help-me", "unknown option --nope.", "See fastvicreg train --help"),
         ("train cats", "'cats'", "belongs to no option"),
