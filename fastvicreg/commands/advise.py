@@ -81,11 +81,12 @@ def _predicted(options: AdviseOptions) -> float:
     """Images a second of one GPU, by the cost model."""
     from fastvicreg.presets import preset
     from fastvicreg.profiles import cost_model
+    from fastvicreg.profiles.layers import trace
     from fastvicreg.registry import unknown
 
     if options.gpu not in cost_model.GPUS:
         raise UserError(unknown("GPU", options.gpu, cost_model.GPUS))
-    traced = cost_model.trace(preset(options.preset).config)
+    traced = trace(preset(options.preset).config)
     found = cost_model.predict(traced, cost_model.GPUS[options.gpu], gpus=1, batch_size=options.batch_size)
     return found.batch / found.device
 
