@@ -113,6 +113,11 @@ class Cifar10:
             "val_data": self.val_data and os.path.abspath(self.val_data),
         }
         with opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
+            images, batch_size = len(session.data.train), self.config(self.rows()[0]).run.batch_size
+            if images < batch_size:
+                raise UserError(
+                    f"--data {self.data} has {images} images to train on: give a batch of {batch_size} or more."
+                )
             jobs = self._jobs(session)
             session.display.note(f"{len(jobs)} runs; {self.out}/ROW-seedN/display.txt shows one")
             if (stopped := session.carry_out(jobs, _in_words)) is not None:
