@@ -188,6 +188,7 @@ def test_a_row_whose_runs_diverged_is_shown_as_such(tmp_path: Path) -> None:
         (["--scale", "full", "--cpu-seconds", "60"], "--cpu-seconds 60 is --scale cpu's"),
         (["--scale", "full", "--epochs", "10", "10"], "--epochs 10: give different numbers"),
         (["--scale", "full", "--epochs", "0"], "--epochs 0: give different numbers"),
+        (["--device", "cuda:0"], "--device cuda:0 is --scale full's"),
         (["--cpu-seconds", "-1"], "--cpu-seconds -1: give a number above 0"),
         (["--cpu-seconds", "nan"], "--cpu-seconds nan: give a number above 0"),
         (["--cpu-seconds", "50"], "--cpu-seconds 50 are 5 steps of vicreg here: give 80 or more"),
@@ -206,6 +207,11 @@ def test_a_mistake_is_one_line(
 def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "cifar10"]) == 2
     assert "study cifar10 needs --data" in capsys.readouterr().err
+
+
+def test_cpu_time_is_counted_of_runs_on_the_cpu() -> None:
+    assert Cifar10(data="x").config("vicreg").run.device == "cpu"
+    assert Cifar10(data="x", scale="full").config("vicreg").run.device == "auto"
 
 
 def test_options_know_their_lengths() -> None:
