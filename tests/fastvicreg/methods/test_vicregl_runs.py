@@ -170,8 +170,8 @@ def test_maps_are_checked_once_a_size_however_many_epochs(
     command = ["train", "--preset", "demo", "--data", str(make_folder()), "--method", "vicregl", "--batch-size", "4"]
     given = ["--local-matches", "9", "--resolution", "96:64:32", "--epochs", "100000", "--out", str(tmp_path / "run")]
     assert main([*command, *given]) == 2
-    assert "more than the 4 positions that a view of 64" in capsys.readouterr().err
-    assert max(asked) == 33334
+    assert "more than the 4 positions that a view of 32" in capsys.readouterr().err
+    assert max(asked) == 66667
     assert len(asked) < 10
 
 
