@@ -91,13 +91,17 @@ def part_named(
 
 
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    """The value of ``--flag VALUE`` or ``--flag=VALUE``, before the options are parsed; None where it is not given."""
+    """The value of ``--flag VALUE`` or ``--flag=VALUE``, before the options are parsed; None where it is not given.
+
+    Of several the last, which is what the parser takes.
+    """
+    found = None
     for position, argument in enumerate(arguments):
         if argument == flag and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(flag + "="):
-            return argument[len(flag) + 1 :]
-    return None
+            found = arguments[position + 1]
+        elif argument.startswith(flag + "="):
+            found = argument[len(flag) + 1 :]
+    return found
 
 
 def flags_of(kind: type[Any]) -> dict[str, int | None]:

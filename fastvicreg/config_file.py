@@ -72,6 +72,8 @@ def from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     sections = {name: dict(values) for name, values in content.items() if name not in ("model", "objective")}
     model, objective = dict(content.get("model", {})), dict(content.get("objective", {}))
     expander = {"expander": model.pop("expander")} if "expander" in model else {}
+    if model or objective:  # as every run saved them: its views went one after another
+        sections["run"] = {"views": "separate", **sections.get("run", {})}
     if model:
         sections["encoder"] = {**model, **sections.get("encoder", {})}
     if expander or objective:

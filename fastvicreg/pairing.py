@@ -18,7 +18,7 @@ FITTING = {"images": "resnet50", "waveforms": "resnet18_1d", "text": "gru"}
 
 def check_views(config: TrainConfig) -> None:
     """``UserError`` where an encoder is not given what it takes, or there is no second one for a pair."""
-    encoders = _encoders(config)
+    encoders = encoders_of(config)
     if not config.pair.pair:
         for flag, encoder in encoders:
             if (kind := takes(encoder)) != "images":
@@ -38,7 +38,7 @@ def check_views(config: TrainConfig) -> None:
             )
 
 
-def _encoders(config: TrainConfig) -> list[tuple[str, EncoderConfig]]:
+def encoders_of(config: TrainConfig) -> list[tuple[str, EncoderConfig]]:
     """(the option that gives it, its settings): one, or two with a second branch."""
     found: list[tuple[str, EncoderConfig]] = [("--arch", config.encoder)]
     if words := branch_of(config.method):

@@ -102,12 +102,15 @@ class Traced:
 
 
 def trace(config: TrainConfig) -> Traced:
-    """The layers of ``config``'s method at its views' sizes; ``UserError`` for pairs of other than images."""
+    """The layers of ``config``'s method at its views' sizes; ``UserError`` for pairs, and for what no network is."""
     if config.pair.pair:
         raise UserError(f"--pair {config.pair.pair}: the model counts images: leave it out.")
-    with torch.device("meta"):
-        context = BuildContext(partial(build_encoder, config.encoder), kernel_choices(config))
-        method: Any = config.method.build(context)
+    try:
+        with torch.device("meta"):
+            context = BuildContext(partial(build_encoder, config.encoder), kernel_choices(config))
+            method: Any = config.method.build(context)
+    except RuntimeError as error:  # more values than there are numbers for
+        raise UserError(f"no network is as large as {config.encoder} ({error}): give lower numbers.") from error
     recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
     sides = [view.size or config.data.image_size for view in recipe.views]
     views = [torch.empty(BATCH, 3, side, side, device="meta") for side in sides]

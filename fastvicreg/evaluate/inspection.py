@@ -156,8 +156,8 @@ def augmented_features(
     batch = min(BATCH, len(source))
     own = SubsetSource(source, range(len(source) // batch * batch))
     plan = training_plan(config, len(own))
-    # After the last epoch crops have its size, and no crop is one that was trained on.
-    first = config.run.epochs
+    # After the last epoch crops have its size, and no crop is one that was trained on. Steps are no fewer than epochs.
+    first = max(config.run.epochs, config.run.total_steps)
     sizes = plan.sizes(first)
     large = [at for at, size in enumerate(sizes) if size == max(sizes)]
     turns = -(-views // len(large))

@@ -41,6 +41,8 @@ class StudyFolder:
         kept = read_json(file)
         if kept is None or kept.get("study") != name or not isinstance(kept.get("settings"), dict):
             raise UserError(f"--out {self.path}: {SETTINGS} is not of study {name}: give another --out.")
+        if kept["settings"] != dict(asked) and not self.begun():
+            return self.kept  # a mistake ended it before its first run
         for key, value in asked.items():
             if (before := kept["settings"].get(key)) != value:
                 flag = "--" + key.replace("_", "-")
@@ -49,6 +51,10 @@ class StudyFolder:
                     "another --out."
                 )
         return kept
+
+    def begun(self) -> bool:
+        """Whether there is anything of a run."""
+        return any(child.is_dir() for child in self.path.iterdir())
 
     def keep(self, **facts: Any) -> None:
         """Write the settings and ``facts`` that a continued study must find."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
@@ -90,21 +91,21 @@ def step_time(config: TrainConfig, *, timed: int = TIMED) -> StepTime:
         schedules, _ = schedules_of(run.method, config.optim, horizon)
         times: list[float] = []
         cpu: list[float] = [time.process_time()]
-        feed = run.feed.epoch(Cursor(0, 0))
+        scalars = {name: schedule(0) for name, schedule in schedules.items()}
         clock = time.perf_counter()
-        for fed in feed:
-            run.step(fed.batch, {name: schedule(0) for name, schedule in schedules.items()}).total.item()
-            times.append(time.perf_counter() - clock)
-            cpu.append(time.process_time())
-            clock = time.perf_counter()
+        for epoch in itertools.count():  # small data have few batches each
+            feed = run.feed.epoch(Cursor(epoch, 0))
+            for fed in itertools.islice(feed, WARM + timed - len(times)):
+                run.step(fed.batch, scalars).total.item()
+                times.append(time.perf_counter() - clock)
+                cpu.append(time.process_time())
+                clock = time.perf_counter()
+            feed.close()
             if len(times) == WARM + timed:
                 break
-        feed.close()
     finally:
         run.engine.close()
-    warm = WARM if len(times) > WARM else 0
-    counted = len(times) - warm
-    return StepTime(statistics.median(times[warm:]), (cpu[-1] - cpu[warm]) / counted, built, per_epoch)
+    return StepTime(statistics.median(times[WARM:]), (cpu[-1] - cpu[WARM]) / timed, built, per_epoch)
 
 
 def carry(config: TrainConfig, folder: Path, data: Datasets) -> dict[str, Any] | Stopped:

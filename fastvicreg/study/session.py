@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import Datasets
+from fastvicreg.errors import UserError
 from fastvicreg.show.display import Display
 from fastvicreg.study.folder import StudyFolder
 from fastvicreg.study.runs import Stopped, labelled_data
@@ -42,14 +43,25 @@ class Session:
         return self.folder.kept["settings"]
 
     def plan(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What the study settles once: as kept in its folder, else by ``make``, which every process calls."""
+        """What the study settles once: as kept in its folder, else by ``make``, which every process calls.
+
+        ``UserError`` for a folder with runs of another plan: those of a version that kept it otherwise.
+        """
         kept: dict[str, Any] = gather(self.folder.kept if self.folder else {}, self._processes)[0]
         if "plan" in kept:
             return kept["plan"]
+        together(self._require_no_runs, self._processes)
         made = gather(make(), self._processes)[0]  # times differ between processes: the main one's count
         if self.folder:
             self.folder.keep(plan=made)
         return made
+
+    def _require_no_runs(self) -> None:
+        if self.folder and self.folder.begun():
+            raise UserError(
+                f"--out {self.folder.path} holds runs of another version of fastvicreg, which lasted otherwise: go on "
+                "with that one, or give another --out."
+            )
 
     def carry_out(self, jobs: Sequence[Job], in_words: Callable[[Mapping[str, Any]], str]) -> int | None:
         """Run the jobs that have no figures; the exit code where a signal stopped one, else None."""

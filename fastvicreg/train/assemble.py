@@ -232,8 +232,9 @@ def assemble(config: TrainConfig) -> Run:
         data = replace(data, notes=(*data.notes, decided))
     step = build_step(config, device=device, precision=precision, processes=processes)
     if check := getattr(step.method, "check_sizes", None):
-        for sizes in dict.fromkeys(plan.sizes(epoch) for epoch in range(config.run.epochs)):
-            check(sizes)
+        epochs, count = config.run.epochs, len(config.data.training_sizes())
+        for place in range(count):
+            check(plan.sizes(-(-place * epochs // count)))  # its first epoch
     engine = build_engine(
         config.data.pipeline,
         data.train,

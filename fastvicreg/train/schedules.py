@@ -40,6 +40,6 @@ def warmup_steps(optim: OptimConfig, horizon: Horizon) -> tuple[int, str]:
         return steps, ""
     shorter = horizon.steps // 10
     return shorter, (
-        f"a warm-up of {optim.warmup_epochs:g} epochs never ends in {horizon.steps // horizon.steps_per_epoch}: "
+        f"a warm-up of {optim.warmup_epochs:g} epochs never ends in {horizon.steps / horizon.steps_per_epoch:.3g}: "
         f"shortened to 10 % of the steps ({shorter}); --warmup-share sets it."
     )

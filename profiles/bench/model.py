@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fastvicreg.encoders import varied
+from fastvicreg.encoders import takes, varied
 from fastvicreg.errors import UserError
+from fastvicreg.pairing import FITTING, encoders_of
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.registry import Benchmark, Output
 from fastvicreg.registry import unknown
@@ -118,6 +119,10 @@ def run(
         config = replace(config, encoder=varied(config.encoder, arch, "--arch"))
     if branch_b:
         config = replace(config, method=_branched(config.method, branch_b))
+    for flag, encoder in encoders_of(config):
+        if (what := takes(encoder)) != "images":
+            given = f"{flag} {encoder.arch} takes {what}"
+            raise UserError(f"{given}, and the model counts images: give {FITTING['images']}.")
     config.check()
     kind, traced = model.GPUS[gpu], trace(config)
     fits = model.largest_batch(replace(config, run=replace(config.run, views=views, activations=activations)), kind)

@@ -12,8 +12,11 @@ import pytest
 
 from fastvicreg import config_file
 from fastvicreg.cli import COMMANDS, main
+from fastvicreg.commands.train import options_of
 from fastvicreg.doctor import deliver_apart, pipeline_finding
+from fastvicreg.encoders.gru.config import GRUConfig
 from fastvicreg.errors import UserError
+from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import PRESETS, preset
 from fastvicreg.train.distributed import launched
@@ -288,3 +291,10 @@ def test_doctor_finds_every_needed_part_working(capsys: pytest.CaptureFixture[st
     rows = json.loads((tmp_path / "doctor.json").read_text())["rows"]
     assert {(row["kind"], row["name"]) for row in rows} >= {("pipeline", "native"), ("kernel", "loss=gram")}
     assert all(row["works"] or row["remedy"] for row in rows)
+
+
+@pytest.mark.parametrize("again", [["--method", "byol"], ["--method=byol"]])
+def test_of_an_option_given_twice_the_last_counts_for_all_that_it_decides(again: list[str]) -> None:
+    settings = options_of(["--method", "vicreg", "--arch", "resnet18", *again, "--arch", "gru"]).settings
+    assert (settings.method.name, type(settings.method)) == ("byol", BYOLConfig)
+    assert (settings.encoder.arch, type(settings.encoder)) == ("gru", GRUConfig)

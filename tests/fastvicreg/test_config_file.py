@@ -41,6 +41,13 @@ def test_a_config_of_the_first_version_is_read() -> None:
     assert config_file.from_mapping(json.loads(config_file.to_json(config)), "new") == config
 
 
+def test_views_of_a_run_from_before_they_could_be_joint_stay_separate() -> None:
+    assert config_file.from_mapping(VERSION_1, "old").run.views == "separate"
+    joint = VERSION_1 | {"run": {"views": "joint"}}
+    assert config_file.from_mapping(joint, "old").run.views == "joint"
+    assert config_file.from_mapping({"run": {"epochs": 3}}, "by hand").run.views == TrainConfig().run.views
+
+
 @pytest.mark.parametrize("method", [VICRegConfig(expander=(8, 4)), BYOLConfig(momentum=0.5)])
 def test_what_is_written_is_read_back(method: VICRegConfig | BYOLConfig) -> None:
     config = TrainConfig(method=method)

@@ -206,6 +206,9 @@ def test_too_large_a_batch_is_bound_by_memory() -> None:
         (["--arch", "vit_smal"], "did you mean 'vit_small'"),
         (["--arch", "vit_small", "patch=x"], "--arch vit_small patch=x: patch cannot be 'x'"),
         (["--arch", "vit_small", "--norms", "fused"], "--norms fused are kernels of batch norms"),
+        (["--arch", "gru"], "--arch gru takes text, and the model counts images"),
+        (["--branch-b", "resnet18_1d"], "--branch-b resnet18_1d takes waveforms, and the model counts images"),
+        (["--arch", "resnet50", "width=99999999"], "as large as ResNetConfig(arch='resnet50', width=99999999"),
         (["--preset", "dino-imagenet-100ep", "--branch-b", "resnet18"], "--branch-b resnet18: dino trains one network"),
     ],
 )

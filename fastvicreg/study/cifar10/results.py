@@ -23,7 +23,7 @@ def summary(found: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]) -> lis
     for (name, epochs), runs in found.items():
         whole = [run for run in runs if "knn" in run]
         values = {figure: [run[figure] for run in whole if figure in run] for figure in FIGURES}
-        costs = {cost: [run[cost] for run in runs if run.get(cost) is not None] for cost in COSTS}
+        costs = {cost: [run[cost] for run in whole if run.get(cost) is not None] for cost in COSTS}
         published = ROWS[name].published.get(epochs) if name in ROWS else None
         rows.append(
             {

@@ -54,7 +54,7 @@ class Cifar10:
     workers: int = 0
     """Decoding threads; 0: one a core."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu or cuda; cpu scale: the CPU."""
     out: str = "runs/cifar10"
     """The study's folder; the same command goes on there."""
     json: str | None = None
@@ -76,6 +76,8 @@ class Cifar10:
                 raise UserError(f"--cpu-seconds {self.cpu_seconds:g} is --scale cpu's: --scale full goes by --epochs.")
             if not 0 < self.cpu_seconds < math.inf:
                 raise UserError(f"--cpu-seconds {self.cpu_seconds:g}: give a number above 0.")
+        if self.scale == "cpu" and self.device.startswith("cuda"):
+            raise UserError(f"--device {self.device} is --scale full's: --scale cpu counts CPU time; leave it out.")
         for number in self.epochs:
             if number < 1 or self.epochs.count(number) > 1:
                 raise UserError(f"--epochs {number}: give different numbers from 1 on.")
@@ -96,7 +98,9 @@ class Cifar10:
         places = {"data": self.data, "val_data": self.val_data}
         paths = {key: path and os.path.abspath(path) for key, path in places.items()}
         data = replace(config.data, **paths, pipeline=self.pipeline, workers=self.workers)
-        return replace(config, data=data, run=replace(config.run, device=self.device))
+        # A GPU's steps take a CPU next to no time.
+        device = "cpu" if self.scale == "cpu" and self.device == "auto" else self.device
+        return replace(config, data=data, run=replace(config.run, device=device))
 
     def run(self) -> int:
         """Train and measure what is missing, then show and write all; returns the exit code."""
@@ -113,6 +117,11 @@ class Cifar10:
             "val_data": self.val_data and os.path.abspath(self.val_data),
         }
         with opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
+            images, batch_size = len(session.data.train), self.config(self.rows()[0]).run.batch_size
+            if images < batch_size:
+                raise UserError(
+                    f"--data {self.data} has {images} images to train on: give a batch of {batch_size} or more."
+                )
             jobs = self._jobs(session)
             session.display.note(f"{len(jobs)} runs; {self.out}/ROW-seedN/display.txt shows one")
             if (stopped := session.carry_out(jobs, _in_words)) is not None:

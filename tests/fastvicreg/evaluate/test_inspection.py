@@ -37,6 +37,20 @@ def test_views_are_those_of_the_plan_in_the_sources_order(uninterrupted: tuple[P
             assert torch.allclose(found_NQF[fed.batch.index_B, 2 * turn + view], expected_BF, atol=1e-5)
 
 
+def test_views_of_a_run_by_steps_are_of_no_epoch_that_it_trained_on(uninterrupted: tuple[Path, Path]) -> None:
+    data, run = uninterrupted
+    trained, source = load_trained(run), open_source(data / "val")
+    by_steps, by_epochs = (
+        replace(trained.config, run=replace(trained.config.run, **lasting))
+        for lasting in ({"epochs": 1, "total_steps": 7}, {"epochs": 7})
+    )
+    found, expected = (
+        augmented_features(trained.encoder, source, config, views=2, device="cpu", workers=1)
+        for config in (by_steps, by_epochs)
+    )
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.slow
 def test_the_command_writes_figures_and_a_page(
     uninterrupted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

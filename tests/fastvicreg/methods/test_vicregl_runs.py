@@ -18,6 +18,7 @@ from torch import Tensor
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.plan import TrainPlan
 from fastvicreg.profiles.bench import swap
 from fastvicreg.profiles.bench.step import Case, build_case
 from fastvicreg.profiles.parts import loss as loss_alone
@@ -154,6 +155,24 @@ def test_runs_that_cannot_be_are_refused_in_a_line(
     assert says in told
     assert told.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_maps_are_checked_once_a_size_however_many_epochs(
+    make_folder: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked, sizes = [], TrainPlan.sizes
+
+    def counted(plan: TrainPlan, epoch: int) -> tuple[int, ...]:
+        asked.append(epoch)
+        return sizes(plan, epoch)
+
+    monkeypatch.setattr(TrainPlan, "sizes", counted)
+    command = ["train", "--preset", "demo", "--data", str(make_folder()), "--method", "vicregl", "--batch-size", "4"]
+    given = ["--local-matches", "9", "--resolution", "96:64:32", "--epochs", "100000", "--out", str(tmp_path / "run")]
+    assert main([*command, *given]) == 2
+    assert "more than the 4 positions that a view of 32" in capsys.readouterr().err
+    assert max(asked) == 66667
+    assert len(asked) < 10
 
 
 def test_an_encoder_without_a_map_is_refused_unless_nothing_is_local() -> None:

@@ -151,6 +151,20 @@ def test_a_stopped_study_goes_on_and_says_that_the_time_is_not_known(
     assert found["VICReg without variance"]["cpu_seconds"] > 0
 
 
+def test_what_a_diverged_run_took_is_not_in_the_costs() -> None:
+    whole = {"knn": 40.0, "linear": 45.0, "views": 100, "cpu_seconds": 10.0}
+    (row,) = results.summary({("byol", 0): [{"diverged": "step 3", "views": 0, "cpu_seconds": 1.0}, whole]})
+    assert (row["diverged"], row["views"], row["cpu_seconds"]) == (1, 100, 10.0)
+
+
+def test_data_of_less_than_a_batch_are_told_of(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "row_config", row_config)
+    assert carried_out(images, tmp_path / "study") == 2
+    assert f"--data {images} has {TRAIN} images to train on: give a batch of 256 or more" in capsys.readouterr().err
+
+
 def test_a_row_whose_runs_diverged_is_shown_as_such(tmp_path: Path) -> None:
     found = {
         ("vicreg", 0): [{"diverged": "step 3", "views": 10, "cpu_seconds": 1.0}],
@@ -174,6 +188,7 @@ def test_a_row_whose_runs_diverged_is_shown_as_such(tmp_path: Path) -> None:
         (["--scale", "full", "--cpu-seconds", "60"], "--cpu-seconds 60 is --scale cpu's"),
         (["--scale", "full", "--epochs", "10", "10"], "--epochs 10: give different numbers"),
         (["--scale", "full", "--epochs", "0"], "--epochs 0: give different numbers"),
+        (["--device", "cuda:0"], "--device cuda:0 is --scale full's"),
         (["--cpu-seconds", "-1"], "--cpu-seconds -1: give a number above 0"),
         (["--cpu-seconds", "nan"], "--cpu-seconds nan: give a number above 0"),
         (["--cpu-seconds", "50"], "--cpu-seconds 50 are 5 steps of vicreg here: give 80 or more"),
@@ -192,6 +207,11 @@ def test_a_mistake_is_one_line(
 def test_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "cifar10"]) == 2
     assert "study cifar10 needs --data" in capsys.readouterr().err
+
+
+def test_cpu_time_is_counted_of_runs_on_the_cpu() -> None:
+    assert Cifar10(data="x").config("vicreg").run.device == "cpu"
+    assert Cifar10(data="x", scale="full").config("vicreg").run.device == "auto"
 
 
 def test_options_know_their_lengths() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from images import encoded, photo
 from PIL import Image
 
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
+from fastvicreg.contracts import Batch, Terms
 from fastvicreg.errors import DivergedError
 from fastvicreg.show.metrics import read
 from fastvicreg.study import runs
@@ -164,6 +168,56 @@ def test_a_step_is_timed_with_its_data(images: Path) -> None:
     assert taken.cpu_seconds > 0
     assert taken.build > 0
     assert taken.per_epoch == PER_EPOCH
+
+
+def test_small_data_are_timed_over_several_epochs_and_without_the_first_steps(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, made, steps = Table4(data=str(images), batch_size=8, workers=1, device="cpu"), runs.assemble, []
+
+    def compiling(batch: Batch, _: Any) -> Terms:
+        steps.append(batch.cursor.epoch)
+        time.sleep(0.3 if len(steps) <= runs.WARM else 0)
+        return Terms(torch.zeros(()), {})
+
+    monkeypatch.setattr(runs, "assemble", lambda config: replace(made(config), step=compiling))
+    assert runs.step_time(options.config("byol-varcov")).seconds < 0.2
+    assert steps == [0, 0, 0, 1, 1, 1, 2, 2]
+    steps.clear()
+    assert runs.step_time(options.config("byol-varcov"), timed=1).seconds < 0.2
+    assert len(steps) == PER_EPOCH
+
+
+def test_a_study_that_a_short_budget_ended_takes_the_longer_one(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "step_time", slow_steps)
+    out = tmp_path / "study"
+    assert study(images, out, "--budget", "1s") == 2
+    assert "--budget 1s is too short" in capsys.readouterr().err
+    monkeypatch.setattr(runs, "carry", lambda *_: runs.Stopped(signal.SIGTERM))
+    study(images, out, "--budget", "1h")
+    kept = json.loads((out / "study.json").read_text())
+    assert (kept["settings"]["budget"], kept["plan"]["steps"]) == ("1h", STEPS)
+
+
+def test_runs_of_another_plan_are_not_mixed_with_new_ones(
+    whole: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a version kept it that stopped runs within their schedule: "epochs" and "stop" beside the settings."""
+    monkeypatch.setattr(runs, "step_time", slow_steps)
+    out = tmp_path / "study"
+    kept = json.loads((whole / "study.json").read_text())
+    plan = kept.pop("plan")
+    (out / f"{ONLY[0]}-seed0").mkdir(parents=True)
+    (out / f"{ONLY[0]}-seed0" / "result.json").write_text((whole / f"{ONLY[0]}-seed0" / "result.json").read_text())
+    earlier = {"epochs": 3, "stop": 7, "per_epoch": PER_EPOCH, "random_network": plan["random_network"]}
+    before = json.dumps(kept | earlier)
+    (out / "study.json").write_text(before)
+    assert study(images, out) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert f"--out {out} holds runs of another version of fastvicreg" in line
+    assert json.loads((out / "study.json").read_text()) == json.loads(before)
 
 
 def test_a_budget_is_shared_in_equal_steps() -> None:

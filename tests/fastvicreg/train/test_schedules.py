@@ -32,6 +32,11 @@ def main_dino(base: float, final: float, steps: int) -> list[float]:
     return [final + 0.5 * (base - final) * (1 + math.cos(math.pi * step / steps)) for step in range(steps)]
 
 
+def test_a_warm_up_that_never_ends_is_told_of_in_parts_of_an_epoch() -> None:
+    _, note = schedules_of(vicreg(), OptimConfig(warmup_epochs=10), Horizon(40, 100, 256))
+    assert "a warm-up of 10 epochs never ends in 0.4: shortened to 10 % of the steps (4)" in note
+
+
 def test_weight_decay_goes_to_its_end_by_half_a_cosine_and_only_where_asked() -> None:
     optim = OptimConfig(weight_decay=0.04, weight_decay_end=0.4)
     schedules, _ = schedules_of(vicreg(), optim, HORIZON)
