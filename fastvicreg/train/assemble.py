@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,8 +105,16 @@ def build_method(config: TrainConfig, kernels: Mapping[str, str], device: str) -
     """The method with fresh weights by the run's seed, on ``device``; ``UserError`` for a setting it cannot have."""
     torch.manual_seed(config.run.seed)
     context = BuildContext(build_encoder=partial(build_encoder, config.encoder), kernels=kernels)
-    method = config.method.build(context)
-    module = as_module(method).to(device)
+    try:
+        method = config.method.build(context)
+        module = as_module(method).to(device)
+    except RuntimeError as error:
+        if not re.search("allocate|out of memory|overflowed", str(error)):
+            raise
+        raise UserError(
+            f"there is no memory for the networks of --method {config.method.name} and {config.encoder} (in torch's "
+            f"words: {str(error).splitlines()[0]}): give a narrower encoder or head."
+        ) from error
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 
+from fastvicreg.cli import main
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods.byol.config import BYOLConfig
@@ -132,3 +134,16 @@ def test_a_cpu_is_not_asked_and_a_device_is_before_anything_is_on_it(monkeypatch
 
 def test_a_total_is_the_sum_of_its_parts() -> None:
     assert Memory(1, 2, 3, 4, 5).total == 15
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--width", "99999999"], ["--width", "999999999999"], ["--expander", *["99999999"] * 2]]
+)
+def test_networks_that_no_memory_holds_are_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--preset", "demo", "--device", "cpu", "--out", str(tmp_path / "run"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there is no memory for the networks of --method vicreg" in line
+    assert line.endswith("give a narrower encoder or head.")
+    assert not (tmp_path / "run").exists()
