@@ -63,7 +63,7 @@ def in_words(figures: Mapping[str, Any]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], seeds: int) -> Table:
     """The comparison for a terminal; with several seeds accuracies are median and [smallest, largest]."""
-    over = f"median [least, most] of {seeds} seeds" if seeds > 1 else "one seed"
+    over = f"median (least, most) of {seeds} seeds" if seeds > 1 else "one seed"
     shown = Table(title=f"frozen features, accuracy in %, {over}", title_justify="left")
     shown.add_column("features", no_wrap=True)
     for heading in ("kNN", "linear", "std", "normalised", "rank z", "views trained", "CPU-seconds", "published"):

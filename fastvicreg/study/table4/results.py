@@ -114,7 +114,7 @@ def in_words(figures: Mapping[str, Any]) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], untrained: Mapping[str, Any], seeds: int) -> Table:
     """The comparison for a terminal; with several seeds each figure is median and [smallest, largest]."""
-    over = f"median [least, most] of {seeds} seeds" if seeds > 1 else "one seed"
+    over = f"median (least, most) of {seeds} seeds" if seeds > 1 else "one seed"
     shown = Table(
         title=f"Table 4, {over}; std normalised: 1 spread, 0 collapsed; paper: its linear", title_justify="left"
     )

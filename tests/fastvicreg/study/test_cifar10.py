@@ -175,6 +175,8 @@ def test_a_row_whose_runs_diverged_is_shown_as_such(tmp_path: Path) -> None:
     assert rows[0]["knn"] is None
     text = io.StringIO()
     Console(file=text, width=200).print(results.table(rows, 1))
+    Console(file=text, width=200).print(results.table(rows, 2))
+    assert "median (least, most) of 2 seeds" in text.getvalue()
     assert "diverged" in text.getvalue()
     assert "40.0" in text.getvalue()
 
