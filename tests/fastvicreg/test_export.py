@@ -68,7 +68,7 @@ def test_the_file_has_torchvision_s_names_and_says_what_it_is(uninterrupted: tup
     assert {"conv1.weight", "layer1.0.bn1.running_mean", "layer4.1.conv2.weight"} <= set(load_file(file))
     with safe_open(file, "pt") as opened:
         described = json.loads(opened.metadata()["fastvicreg"])
-    assert described["encoder"] == {"arch": "resnet18", "width": 16, "stem": "3x3s2"}
+    assert described["encoder"] == {"arch": "resnet18", "width": 16, "stem": "3x3s2", "drop_path": 0.0}
     assert (described["image_size"], described["method"], described["checkpoint"]) == (16, "vicreg", "step-00000009")
 
 
