@@ -136,9 +136,7 @@ def test_a_total_is_the_sum_of_its_parts() -> None:
     assert Memory(1, 2, 3, 4, 5).total == 15
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--width", "99999999"], ["--width", "999999999999"], ["--expander", *["99999999"] * 2]]
-)
+@pytest.mark.parametrize("arguments", [["--width", "999999999999"], ["--expander", *["999999999999"] * 2]])
 def test_networks_that_no_memory_holds_are_one_line(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
