@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.table import Table
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import Datasets
 from fastvicreg.errors import UserError
+from fastvicreg.provenance import write_json
 from fastvicreg.show.display import Display
 from fastvicreg.study.folder import StudyFolder
 from fastvicreg.study.runs import Stopped, labelled_data
@@ -80,6 +82,15 @@ class Session:
         """What these runs gave; in the main process."""
         assert self.folder is not None
         return [self.folder.result(name) or {} for name in names]
+
+    def publish(self, stem: str, content: dict[str, Any], also: str | None, table: Table) -> None:
+        """Write the figures to ``stem``.json in the folder, and to ``also``, and show them; in the main process."""
+        assert self.folder is not None
+        for path in (self.folder.path / f"{stem}.json", also):
+            if path:
+                write_json(path, content)
+        # A pipe has no width: wide enough that no figure is cut.
+        Console(width=None if self.display.console.is_terminal else 200).print(table)
 
 
 @contextmanager

@@ -29,8 +29,6 @@ SECONDS = 600 if os.environ.get("FASTVICREG_SOAK") else 120
 """For a whole run, however busy the machine; one of a soak's compiles first."""
 STARTING = 2.0
 """Seconds within which a run has hardly begun."""
-MEETING = 20.0
-"""Seconds that a process has to notice that another died before both met."""
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -121,14 +119,8 @@ def killed(config: TrainConfig, out: Path, *, kills: int, seconds: float, seed: 
         if victim.is_alive() and victim.pid:
             os.kill(victim.pid, signal.SIGKILL)
         victim.join(SECONDS)
-        met = _began(out) != before
         for process in started:  # those that wait for the dead one end by themselves
-            process.join(SECONDS if met else MEETING)
-            if (
-                process.exitcode is None and not met
-            ):  # it waits for the dead one to come, ten of its limits: as torchrun
-                process.kill()
-                process.join(SECONDS)
+            process.join(SECONDS + 2 * config.data.stall_timeout)  # if it died before they met
             assert process.exitcode is not None, "a process outlived the one it waits for"
         if all(process.exitcode == 0 for process in started):
             break  # it came to its end before

@@ -168,9 +168,7 @@ class Cifar10:
         return steps
 
     def _report(self, session: Session) -> None:
-        from rich.console import Console
-
-        from fastvicreg.provenance import document, write_json
+        from fastvicreg.provenance import document
         from fastvicreg.study.cifar10 import picture, results
 
         folder, display = Path(self.out), session.display
@@ -183,12 +181,8 @@ class Cifar10:
                 found[row, length] = session.figures([_name(row, length, seed) for seed in range(self.seeds)])
         rows = results.summary(found)
         content = document("study cifar10", rows, self.seeds) | {"settings": session.settings}
-        for path in (folder / "cifar10.json", self.json):
-            if path:
-                write_json(path, content)
+        session.publish("cifar10", content, self.json, results.table(rows, self.seeds))
         picture.draw(folder / "cifar10.png", rows)
-        wide = None if display.console.is_terminal else 200  # a pipe has no width
-        Console(width=wide).print(results.table(rows, self.seeds))
         display.note(f"figures: {folder}/cifar10.json   picture: {folder}/cifar10.png")
 
 

@@ -166,9 +166,7 @@ class Table4:
         return replace(config, run=replace(config.run, total_steps=plan["steps"], seed=seed))
 
     def _report(self, session: Session, plan: dict[str, Any]) -> None:
-        from rich.console import Console
-
-        from fastvicreg.provenance import document, write_json
+        from fastvicreg.provenance import document
         from fastvicreg.study.table4 import picture, results
 
         folder, display = Path(self.out), session.display
@@ -179,13 +177,8 @@ class Table4:
         settled = {key: value for key, value in plan.items() if key != "random_network"}
         content = document("study table4", [*rows, untrained], self.seeds)
         content |= {"plan": settled, "settings": session.settings, "directions": told}
-        for path in (folder / "table4.json", self.json):
-            if path:
-                write_json(path, content)
+        session.publish("table4", content, self.json, results.table(rows, untrained, self.seeds))
         picture.draw(folder / "table4.png", rows, untrained)
-        # A pipe has no width: wide enough that no figure is cut.
-        wide = None if display.console.is_terminal else 200
-        Console(width=wide).print(results.table(rows, untrained, self.seeds))
         for line in results.directions_in_words(told):
             display.note(line)
         display.note(f"figures: {folder}/table4.json   picture: {folder}/table4.png")
