@@ -125,10 +125,10 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
         content["digest"] = _digest_of(content)
         (draft / "state.json").write_text(json.dumps(content, indent=1) + "\n")
         for path in (*draft.iterdir(), draft):
-            _fsync(path)
+            sync_to_disk(path)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
-        _fsync(folder)
+        sync_to_disk(folder)
         whole = [path for path in listed(folder) if path.name <= final.name]
         for other in set(listed(folder)) - set(whole[-keep:]):
             shutil.rmtree(other)
@@ -247,7 +247,8 @@ def require_fits(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
             raise UserError(f"{origin} is of another architecture: {name} is {shapes}.")
 
 
-def _fsync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Return once a file, or a folder's entries, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

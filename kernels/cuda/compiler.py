@@ -76,12 +76,13 @@ def compile_cubin(source: str, arch: str, *, defines: Defines | None = None) -> 
     kept = cache.read(name)
     if kept is not None and (cubin := unpacked(kept, source, arch)) is not None:
         return cubin
-    cubin = _compile(source, arch, defines, headers)
+    cubin = compile_source(source, arch, defines, headers)
     cache.write(name, cubin.packed())
     return cubin
 
 
-def _compile(source: str, arch: str, defines: Defines, headers: Path) -> Cubin:
+def compile_source(source: str, arch: str, defines: Defines, headers: Path) -> Cubin:
+    """Compile a file of ``KERNELS`` by NVRTC, whatever is in the cache."""
     core, path, log = cuda_core(), KERNELS / source, io.StringIO()
     options = core.ProgramOptions(
         name=path.name,

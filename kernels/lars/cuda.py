@@ -192,12 +192,12 @@ def _table(device: torch.device, triples: Iterable[tuple[Tensor, Tensor, Tensor]
     """The table of these tensors, kept for their addresses; one made in a captured step belongs to its graph."""
     spans = [(p.ndim == 1, p.data_ptr(), g.data_ptr(), b.data_ptr(), p.numel()) for p, g, b in triples]
     spans.sort(key=lambda span: span[0])
-    stream = _stream(device)
+    stream = current_stream(device)
     make = _kept_table if stream is not None else _kept_table.__wrapped__
     return make(device, grad_dtype, stream, tuple(spans))
 
 
-def _stream(device: torch.device) -> int | None:
+def current_stream(device: torch.device) -> int | None:
     """The stream that launches go to; None while it is captured."""
     if torch.cuda.is_current_stream_capturing():
         return None

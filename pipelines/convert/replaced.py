@@ -44,7 +44,7 @@ def replaced_in(
 
     def differs(number: int) -> bool:
         index = suspects[number]
-        return not _same(source, index, int(manifest.hash_N[old[index]]), forms)
+        return not is_same(source, index, int(manifest.hash_N[old[index]]), forms)
 
     found = in_order(differs, range(len(suspects)), workers=workers)
     return {old[index]: index for index, other in zip(suspects, found, strict=True) if other}
@@ -87,7 +87,8 @@ def _forms(settings: Settings) -> list[Settings]:
     return [alike, replace(alike, raw=True, reencode=False)]
 
 
-def _same(source: Source, index: int, expected: int, forms: list[Settings]) -> bool:
+def is_same(source: Source, index: int, expected: int, forms: list[Settings]) -> bool:
+    """Whether a sample is still the one that was written, by its bytes or as one of ``forms`` makes them."""
     try:
         if digest(source.encoded(index)) == expected:
             return True

@@ -85,7 +85,7 @@ class Remote:
             )
         named = sorted(found.items())
         described = in_order(
-            lambda at: self._described(*named[at]),
+            lambda at: self.described(*named[at]),
             range(len(named)),
             workers=DESCRIBED,
             chunk=1,
@@ -109,7 +109,7 @@ class Remote:
     def require_same(self, file: RemoteFile) -> None:
         """``UserError`` where the file is not what it was when it was described."""
         self._system.invalidate_cache()
-        now = self._described(file.path, file.name)
+        now = self.described(file.path, file.name)
         if now.state != file.state:
             raise UserError(
                 f"{file.address} has changed since it was opened (it was {file.state!r} and is {now.state!r}): the "
@@ -145,7 +145,8 @@ class Remote:
         plain = min(pattern.find(sign) for sign in "*[" if sign in pattern)
         return pattern[: pattern.rfind("/", 0, plain) + 1]
 
-    def _described(self, path: str, name: str) -> RemoteFile:
+    def described(self, path: str, name: str) -> RemoteFile:
+        """What its server says of a file now."""
         info = self._patiently(lambda: self._call("info", path), path)
         size = info.get("size")
         if size is None:

@@ -97,13 +97,13 @@ def test_code_is_compiled_once_and_again_when_anything_changed(
     source: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     compiled = []
-    real = compiler._compile
+    real = compiler.compile_source
 
     def counted(*arguments: Any) -> Cubin:
         compiled.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(compiler, "_compile", counted)
+    monkeypatch.setattr(compiler, "compile_source", counted)
     first = compile_cubin(source, "sm_90")
     assert compile_cubin(source, "sm_90") == first
     assert len(compiled) == 1

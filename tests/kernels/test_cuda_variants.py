@@ -64,7 +64,7 @@ def test_lars_asks_for_what_it_lists(monkeypatch: pytest.MonkeyPatch):
             tensors = [torch.ones(4, 4)], [torch.ones(4, 4, dtype=dtype)], [torch.zeros(4, 4)]
             lars_cuda.lars_step(*tensors, 0.1, None, 0.0, 0.9, 0.001, None, None)
 
-    monkeypatch.setattr(lars_cuda, "_stream", lambda device: 0)
+    monkeypatch.setattr(lars_cuda, "current_stream", lambda device: 0)
     assert asked_of(lars_cuda, monkeypatch, run) == listed(lars_cuda)
 
 

@@ -33,7 +33,7 @@ def on_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         return launch
 
     monkeypatch.setattr(lars_cuda, "kernel", kernel)
-    monkeypatch.setattr(lars_cuda, "_stream", lambda device: 0)
+    monkeypatch.setattr(lars_cuda, "current_stream", lambda device: 0)
     for name, value in SMALL.items():
         monkeypatch.setattr(lars_cuda, name, value)
 

@@ -68,7 +68,7 @@ class TableSource:
             data, ends = self._spooled
             found = data[int(ends[index - 1]) if index else 0 : int(ends[index])]
         else:
-            found = self._read(index)
+            found = self.image_bytes(index)
         if not len(found):
             raise OSError(f"the row has no bytes in its column {self.columns.image}")
         return found
@@ -108,7 +108,7 @@ class TableSource:
             ends, end = np.zeros(len(self), np.uint64), 0
             with path.open("wb") as file:
                 for index in range(len(self)):
-                    image = self._read(index)
+                    image = self.image_bytes(index)
                     file.write(image)
                     if (end + len(image)) // FLUSH > end // FLUSH:
                         yield end
@@ -126,7 +126,7 @@ class TableSource:
                 raise UserError(f"{path} is another source's: delete {path.parent}.")
             self._spooled = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""), ends
 
-    def _read(self, index: int) -> memoryview:
+    def image_bytes(self, index: int) -> memoryview:
         """The bytes of an image, none where the row has none."""
         number = int(self._file[index])
         try:

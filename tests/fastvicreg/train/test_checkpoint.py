@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_fsync", full)
+    monkeypatch.setattr(checkpoints, "sync_to_disk", full)
     with pytest.raises(UserError, match="No space left"):
         checkpoints.save(tmp_path, Progress(Cursor(0, 2), 2, 100), *state, keep=2)
     assert list(tmp_path.iterdir()) == [kept]

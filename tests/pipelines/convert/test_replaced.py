@@ -92,7 +92,7 @@ def test_files_whose_time_alone_changed_are_not_replaced(
     assert "nothing new" in append_dataset(folder, tmp_path / "a.beton", settings).notes[0]
     later = time.time() + 60
     os.utime(manifest_path(tmp_path / "a.beton"), (later, later))
-    monkeypatch.setattr(replaced, "_same", lambda *arguments: pytest.fail("read"))
+    monkeypatch.setattr(replaced, "is_same", lambda *arguments: pytest.fail("read"))
     append_dataset(folder, tmp_path / "a.beton", settings)  # none is later than the manifest: none is read
 
 

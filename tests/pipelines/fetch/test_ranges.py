@@ -145,7 +145,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(
 
 
 def test_a_server_that_compares_etags_otherwise_is_read_without(site: Website, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote.Remote, "_described", _with_other_etag(remote.Remote._described))
+    monkeypatch.setattr(remote.Remote, "described", _with_other_etag(remote.Remote.described))
     require_equal(opened(site, "ours"), here(site, "ours"))
 
 

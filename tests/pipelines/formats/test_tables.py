@@ -89,7 +89,7 @@ def test_an_interrupted_conversion_goes_on_with_the_images_written_out(
     with pytest.raises(KeyboardInterrupt):
         convert_dataset(pattern, tmp_path / "out", settings, on_progress=stop, workers=1)
     assert (tmp_path / "out.partial/spool.ends").is_file()
-    monkeypatch.setattr(TableSource, "_read", lambda self, index: pytest.fail("read again"))
+    monkeypatch.setattr(TableSource, "image_bytes", lambda self, index: pytest.fail("read again"))
     assert convert_dataset(pattern, tmp_path / "out", settings).resumed == 5
     assert (tmp_path / "out/shard-000000.tar").read_bytes() == (tmp_path / "whole/shard-000000.tar").read_bytes()
 
