@@ -41,10 +41,12 @@ class StudyFolder:
         kept = read_json(file)
         if kept is None or kept.get("study") != name or not isinstance(kept.get("settings"), dict):
             raise UserError(f"--out {self.path}: {SETTINGS} is not of study {name}: give another --out.")
+        # A setting that another version did not keep is the one that it goes on with.
+        kept["settings"] = dict(asked) | kept["settings"]
         if kept["settings"] != dict(asked) and not self.begun():
             return self.kept  # a mistake ended it before its first run
         for key, value in asked.items():
-            if (before := kept["settings"].get(key)) != value:
+            if (before := kept["settings"][key]) != value:
                 flag = "--" + key.replace("_", "-")
                 raise UserError(
                     f"{self.path} was started with {flag} {before}, not {value}: continue with the same, or give "
@@ -60,6 +62,10 @@ class StudyFolder:
         """Write the settings and ``facts`` that a continued study must find."""
         self.kept |= facts
         write_whole(self.path / SETTINGS, self.kept)
+
+    def finished(self) -> list[str]:
+        """Names of all runs that have figures, of whatever was asked for when they ran."""
+        return sorted(file.parent.name for file in self.path.glob(f"*/{RESULT}"))
 
     def result(self, run: str) -> dict[str, Any] | None:
         """The figures of a finished run; None where it has none yet."""

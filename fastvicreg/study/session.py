@@ -78,10 +78,17 @@ class Session:
             self.display.note(f"{number}/{len(jobs)} {job.name}: {in_words(figures)}")
         return None
 
-    def figures(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """What these runs gave; in the main process."""
+    def figures(self) -> dict[str, list[dict[str, Any]]]:
+        """What all finished runs of the folder gave, seed after seed, by their names without ``-seedN``.
+
+        Also those that this command did not ask for: an earlier one did, with more rows or seeds. In the main process.
+        """
         assert self.folder is not None
-        return [self.folder.result(name) or {} for name in names]
+        parted = [name.rpartition("-seed") for name in self.folder.finished()]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row, seed in sorted((row, int(seed)) for row, _, seed in parted if row and seed.isdecimal()):
+            found.setdefault(row, []).append(self.folder.result(f"{row}-seed{seed}") or {})
+        return found
 
     def publish(self, stem: str, content: dict[str, Any], also: str | None, table: Table) -> None:
         """Write the figures to ``stem``.json in the folder, and to ``also``, and show them; in the main process."""

@@ -115,6 +115,8 @@ class Cifar10:
             "cpu_seconds": (self.cpu_seconds or CPU_SECONDS) if self.scale == "cpu" else None,
             "data": self.data and os.path.abspath(self.data),
             "val_data": self.val_data and os.path.abspath(self.val_data),
+            "pipeline": self.pipeline,
+            "device": self.device,
         }
         with opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
             images, batch_size = len(session.data.train), self.config(self.rows()[0]).run.batch_size
@@ -171,23 +173,30 @@ class Cifar10:
         from fastvicreg.provenance import document
         from fastvicreg.study.cifar10 import picture, results
 
+        assert session.folder is not None
         folder, display = Path(self.out), session.display
-        found = {
-            ("pixels", 0): session.figures(["pixels"]),
-            ("random", 0): session.figures([f"random-seed{seed}" for seed in range(self.seeds)]),
-        }
-        for length in self.lengths():
-            for row in self.rows():
-                found[row, length] = session.figures([_name(row, length, seed) for seed in range(self.seeds)])
+        ran = {_parted(name): figures for name, figures in session.figures().items()}
+        lengths = sorted({length for _, length in ran})
+        found = {("pixels", 0): [session.folder.result("pixels") or {}]}
+        ordered = [("random", 0), *((row, length) for length in lengths for row in ROWS)]
+        found |= {key: ran[key] for key in ordered if key in ran}
+        seeds = max(map(len, found.values()))
         rows = results.summary(found)
-        content = document("study cifar10", rows, self.seeds) | {"settings": session.settings}
-        session.publish("cifar10", content, self.json, results.table(rows, self.seeds))
+        content = document("study cifar10", rows, seeds) | {"settings": session.settings}
+        session.publish("cifar10", content, self.json, results.table(rows, seeds))
         picture.draw(folder / "cifar10.png", rows)
         display.note(f"figures: {folder}/cifar10.json   picture: {folder}/cifar10.png")
 
 
 def _name(row: str, length: int, seed: int) -> str:
     return f"{row}-{length}ep-seed{seed}" if length else f"{row}-seed{seed}"
+
+
+def _parted(name: str) -> tuple[str, int]:
+    """Row and length of what ``_name`` gave, but for its seed."""
+    row, _, length = name.rpartition("-")
+    digits = length.removesuffix("ep")
+    return (row, int(digits)) if length != digits and digits.isdecimal() else (name, 0)
 
 
 def _seeded(config: TrainConfig, seed: int) -> TrainConfig:

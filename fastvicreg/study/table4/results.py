@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,6 +22,8 @@ FIGURES = {
 }
 """Names of the figures to their headings, in the table's order."""
 
+ERRORS = 2
+"""Standard errors within which two accuracies are not told apart."""
 COLLAPSED = 0.1
 """Value of a method's ``SPREAD`` figure below which embeddings count as collapsed."""
 
@@ -53,10 +56,12 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, 
     return rows
 
 
-def directions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def directions(rows: Sequence[Mapping[str, Any]], *, images: int) -> list[dict[str, Any]]:
     """The paper's statements and whether these rows agree: which cells collapse, and what each term adds to linear.
 
-    The paper's collapse counts as below any accuracy. Steps between cells of which one is missing are left out.
+    The paper's collapse counts as below any accuracy. ``agrees`` is None for what these runs do not tell: a difference
+    within two standard errors of two accuracies over ``images``, or where the two cells' seeds overlap. Steps between
+    cells of which one is missing are left out.
     """
     cells = {(row["row"], row["column"]): row for row in rows}
     told: list[dict[str, Any]] = []
@@ -80,6 +85,7 @@ def directions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             was, became = cells[row, before], cells[row, after]
             paper = (became["paper_linear"] or 0.0) - (was["paper_linear"] or 0.0)
             here = (became["linear"] or 0.0) - (was["linear"] or 0.0)
+            told_apart = abs(here) > ERRORS * _standard_error(was, became, images) and not _overlap(was, became)
             told.append(
                 {
                     "what": f"linear from {before} to {after}",
@@ -87,10 +93,21 @@ def directions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     "column": after,
                     "paper": round(paper, 1),
                     "here": here,
-                    "agrees": paper * here > 0,
+                    "agrees": paper * here > 0 if told_apart else None,
                 }
             )
     return told
+
+
+def _standard_error(was: Mapping[str, Any], became: Mapping[str, Any], images: int) -> float:
+    """That of the difference of two linear accuracies in percent; one that no run has counts as exact."""
+    shares = [(cell["linear"] or 0.0) / 100 for cell in (was, became)]
+    return 100 * math.sqrt(sum(share * (1 - share) for share in shares) / images)
+
+
+def _overlap(was: Mapping[str, Any], became: Mapping[str, Any]) -> bool:
+    first, second = (cell["spread"]["linear"] or [0.0, 0.0] for cell in (was, became))
+    return first[0] <= second[1] and second[0] <= first[1]
 
 
 def directions_in_words(told: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -98,9 +115,11 @@ def directions_in_words(told: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for kind in dict.fromkeys(one["what"] for one in told):
         own = [one for one in told if one["what"] == kind]
-        against = [f"{one['row']}-{one['column']}" for one in own if not one["agrees"]]
-        other = f"; not in {', '.join(against)}" if against else ""
-        lines.append(f"{kind}: as in the paper in {len(own) - len(against)} of {len(own)}{other}")
+        line = f"{kind}: as in the paper in {sum(one['agrees'] is True for one in own)} of {len(own)}"
+        for told_as, agrees in (("the other way in", False), ("too near to tell in", None)):
+            cells = [f"{one['row']}-{one['column']}" for one in own if one["agrees"] is agrees]
+            line += f"; {told_as} {', '.join(cells)}" if cells else ""
+        lines.append(line)
     return lines
 
 

@@ -105,6 +105,8 @@ class Table4:
             "val_data": self.val_data and os.path.abspath(self.val_data),
             "width": self.width,
             "batch_size": self.batch_size,
+            "pipeline": self.pipeline,
+            "device": self.device,
         }
         cells = self.cells()
         with opened("table4", self.out, settings, self.config(cells[0])) as session:
@@ -114,7 +116,8 @@ class Table4:
                 f"{len(cells)} cells x {self.seeds} seeds, {lasting} a run; {self.out}/ROW-COLUMN-seedN/display.txt "
                 "shows a run"
             )
-            asked = [(f"{cell}-seed{seed}", self._lasting(cell, plan, seed)) for seed in self._seeds for cell in cells]
+            seeds = range(self.seeds)
+            asked = [(f"{cell}-seed{seed}", self._lasting(cell, plan, seed)) for seed in seeds for cell in cells]
             jobs = [
                 Job(name, partial(runs.carry, config, Path(self.out) / name, session.data)) for name, config in asked
             ]
@@ -123,10 +126,6 @@ class Table4:
             if session.folder:
                 self._report(session, plan)
         return 0
-
-    @property
-    def _seeds(self) -> range:
-        return range(self.seeds)
 
     def _plan(self, session: Session, began: float) -> dict[str, Any]:
         """What is settled at the start: figures of a network that has learnt nothing, and the steps of every run."""
@@ -170,14 +169,17 @@ class Table4:
         from fastvicreg.study.table4 import picture, results
 
         folder, display = Path(self.out), session.display
-        found = {cell: session.figures([f"{cell}-seed{seed}" for seed in self._seeds]) for cell in self.cells()}
+        ran = session.figures()
+        found = {cell: ran[cell] for cell in CELLS if cell in ran}
+        seeds = max(map(len, found.values()))
         rows = results.summary(found)
-        told = results.directions(rows)
+        assert session.data.validation is not None
+        told = results.directions(rows, images=len(session.data.validation))
         untrained = {"row": "random network", "column": "", **plan["random_network"]}
         settled = {key: value for key, value in plan.items() if key != "random_network"}
-        content = document("study table4", [*rows, untrained], self.seeds)
+        content = document("study table4", [*rows, untrained], seeds)
         content |= {"plan": settled, "settings": session.settings, "directions": told}
-        session.publish("table4", content, self.json, results.table(rows, untrained, self.seeds))
+        session.publish("table4", content, self.json, results.table(rows, untrained, seeds))
         picture.draw(folder / "table4.png", rows, untrained)
         for line in results.directions_in_words(told):
             display.note(line)

@@ -110,6 +110,8 @@ def test_a_study_by_cpu_time_writes_runs_figures_and_picture(images: Path, tmp_p
     assert found["random network"]["seeds"]["std"][0] != found["random network"]["seeds"]["std"][1]
     assert found["raw pixels"]["std"] is None
     assert Image.open(out / "cifar10.png").format == "PNG"
+    assert carried_out(images, out, "--cpu-seconds", str(SECONDS), "--seeds", "1", "--only", "vicreg") == 0
+    assert rows_of(out) == found, "a part that is asked for later leaves the rest in the figures"
 
 
 def test_a_study_by_epochs_has_a_schedule_for_each_length(images: Path, tmp_path: Path) -> None:

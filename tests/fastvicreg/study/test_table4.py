@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -199,6 +200,29 @@ def test_a_study_that_a_short_budget_ended_takes_the_longer_one(
     study(images, out, "--budget", "1h")
     kept = json.loads((out / "study.json").read_text())
     assert (kept["settings"]["budget"], kept["plan"]["steps"]) == ("1h", STEPS)
+
+
+def test_a_part_asked_for_later_leaves_the_other_rows_in_the_figures(whole: Path, images: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "study")
+    before = figures(out)
+    assert study(images, out, "--only", ONLY[1]) == 0
+    assert figures(out) == before
+
+
+def test_one_studys_runs_have_one_pipeline_and_one_device(
+    whole: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "study")
+    capsys.readouterr()
+    assert study(images, out, "--pipeline", "dali") == 2
+    assert "was started with --pipeline native, not dali: continue with the same" in capsys.readouterr().err
+    assert study(images, out, "--device", "auto") == 2
+    assert "was started with --device cpu, not auto" in capsys.readouterr().err
+    kept = json.loads((out / "study.json").read_text())
+    for name in ("pipeline", "device"):
+        del kept["settings"][name]  # as a version without them kept it
+    (out / "study.json").write_text(json.dumps(kept))
+    assert study(images, out) == 0
 
 
 def test_runs_of_another_plan_are_not_mixed_with_new_ones(

@@ -61,9 +61,19 @@ def test_a_collapse_is_one_of_what_the_methods_loss_sees() -> None:
 
 
 def test_directions_agree_with_the_papers_own_figures() -> None:
-    told = results.directions(as_the_paper())
+    told = results.directions(as_the_paper(), images=50_000)
     assert len(told) == 24 + 16
-    assert all(one["agrees"] for one in told)
+    # Seeds from 1 point below to 2 above the paper's figures do not tell gains of .2 to 1.4 points.
+    near = {("byol", "var"), ("byol", "varcov"), ("simsiam", "var"), ("simsiam", "varcov"), ("simsiam-no-bn", "varcov")}
+    for one in told:
+        told_apart = one["what"] == "collapse" or (one["row"], one["column"]) not in near
+        assert one["agrees"] is (True if told_apart else None), one
+
+
+def test_few_images_do_not_tell_small_differences() -> None:
+    rows = results.summary({f"byol-{column}": [run(linear=at)] for column, at in (("none", 50.0), ("var", 52.0))})
+    told = {images: results.directions(rows, images=images)[-1]["agrees"] for images in (1_000, 100_000)}
+    assert told == {1_000: None, 100_000: True}  # standard errors: 2.2 and .22 points
 
 
 def test_a_direction_that_differs_is_named() -> None:
@@ -71,12 +81,14 @@ def test_a_direction_that_differs_is_named() -> None:
     for row in rows:
         if (row["row"], row["column"]) == ("vicreg-bn", "varcov"):
             row["linear"] = 1.0
+            row["spread"]["linear"] = [1.0, 1.0]
         if (row["row"], row["column"]) == ("simsiam-bare", "none"):
             row["collapsed"] = False
-    lines = results.directions_in_words(results.directions(rows))
-    assert "collapse: as in the paper in 23 of 24; not in simsiam-bare-none" in lines
-    assert "linear from var to varcov: as in the paper in 7 of 8; not in vicreg-bn-varcov" in lines
-    assert "linear from none to var: as in the paper in 8 of 8" in lines
+    lines = results.directions_in_words(results.directions(rows, images=50_000))
+    assert "collapse: as in the paper in 23 of 24; the other way in simsiam-bare-none" in lines
+    near = "too near to tell in byol-varcov, simsiam-varcov, simsiam-no-bn-varcov"
+    assert f"linear from var to varcov: as in the paper in 4 of 8; the other way in vicreg-bn-varcov; {near}" in lines
+    assert "linear from none to var: as in the paper in 6 of 8; too near to tell in byol-var, simsiam-var" in lines
 
 
 def test_a_diverged_seed_is_counted_and_left_out() -> None:
