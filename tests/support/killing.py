@@ -76,11 +76,11 @@ def _start(config: TrainConfig, out: Path, processes: int) -> list[BaseProcess]:
     return started
 
 
-def whole(config: TrainConfig, out: Path, processes: int = 1) -> float:
-    """Run to the end; returns the seconds from the first step on."""
-    before = _began(out)
+def whole(config: TrainConfig, out: Path, processes: int = 1, *, late: bool = False) -> float:
+    """Run to the end; returns the seconds from the first step on, or if ``late`` from the first checkpoint on."""
+    before = _began(out, late)
     started = _start(config, out, processes)
-    _await_first_step(started, out, before)
+    _await_change(started, out, before, late)
     began = time.monotonic()
     for process in started:
         process.join(SECONDS)
@@ -88,30 +88,35 @@ def whole(config: TrainConfig, out: Path, processes: int = 1) -> float:
     return time.monotonic() - began
 
 
-def _began(out: Path) -> int:
-    """Changes when a run begins or goes on: it then writes its log anew."""
+def _began(out: Path, late: bool) -> object:
+    """Changes when a run begins or goes on, for it then writes its log anew; if ``late`` with every checkpoint."""
+    if late:
+        return [path.name for path in checkpoints.listed(out / "checkpoints")]
     path = out / FILE
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _await_first_step(started: list[BaseProcess], out: Path, before: int) -> None:
+def _await_change(started: list[BaseProcess], out: Path, before: object, late: bool) -> None:
     deadline = time.monotonic() + SECONDS
-    while _began(out) == before and all(process.is_alive() for process in started):
+    while _began(out, late) == before and all(process.is_alive() for process in started):
         assert time.monotonic() < deadline, "the run does not begin"
         time.sleep(0.002)
 
 
-def killed(config: TrainConfig, out: Path, *, kills: int, seconds: float, seed: int, processes: int = 1) -> Killed:
+def killed(
+    config: TrainConfig, out: Path, *, kills: int, seconds: float, seed: int, processes: int = 1, late: bool = False
+) -> Killed:
     """Kill one of the run's processes ``kills`` times, or as often as it does not end before; then let it end.
 
-    Most die within ``seconds`` of the first step, one in six while the run is still starting.
+    Most die within ``seconds`` of the first step, one in six while the run is still starting. If ``late`` all die
+    within ``seconds`` of a checkpoint that they wrote: of runs that compile for longer than they train.
     """
     chance, told = random.Random(seed), Killed()
     while told.kills < kills:
-        before = _began(out)
+        before = _began(out, late)
         started = _start(config, out, processes)
-        if chance.random() < 5 / 6:
-            _await_first_step(started, out, before)
+        if late or chance.random() < 5 / 6:
+            _await_change(started, out, before, late)
             time.sleep(chance.uniform(0, seconds * _left(out, config)))
         else:
             time.sleep(chance.uniform(0, STARTING))

@@ -39,6 +39,8 @@ class Kind:
     processes: int = 1
     options: bool = False
     """With a weight decay that moves, clipping and stochastic depth."""
+    late: bool = False
+    """Only after a checkpoint: it compiles for longer than it trains."""
     soak: bool = False
     """Only in a soak: it takes long."""
     run: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +61,7 @@ KINDS = {
     "wmse": Kind(2, "wmse", soak=True),
     "four processes": Kind(2, "byol", processes=4, soak=True),
     "compiled": Kind(1, step=CompiledConfig(), soak=True),
+    "compiled, late": Kind(1, step=CompiledConfig(), late=True, soak=True),
 }
 NEEDED = {"ffcv": ("ffcv",), "dali": ("nvidia", "nvidia.dali")}
 """By engine; a package is looked for once the one that it lies in is there."""
@@ -90,11 +93,13 @@ def test_killed_anywhere_it_ends_as_the_run_that_was_left_alone(name: str, image
     if kind.engine in NEEDED and not all(map(find_spec, NEEDED[kind.engine])):
         pytest.skip(f"{kind.engine} is not installed")
     config = config_of(kind, images)
-    seconds = whole(config, tmp_path / "whole", kind.processes)
+    seconds = whole(config, tmp_path / "whole", kind.processes, late=kind.late)
     told, kills, rounds = [], kind.kills * (SOAK or 1), 0
     while kills > 0:
         out = tmp_path / f"killed{rounds}"
-        found = killed(config, out, kills=min(kills, 4), seconds=seconds, seed=rounds, processes=kind.processes)
+        how = {"kills": min(kills, 4), "seconds": seconds, "seed": rounds, "processes": kind.processes}
+        found = killed(config, out, **how, late=kind.late)
+        assert not kind.late or not found.met["before the first checkpoint"]
         assert differences(out, tmp_path / "whole") == [], found
         told.append(found)
         kills, rounds = kills - found.kills, rounds + 1
