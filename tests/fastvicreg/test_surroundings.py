@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from images import encoded, photo
 from runs import log
 from tars import write_tar
+
+from fastvicreg.pipelines.convert import Settings, convert_dataset
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -135,6 +138,35 @@ def test_a_clock_that_jumps_changes_no_figure(tmp_path: Path) -> None:
     assert log(tmp_path / "steady") == log(tmp_path / "jumping")
     rows = [json.loads(line) for line in (tmp_path / "jumping" / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["images_per_s"] < 1e6 for row in rows if "images_per_s" in row)
+
+
+def small_shared_memory() -> None:
+    """Give this process a /dev/shm of 64 KiB of its own, where it may: a container has 64 MB."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    own_mounts, private, recursive = 0x20000, 1 << 18, 1 << 14
+    if libc.unshare(own_mounts) == 0:
+        assert libc.mount(b"none", b"/", None, private | recursive, None) == 0, os.strerror(ctypes.get_errno())
+        assert libc.mount(b"none", b"/dev/shm", b"tmpfs", 0, b"size=64k") == 0, os.strerror(ctypes.get_errno())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["native", "ffcv", "dali"])
+def test_two_processes_need_few_handles_and_next_to_no_shared_memory(engine: str, tmp_path: Path) -> None:
+    needed = {"ffcv": ("ffcv",), "dali": ("nvidia", "nvidia.dali")}.get(engine, ())
+    if not all(map(find_spec, needed)):
+        pytest.skip(f"{engine} is not installed")
+    convert_dataset(folder(tmp_path / "data"), tmp_path / "data.beton", Settings(page_size=1 << 21))
+
+    def before() -> None:
+        few_handles()
+        small_shared_memory()
+
+    torchrun = "import sys; from torch.distributed.run import main; main(sys.argv[1:])"
+    launch = ["-c", torchrun, "--standalone", "--nproc-per-node", "2", "-m", "fastvicreg"]
+    options = ["--data", str(tmp_path / "data.beton"), "--out", str(tmp_path / "run"), "--pipeline", engine, *SMALL]
+    ran = run([*launch, "train", *options], before=before)
+    assert ran.returncode == 0, ran.stderr.decode("utf-8", "replace")[-3000:]
+    assert [row["step"] for row in log(tmp_path / "run") if "total" in row] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
