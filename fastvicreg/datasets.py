@@ -48,6 +48,11 @@ class Datasets:
         """Path or pattern of what is trained on."""
         return self.embedded or self.where
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Paths or patterns of all that is read."""
+        return tuple(path for path in (self.train_path, self.validation_where) if path)
+
 
 def training_plan(config: TrainConfig, samples: int) -> Plan:
     """The run's order, crops and augmentation of ``samples`` images; ``UserError`` where ``config`` names no recipe."""

@@ -16,6 +16,7 @@ from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import Shuffle, train_plan
+from fastvicreg.pipelines.reading import Reading
 from fastvicreg.pipelines.recipes import Recipe, named_recipe
 from fastvicreg.pipelines.sources import open_source
 
@@ -72,24 +73,29 @@ class ViewLoader:
             dtype: float32, bfloat16 or float16; uint8 leaves augmentation and normalisation to you.
 
         Raises:
-            UserError: there is nothing to read, or an argument outside its range.
+            UserError: there is nothing to read, it is being added to, or an argument outside its range.
         """
         source = open_source(data) if isinstance(data, str | Path) else data
         recipe = named_recipe(recipe, small_size=small_size) if isinstance(recipe, str) else recipe
         plan = train_plan(len(source), seed=seed, recipe=recipe, image_size=image_size, epochs=epochs, shuffle=shuffle)
         self.classes = source.classes
-        self._engine = build_engine(
-            pipeline,
-            source,
-            plan,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            workers=workers,
-            prefetch=prefetch,
-            device=device,
-            budget=budget,
-        )
+        self._reading = Reading(*([data] if isinstance(data, str | Path) else []))
+        try:
+            self._engine = build_engine(
+                pipeline,
+                source,
+                plan,
+                batch_size=batch_size,
+                rank=rank,
+                world_size=world_size,
+                workers=workers,
+                prefetch=prefetch,
+                device=device,
+                budget=budget,
+            )
+        except BaseException:
+            self._reading.close()
+            raise
         self._feed = None if dtype is torch.uint8 else AugmentedFeed(self._engine, plan, device=device, dtype=dtype)
         self._next = self._following = Cursor(0, 0)  # the next batch; where the next ``for`` begins
 
@@ -122,8 +128,9 @@ class ViewLoader:
         return self._engine.faults()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and let others add to the data."""
         self._engine.close()
+        self._reading.close()
 
     def __enter__(self) -> ViewLoader:
         return self

@@ -14,6 +14,7 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
+from fastvicreg.pipelines.reading import Reading
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.spread import SpreadLog
@@ -71,8 +72,10 @@ class Trainer:
         self._display = display
         self._run = run or assemble(config)
         processes = self._run.processes
-        self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
+        self._reading = together(lambda: Reading(*self._run.data.places), processes)
+        self._lock = None
         try:
+            self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
             self._prepare(resume=resume)
         except BaseException:
             self._release()
@@ -162,6 +165,7 @@ class Trainer:
         return self._outcome
 
     def _release(self) -> None:
+        self._reading.close()
         if self._lock:
             self._lock.release()
 

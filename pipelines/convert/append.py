@@ -31,6 +31,7 @@ from fastvicreg.pipelines.formats.dataset import StoredSource
 from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.formats.shards.writer import ShardWriter
 from fastvicreg.pipelines.manifest import Manifest, index_digest, manifest_path, read_manifest, to_bytes
+from fastvicreg.pipelines.reading import unread
 from fastvicreg.pipelines.sources import one_dataset, open_source
 from fastvicreg.stalls import LIMIT
 
@@ -55,11 +56,14 @@ def append_dataset(
     whole at any time but for the moment in which files are put into their places, which an identical call completes.
     ``replaced`` is what is done with files that were replaced since under their old names; shards cannot take them.
     The other arguments are ``convert_dataset``'s.
-    ``UserError`` for a mistake, a full disk, or such files where ``replaced`` refuses them.
+    ``UserError`` for a mistake, a full disk, a process that reads ``target``, or such files where ``replaced`` refuses
+    them.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
     settings.check()
     target = Path(target)
+    with unread(target):  # before all that takes long; held again once something is written
+        pass
     finish_interrupted(target)
     before = _converted(target, settings)
     source_path = one_dataset(source_path, "convert")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.changes import difference, pack
 from fastvicreg.pipelines.convert.journal import write_all
 from fastvicreg.pipelines.manifest import manifest_path
+from fastvicreg.pipelines.reading import unread
 from fastvicreg.pipelines.unfinished import READY, is_being_put_in_place, partial_of
 
 FILES = (".beton", ".tar", ".idx", ".gz", ".tgz", ".zip")
@@ -26,24 +28,27 @@ class Workspace:
     def __init__(self, target: Path, command: Mapping[str, Any], names: bytes, *, replaces: bool = False) -> None:
         """Take the folder for ``command``, all that decides the written bytes; ``names`` are those of the samples.
 
-        ``UserError`` where it holds another command's work, another process is at it, or ``target`` exists and is not
-        to be replaced, or added to where it is a folder.
+        ``UserError`` where it holds another command's work, another process is at it or reads ``target``, or that
+        exists and is not to be replaced, or added to where it is a folder.
         """
         self.target = target
         self.folder = partial_of(target)
         self._replaces = replaces
         self.folder.mkdir(exist_ok=True)
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._unread = ExitStack()
         try:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another conversion is writing {target}: wait for it.") from None
-            if not replaces:
+            if replaces:
+                self._unread.enter_context(unread(target))
+            else:
                 refuse_existing(target)  # again: another process may have completed it meanwhile
             self._claim(command, names)
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
 
     @property
@@ -74,6 +79,7 @@ class Workspace:
         shutil.rmtree(self.folder)
 
     def close(self) -> None:
+        self._unread.close()
         os.close(self._lock)
 
     def _claim(self, command: Mapping[str, Any], names: bytes) -> None:
@@ -98,14 +104,15 @@ class Workspace:
 def finish_interrupted(target: Path) -> None:
     """Complete an addition to ``target`` that was interrupted when all was written.
 
-    ``UserError`` where another process is at it.
+    ``UserError`` where another process is at it, or reads ``target``.
     """
     if not is_being_put_in_place(target):
         return
     lock = os.open(partial_of(target) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _put_in_place(target)
+        with unread(target):
+            _put_in_place(target)
     except BlockingIOError:
         raise UserError(f"another conversion is writing {target}: wait for it.") from None
     finally:

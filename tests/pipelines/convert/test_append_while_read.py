@@ -1,0 +1,119 @@
+"""What a run reads is not added to, and what is being added to is not read: the second is refused, whoever it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from images import encoded, photo
+from runs import tiny, train
+
+from fastvicreg.cli import main
+from fastvicreg.errors import UserError
+from fastvicreg.pipelines import ViewLoader
+from fastvicreg.pipelines.convert import Settings, append_dataset, convert_dataset
+from fastvicreg.pipelines.convert import append as appending
+from fastvicreg.pipelines.manifest import manifest_path, read_manifest
+from fastvicreg.pipelines.reading import Reading
+from fastvicreg.train import trainer
+
+
+@pytest.fixture(params=["beton", "shards"])
+def data(request: pytest.FixtureRequest, make_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    """12 images, converted; the folder they came from has one more since."""
+    source = make_folder(train=12, val=0)
+    target = tmp_path / ("a.beton" if request.param == "beton" else "a")
+    convert_dataset(source, target, Settings(format=request.param))
+    (source / "class0/new.jpg").write_bytes(encoded(photo(99, 40, 40)))
+    source.rename(tmp_path / "source")
+    return target
+
+
+def grows(data: Path) -> bool:
+    """Whether the new image can be added to ``data``."""
+    before = len(read_manifest(manifest_path(data)))
+    append_dataset(data.parent / "source", data, Settings(format="beton" if data.suffix else "shards"))
+    return len(read_manifest(manifest_path(data))) == before + 1
+
+
+def everything(data: Path) -> tuple[bytes, list[Path]]:
+    return manifest_path(data).read_bytes(), sorted(data.parent.iterdir())
+
+
+def refused(data: Path, who: str) -> None:
+    """An addition says that ``who`` reads ``data``, and leaves everything as it was."""
+    before = everything(data)
+    with pytest.raises(UserError, match=f"{data} is being read by {who}: wait for its end, or convert to another name"):
+        grows(data)
+    assert everything(data) == before
+
+
+def test_what_several_read_is_not_added_to(data: Path) -> None:
+    first, second = Reading(data), Reading(data, data.parent / "nothing", "s3://bucket/data")
+    first.close()
+    refused(data, f"process {os.getpid()}")
+    second.close()
+    assert grows(data)
+
+
+def test_a_process_that_was_killed_reads_no_more(data: Path) -> None:
+    code = (
+        "import sys; from fastvicreg.pipelines.reading import Reading\n"
+        "held = Reading(sys.argv[1]); print(1, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(data)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        refused(data, f"process {reader.pid}")
+        reader.kill()
+    assert grows(data)
+
+
+def test_what_is_being_added_to_is_not_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    class Watched(appending.Conversion):
+        def run(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            with pytest.raises(UserError, match="is being added to at this moment: wait for convert --append") as error:
+                Reading(data)
+            told.append(error)
+            super().run(*arguments)
+
+    monkeypatch.setattr(appending, "Conversion", Watched)
+    assert grows(data)
+    assert told
+    Reading(data).close()
+
+
+def test_a_run_holds_its_data_to_its_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signals, tried = trainer.stop_signals, []
+
+    @contextmanager
+    def while_it_trains() -> Iterator[list[int]]:
+        command = ["convert", str(tmp_path / "source"), str(data), "--append"]
+        tried.append(main(command if data.suffix else [*command, "--format", "shards"]))
+        with signals() as stopped:
+            yield stopped
+
+    monkeypatch.setattr(trainer, "stop_signals", while_it_trains)
+    train(tiny(data, steps=1), tmp_path / "run")
+    assert tried == [2]
+    assert f"{data} is being read by process {os.getpid()}: wait for its end" in capsys.readouterr().err
+    assert grows(data)
+
+
+def test_a_loader_holds_its_data_until_it_is_closed(data: Path) -> None:
+    with ViewLoader(data, batch_size=4, image_size=32, recipe="small"):
+        refused(data, f"process {os.getpid()}")
+    with pytest.raises(UserError, match="batch"):
+        ViewLoader(data, batch_size=400, image_size=32, recipe="small")
+    assert grows(data)
