@@ -24,7 +24,8 @@ test: $(TESTABLE)
 test-slow: $(TESTABLE)
 	$(PYTEST) -m slow
 
-# What exchanges weights with torchvision and timm, beside a torch that their builds go with (5 GB, CUDA included).
+# What exchanges weights with torchvision and timm, or is timed beside lightly and solo-learn, with a torch that their
+# builds go with (5 GB, CUDA included).
 # Only the files that hold such tests: others may import what is installed for `make test` alone.
 test-peers: $(PEERED)
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -m peers $$(grep -rl 'pytest[.]mark[.]peers' tests --include='*.py')
@@ -91,6 +92,7 @@ $(PEERED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-peers
 	grep -vE '^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z]*)==' constraints.txt > .venv-peers/constraints.txt
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-peers/constraints.txt -e '.[peers]'
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps solo-learn==1.0.2
 	touch $@
 
 # An environment of its own, without torch: the reference is made from the source's text.

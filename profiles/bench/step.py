@@ -2,22 +2,26 @@
 
 Beside them the step as the official main_vicreg.py has it, written out with this project's reference parts: NCHW,
 torch's batch norms, the official loss and LARS; on CUDA under fp16 autocast. It gets the same views, on the device.
+``against`` adds the steps of other libraries' own parts (peers_step.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Batch, Cursor, Terms
+from fastvicreg.contracts import Batch, Cursor, Encoder, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.methods.settings import takes_places
+from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import preset as named_preset
+from fastvicreg.profiles.bench.peers_step import PeerStep, installed, peer_step
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
+from fastvicreg.profiles.bench.step_variants import Case, cases, chosen_of
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.train.assemble import as_module, build_step, exact_products
 from fastvicreg.train.memory import predict
@@ -48,57 +52,6 @@ STAGED = ("eager", "compiled")
 """Ways to run a step whose stages pass one after another, under the host's eyes."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One row: how a step is run, beside its precision."""
-
-    step: str = "eager"
-    precision: str = "off"
-    views: str = "separate"
-    activations: str = "keep"
-    own_norms: bool = True
-    memory_format: torch.memory_format = torch.channels_last
-    kernel: tuple[str, ...] = ()
-
-
-OFFICIAL = "official"
-
-
-def cases(kind: str) -> dict[str, Case]:
-    """What is measured on a CPU or on CUDA, by name; the first is what the others are compared with."""
-    reference = Case(
-        own_norms=False,
-        memory_format=torch.contiguous_format,
-        kernel=("loss=reference", "lars=reference", "norm=native"),
-    )
-    if kind == "cpu":
-        return {
-            OFFICIAL: reference,
-            "torch's norms": Case(own_norms=False),
-            "eager": Case(),
-            "eager, joint views": Case(views="joint"),
-            "eager, bf16": Case(precision="bf16"),
-            "compiled": Case("compiled"),
-            f"{OFFICIAL}, compiled": replace(reference, step="compiled"),
-            "cached": Case("cached"),
-        }
-    best = Case(precision="bf16", views="joint")
-    return {
-        OFFICIAL: replace(reference, precision="fp16"),
-        "torch's norms": replace(best, views="separate", own_norms=False),
-        "eager": replace(best, views="separate"),
-        "eager, joint views": best,
-        "eager, joint views, recomputed": replace(best, activations="recompute"),
-        "eager, joint views, fp16": replace(best, precision="fp16"),
-        "eager, joint views, tf32": replace(best, precision="tf32"),
-        "eager, joint views, fp32": replace(best, precision="off"),
-        "graphed, joint views": replace(best, step="graphed"),
-        "cached, joint views": replace(best, step="cached"),
-        "compiled, joint views": replace(best, step="compiled"),
-        f"{OFFICIAL}, compiled": replace(reference, precision="fp16", step="compiled"),
-    }
-
-
 def run(
     preset: str | None = None,
     device: str = "cpu",
@@ -106,6 +59,7 @@ def run(
     size: int = 0,
     repeats: int = 5,
     only: tuple[str, ...] = (),
+    against: tuple[str, ...] = (),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """One row for every way to run a step of the named ``preset`` on ``batch`` images of two views.
@@ -114,18 +68,18 @@ def run(
     ``ms`` is of forward, loss, backward and update; ``ratio`` how many times faster than "official"; ``kept_mb`` what
     backward needs of a source image, as ``train.memory`` foretells it; ``peak_bytes`` what a step allocates beyond
     weights, gradients and momentum, None on the CPU. The stages' times are of steps of their own, on CUDA the device's,
-    by events; the finite gate counts as the optimizer's. ``only`` some of the variants. ``note`` says why one does not
-    run here. ``UserError`` for an unknown variant, and where the device's memory does not hold a step.
+    by events; the finite gate counts as the optimizer's. ``only`` some of the variants; ``against`` others' steps come
+    first, official, lightly or solo. ``note`` says why one does not run here. ``UserError`` for an unknown variant, and
+    where the device's memory does not hold a step.
     """
     kind = device.split(":")[0]
     name, batch = preset or PRESET[kind], batch or BATCH[kind]
     config = named_preset(name).config
     config = replace(config, data=replace(config.data, image_size=size or config.data.image_size))
     config = replace(config, run=replace(config.run, seed=seed, batch_size=batch))
-    known = cases(kind)
-    if unknown := [variant for variant in only if variant not in known]:
-        raise UserError(f"--only {unknown[0]!r} is no variant: choose from {', '.join(map(repr, known))}.")
-    chosen = {variant: case for variant, case in known.items() if not only or variant in only}
+    chosen = chosen_of(cases(kind), only, against)
+    if any(case.peer for case in chosen.values()) and not isinstance(config.method, VICRegConfig):
+        raise UserError(f"--against {' '.join(against)} trains VICReg, and --preset {name} does not: leave one out.")
     try:
         subjects, refused = _subjects(config, chosen, device, batch)
         peaks = {variant: _peak_bytes(one, device) for variant, one in subjects.items()}
@@ -159,20 +113,25 @@ def run(
                 "views_per_s": 2 * batch / timing.ms * 1e3,
             }
             | {"ratio": timings[first].ms / timing.ms if first else None, "peak_bytes": peaks[variant]}
-            | {"kept_mb": predict(_config(config, case), batch, precision=case.precision).kept / batch / 1e6}
             | stages[variant]
         )
+        if case.peer:
+            rows[-1]["note"] = installed(case.peer)
+        else:
+            kept = predict(_config(config, case), batch, precision=case.precision).kept
+            rows[-1]["kept_mb"] = kept / batch / 1e6
     return rows
 
 
 def _subjects(
     config: TrainConfig, chosen: dict[str, Case], device: str, batch: int
-) -> tuple[dict[str, _Subject], dict[str, str]]:
+) -> tuple[dict[str, Subject | PeerStep], dict[str, str]]:
     """Those that run here, each having done so, and why the others do not."""
-    subjects, refused = {}, {}
+    subjects: dict[str, Subject | PeerStep] = {}
+    refused: dict[str, str] = {}
     for variant, case in chosen.items():
         try:
-            subject = build_case(config, case, device, batch)
+            subject = build_peer(config, case, device, batch) if case.peer else build_case(config, case, device, batch)
             subject()
         except UserError as error:
             refused[variant] = str(error)
@@ -182,7 +141,7 @@ def _subjects(
 
 
 @dataclass
-class _Subject:
+class Subject:
     """A step that is called without arguments, and the moments that its last call passed."""
 
     step: EagerStep
@@ -209,7 +168,7 @@ def _config(config: TrainConfig, case: Case) -> TrainConfig:
     return replace(config, run=run, step=config_class(case.step)())
 
 
-def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> _Subject:
+def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> Subject:
     step = build_step(_config(config, case), device=device, precision=case.precision, own_norms=case.own_norms)
     as_module(step.method).to(memory_format=case.memory_format)  # type: ignore[call-overload]
     side = config.data.image_size
@@ -220,12 +179,20 @@ def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> _Sub
     whole = torch.tensor([0.0, 0.0, side, side, 0.0], device=device)
     places_BV5 = whole.expand(batch, 2, 5) if takes_places(config.method) else None
     data = Batch(ordered, numbers, torch.full_like(numbers, -1), Cursor(0, 0), places_BV5)
-    return _Subject(step, data, device, case.step in STAGED)
+    return Subject(step, data, device, case.step in STAGED)
 
 
-def _stages(subject: _Subject, repeats: int) -> dict[str, float]:
+def build_peer(config: TrainConfig, case: Case, device: str, batch: int) -> PeerStep:
+    ours = build_case(config, case, device, batch)
+    encoder = ours.step.method.encoders["encoder"]
+    assert isinstance(config.method, VICRegConfig)
+    features = cast(Encoder, encoder).features
+    return peer_step(case.peer, encoder, features, config.method.expander, ours.batch.views, case.precision)
+
+
+def _stages(subject: Subject | PeerStep, repeats: int) -> dict[str, float]:
     """Median milliseconds by stage; none where they do not pass one after another."""
-    if not subject.staged:
+    if isinstance(subject, PeerStep) or not subject.staged:
         return {}
     step, method = subject.step, subject.step.method
 
@@ -273,6 +240,8 @@ class BenchOptions(DeviceOptions):
     """Images of a step; default 64 on the CPU, 256 on CUDA."""
     only: tuple[str, ...] = ()
     """Some of the variants, by name, such as --only eager compiled."""
+    against: tuple[str, ...] = ()
+    """Others' steps, by their own parts: official, lightly, solo; default the official one."""
 
 
 BENCHMARK = Benchmark(

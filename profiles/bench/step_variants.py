@@ -1,0 +1,75 @@
+"""The ways to run a step that ``bench step`` compares, and which of them are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastvicreg.errors import UserError
+from fastvicreg.profiles.bench.peers_step import PEERS
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: how a step is run, beside its precision."""
+
+    step: str = "eager"
+    precision: str = "off"
+    views: str = "separate"
+    activations: str = "keep"
+    own_norms: bool = True
+    memory_format: torch.memory_format = torch.channels_last
+    kernel: tuple[str, ...] = ()
+    peer: str = ""
+    """Whose projector, loss and LARS it has in place of ours."""
+
+
+OFFICIAL = "official"
+
+
+def cases(kind: str) -> dict[str, Case]:
+    """What is measured on a CPU or on CUDA, by name; the first is what the others are compared with."""
+    reference = Case(
+        own_norms=False,
+        memory_format=torch.contiguous_format,
+        kernel=("loss=reference", "lars=reference", "norm=native"),
+    )
+    if kind == "cpu":
+        return {
+            OFFICIAL: reference,
+            "torch's norms": Case(own_norms=False),
+            "eager": Case(),
+            "eager, joint views": Case(views="joint"),
+            "eager, bf16": Case(precision="bf16"),
+            "compiled": Case("compiled"),
+            f"{OFFICIAL}, compiled": replace(reference, step="compiled"),
+            "cached": Case("cached"),
+        }
+    best = Case(precision="bf16", views="joint")
+    return {
+        OFFICIAL: replace(reference, precision="fp16"),
+        "torch's norms": replace(best, views="separate", own_norms=False),
+        "eager": replace(best, views="separate"),
+        "eager, joint views": best,
+        "eager, joint views, recomputed": replace(best, activations="recompute"),
+        "eager, joint views, fp16": replace(best, precision="fp16"),
+        "eager, joint views, tf32": replace(best, precision="tf32"),
+        "eager, joint views, fp32": replace(best, precision="off"),
+        "graphed, joint views": replace(best, step="graphed"),
+        "cached, joint views": replace(best, step="cached"),
+        "compiled, joint views": replace(best, step="compiled"),
+        f"{OFFICIAL}, compiled": replace(reference, precision="fp16", step="compiled"),
+    }
+
+
+def chosen_of(known: dict[str, Case], only: tuple[str, ...], against: tuple[str, ...]) -> dict[str, Case]:
+    """What is measured: others' steps first, of which the official one is measured unless another is asked for."""
+    others = (OFFICIAL, *PEERS)
+    if unknown := [name for name in against if name not in others]:
+        raise UserError(f"--against {unknown[0]!r} is no step of others: choose from {', '.join(others)}.")
+    if unknown := [variant for variant in only if variant not in known]:
+        raise UserError(f"--only {unknown[0]!r} is no variant: choose from {', '.join(map(repr, known))}.")
+    first = {name: known[OFFICIAL] if name == OFFICIAL else replace(known[OFFICIAL], peer=name) for name in against}
+    left = {variant: case for variant, case in known.items() if not (against and variant.startswith(OFFICIAL))}
+    return first | {variant: case for variant, case in (known if only else left).items() if not only or variant in only}
