@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Horizon
 from fastvicreg.errors import DivergedError, UserError
@@ -30,7 +32,7 @@ from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import claim, save_config
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
-from fastvicreg.train.stragglers import Waits, tell_epoch
+from fastvicreg.train.stragglers import Told, Waits, pace, tell_epoch
 
 LATE = 2
 """Steps of a device that the log stays behind: reading the newest would wait until it is idle."""
@@ -201,7 +203,7 @@ class Trainer:
                     self._show(self._recorder.flush(late=0 if saves else LATE), self._spread.rows(late=not saves))
                     self._writing.check()
                 if ends or step == self._steps:
-                    self._end_epoch(at.epoch, step)
+                    self._end_epoch(at.epoch, step, fed.batch.views[0])
                 if saves:
                     began = time.perf_counter()
                     self._save()
@@ -221,8 +223,10 @@ class Trainer:
             stopped.append(signal.SIGTERM)
         return True
 
-    def _end_epoch(self, epoch: int, step: int) -> None:
-        told = gather((self._run.engine.faults(), self._waits.take()), self._run.processes)
+    def _end_epoch(self, epoch: int, step: int, view: Tensor) -> None:
+        run = self._run
+        taken = pace(run.encoder, view, run.precision) if run.processes.world_size > 1 else 0.0
+        told = gather(Told(run.engine.faults(), self._waits.take(), taken), run.processes)
         tell_epoch(epoch, self._progress.step, told, self._display, self._recorder)
         every = self._config.run.eval_every
         if self._evaluate and ((epoch + 1) % every == 0 or step == self._steps):
