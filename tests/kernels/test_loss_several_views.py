@@ -1,4 +1,4 @@
-"""VICReg's loss of several views: its definition by loops, the closed form of its distances, and two views to the bit."""
+"""VICReg's loss of several views: its definition by loops, its distances' closed form, and two views to the bit."""
 
 from __future__ import annotations
 
