@@ -16,7 +16,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import expected_covariance, several_views_loss, vicreg_loss
 from fastvicreg.kernels.loss.several import mean_pair_distance, spread_pairs
 
-WEIGHTS = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0}
+WEIGHTS: dict[str, Any] = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0}
 NAMES = ("invariance", "variance", "covariance")
 SHAPES = [(4, 7), (8, 4), (2, 3)]  # Gram and covariance form, and the smallest batch
 
@@ -140,7 +140,11 @@ def test_autocast_changes_nothing() -> None:
 @pytest.mark.parametrize("impl", ["reference", "gram"])
 def test_a_compiler_takes_it_whole(impl: str) -> None:
     views = embeddings(4, 6, 17)
-    compiled = torch.compile(lambda *z: several_views_loss(z, impl=impl).total, fullgraph=True, backend="aot_eager")
+
+    def several(*z: Tensor) -> Tensor:
+        return several_views_loss(z, impl=impl).total
+
+    compiled = torch.compile(several, fullgraph=True, backend="aot_eager")
     found, wanted = compiled(*views), several_views_loss(views, impl=impl).total
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
     for own, other in zip(torch.autograd.grad(found, views), torch.autograd.grad(wanted, views), strict=True):

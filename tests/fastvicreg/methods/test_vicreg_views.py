@@ -32,7 +32,7 @@ from fastvicreg.train.steps.compiled.step import CompiledStep
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
-WEIGHTS = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0}
+WEIGHTS: dict[str, Any] = {"invariance": 3.0, "variance": 5.0, "covariance": 7.0}
 COUNTS = [2, 3, 4]
 
 
@@ -172,9 +172,9 @@ def trained(rank: int, size: int) -> dict[str, Tensor]:
     )
     batch = several(4, 16)
     own = slice(rank * 16 // size, (rank + 1) * 16 // size)
-    for _ in range(3):
-        terms = step(replace(batch, views=tuple(view[own] for view in batch.views)), {"lr": 0.05})
-    found = {name: terms.parts[name] for name in ("invariance", "variance", "covariance")}
+    share = replace(batch, views=tuple(view[own] for view in batch.views))
+    terms = [step(share, {"lr": 0.05}) for _ in range(3)]
+    found = {name: terms[-1].parts[name] for name in ("invariance", "variance", "covariance")}
     return found | {key: value.detach().clone() for key, value in method.state_dict().items()}
 
 
