@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fastvicreg.encoders import EncoderConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, at_least
 from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
@@ -30,13 +30,6 @@ RESUMABLE = "resumable"
 def resumable(default: Any) -> Any:
     """A field that a resumed run may change: where and how fast it computes, not what."""
     return field(default=default, metadata={RESUMABLE: True})
-
-
-def at_least(bounds: dict[str, tuple[float, float]]) -> None:
-    """``UserError`` for the first flag whose value is below its bound, given as (value, bound)."""
-    for flag, (value, least) in bounds.items():
-        if not value >= least:
-            raise UserError(f"{flag} {value} is too small: give {least} or more.")
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,9 @@ class DataConfig:
     CIFAR), multicrop (two large and six small views, as SwAV) and dino (two and eight), for methods that take them."""
     small_size: int = 0
     """Side of the small views of multicrop and dino in pixels; 0: 96."""
+    num_views: int = 0
+    """Views of each image, 2 to 64: the recipe's own, then these again in turn; more than two for methods that take
+    them, such as vicreg. 0: the recipe's."""
     image: str = ""
     """What holds the image where samples have several: a member of tar shards (jpg, input.png), a field of a .beton, a
     column of arrow files."""
@@ -109,6 +105,7 @@ class DataConfig:
             {
                 "--image-size": (self.image_size, 8),
                 "--small-size": (self.small_size or 8, 8),
+                "--num-views": (self.num_views or 2, 2),
                 "--prefetch": (self.prefetch, 1),
                 "--workers": (self.workers, 0),
                 "--stall-timeout": (self.stall_timeout, 0.0),

@@ -21,7 +21,7 @@ from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.plan import train_plan
-from fastvicreg.pipelines.recipes import named_recipe
+from fastvicreg.pipelines.recipes import Recipe, named_recipe
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
 from fastvicreg.pipelines.sources.labelled import label_by_file
 from fastvicreg.pipelines.to_rgb import COLOUR
@@ -54,13 +54,18 @@ class Datasets:
         return tuple(path for path in (self.train_path, self.validation_where) if path)
 
 
+def recipe_of(data: DataConfig) -> Recipe:
+    """The views that the settings ask for; ``UserError`` where they name no recipe, or one that they do not fit."""
+    return named_recipe(data.recipe, small_size=data.small_size, num_views=data.num_views)
+
+
 def training_plan(config: TrainConfig, samples: int) -> Plan:
     """The run's order, crops and augmentation of ``samples`` images; ``UserError`` where ``config`` names no recipe."""
     data = config.data
     plan = train_plan(
         samples,
         seed=config.run.seed,
-        recipe=named_recipe(data.recipe, small_size=data.small_size),
+        recipe=recipe_of(data),
         image_size=data.training_sizes(),
         epochs=config.run.epochs,
         shuffle=data.shuffle,

@@ -26,3 +26,10 @@ class DamagedError(UserError):
 
 class DivergedError(UserError):
     """A run whose loss or gradient is no longer finite."""
+
+
+def at_least(bounds: dict[str, tuple[float, float]]) -> None:
+    """``UserError`` for the first flag whose value is below its bound, given as (value, bound)."""
+    for flag, (value, least) in bounds.items():
+        if not value >= least:
+            raise UserError(f"{flag} {value} is too small: give {least} or more.")

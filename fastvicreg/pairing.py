@@ -25,6 +25,11 @@ def check_views(config: TrainConfig) -> None:
                 raise UserError(
                     f"{flag} {encoder.arch} takes {kind}: name the pair that it is part of, such as --pair image text."
                 )
+        if len(encoders) == 2 and config.data.num_views > 2:
+            raise UserError(
+                f"--num-views {config.data.num_views}: --branch-b {encoders[1][1].arch} gives each of two views a "
+                "network of its own: leave one of them out."
+            )
         return
     given = f"--pair {' '.join(config.pair.pair)}"
     sides = config.pair.parsed()
@@ -54,6 +59,8 @@ def _refuse_others(config: TrainConfig, given: str, *, images: bool) -> None:
     for flag, value in (("--image", data.image), ("--val-labels", data.val_labels)):
         if value:
             raise UserError(f"{flag} {value}: {given} names what holds each view; leave it out.")
+    if data.num_views:
+        raise UserError(f"--num-views {data.num_views}: {given} has two views, one of each side: leave it out.")
     if data.resolution and not images:
         raise UserError(f"--resolution {data.resolution} is of images, and {given} has none: leave it out.")
     if not hasattr(config.method, "branch_b"):

@@ -46,6 +46,7 @@ class ViewLoader:
         image_size: int | Sequence[int] = 224,
         epochs: int = 1,
         small_size: int = 0,
+        num_views: int = 0,
         seed: int = 0,
         shuffle: Shuffle = "full",
         pipeline: str = "native",
@@ -65,6 +66,7 @@ class ViewLoader:
             recipe: official, paper, small, multicrop, supervised (one view), or a ``Recipe`` of your own.
             image_size: side of the views in pixels; several: each for an equal share of the ``epochs``.
             small_size: side of multicrop's small views; 0: 96.
+            num_views: of each image, a named recipe's own and these again in turn; 0: the recipe's.
             pipeline: native (any data), ffcv, dali, synthetic.
             rank: this process among those that share a batch, counted from 0.
             world_size: how many share it.
@@ -76,7 +78,8 @@ class ViewLoader:
             UserError: there is nothing to read, it is being added to, or an argument outside its range.
         """
         source = open_source(data) if isinstance(data, str | Path) else data
-        recipe = named_recipe(recipe, small_size=small_size) if isinstance(recipe, str) else recipe
+        if isinstance(recipe, str):
+            recipe = named_recipe(recipe, small_size=small_size, num_views=num_views)
         plan = train_plan(len(source), seed=seed, recipe=recipe, image_size=image_size, epochs=epochs, shuffle=shuffle)
         self.classes = source.classes
         self._reading = Reading(*([data] if isinstance(data, str | Path) else []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,9 @@ from fastvicreg.contracts import UserError
 from fastvicreg.registry import unknown
 
 Range = tuple[float, float]
+
+MOST_VIEWS = 64
+"""Of one image: each takes a forward and a backward pass."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,20 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
 }
 
 
-def named_recipe(name: str, *, small_size: int = 0) -> Recipe:
+def named_recipe(name: str, *, small_size: int = 0, num_views: int = 0) -> Recipe:
     """The recipe called ``name``, its small views of ``small_size`` pixels instead of their own size where that is > 0.
 
-    ``UserError`` with the nearest name where there is none, and for a size where no view is small.
+    Of ``num_views`` views where that is > 0: the recipe's own, then these again in turn, so that those of an asymmetric
+    pair stay as many as each other. What is drawn for a view depends on its place alone: the first ones stay the same.
+
+    ``UserError`` with the nearest name where there is none, for a size where no view is small, and for a number of
+    views that is none, or of a recipe that has small ones.
     """
     if name not in RECIPES:
         raise UserError(unknown("recipe", name, RECIPES))
     recipe = RECIPES[name]()
+    if num_views:
+        recipe = _repeated(recipe, num_views)
     if not small_size:
         return recipe
     if not any(view.size for view in recipe.views):
@@ -163,3 +173,14 @@ def named_recipe(name: str, *, small_size: int = 0) -> Recipe:
             "leave it out."
         )
     return replace(recipe, views=tuple(replace(view, size=small_size) if view.size else view for view in recipe.views))
+
+
+def _repeated(recipe: Recipe, count: int) -> Recipe:
+    if not 2 <= count <= MOST_VIEWS:
+        raise UserError(f"--num-views {count}: give 2 to {MOST_VIEWS}, or 0 for the recipe's own.")
+    if any(view.size for view in recipe.views):
+        raise UserError(
+            f"--num-views {count}: the recipe {recipe.name} has large and small views, {len(recipe.views)} in all: "
+            "give a recipe of one size, or leave it out."
+        )
+    return replace(recipe, views=tuple(itertools.islice(itertools.cycle(recipe.views), count)))

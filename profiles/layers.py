@@ -18,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
+from fastvicreg.datasets import recipe_of
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
 from fastvicreg.methods.settings import takes_places
-from fastvicreg.pipelines.recipes import named_recipe
 
 BATCH = 2
 """Images of the traced batch: a batch norm takes no statistics of one."""
@@ -111,8 +111,7 @@ def trace(config: TrainConfig) -> Traced:
             method: Any = config.method.build(context)
     except RuntimeError as error:  # more values than there are numbers for
         raise UserError(f"no network is as large as {config.encoder} ({error}): give lower numbers.") from error
-    recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
-    sides = [view.size or config.data.image_size for view in recipe.views]
+    sides = [view.size or config.data.image_size for view in recipe_of(config.data).views]
     views = [torch.empty(BATCH, 3, side, side, device="meta") for side in sides]
     if takes_places(config.method):
         views.append(torch.empty(BATCH, len(sides), 5, device="meta"))

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastvicreg import stages
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Batch, Crops, Cursor, Engine, FaultReport, Horizon
+from fastvicreg.contracts import Batch, Crops, Cursor, Engine, FaultReport
 from fastvicreg.errors import UserError
 from fastvicreg.show.metrics import Recorder
 from fastvicreg.train.assemble import Run, assemble
@@ -164,9 +164,12 @@ def first_batch(run: Run) -> Batch:
 
 
 def still(config: TrainConfig, run: Run) -> dict[str, float]:
-    """A step's scalars for a network that stays as it is: learning rate 0, the method's schedules at their start."""
-    horizon = Horizon(config.run.epochs, 1, config.run.batch_size)
-    return {"lr": 0.0} | {name: schedule(0) for name, schedule in run.method.schedules(horizon).items()}
+    """A step's scalars for a network that stays as it is: learning rate 0, the method's schedules at their start.
+
+    Over the horizon that training has, so that what it refuses is refused here, and nothing else.
+    """
+    schedules = run.method.schedules(run.horizon(config))
+    return {"lr": 0.0} | {name: schedule(0) for name, schedule in schedules.items()}
 
 
 def _cut_off(leaf: Any) -> Any:

@@ -23,6 +23,7 @@ OF_ORIGIN = (
     "method_settings",
     "data",
     "recipe",
+    "num_views",
     "preset",
     "divergences",
     "epochs",
@@ -131,6 +132,7 @@ def _of_run(trained: TrainedEncoder, run: Path) -> dict[str, Any]:
         # A folder's name alone: a card travels, and nobody else has this machine's paths.
         "data": Path(config.data.data).name if config.data.data else "the embedded images",
         "recipe": config.data.recipe,
+        **({"num_views": views} if (views := config.data.num_views) else {}),
         "preset": preset,
         "divergences": divergences,
         **({"total_steps": steps} if (steps := config.run.total_steps) else {"epochs": config.run.epochs}),
@@ -159,7 +161,8 @@ def _training(card: dict[str, Any]) -> str:
         return "not recorded"
     told = f"{card['total_steps']:,} steps" if "total_steps" in card else f"{card['epochs']} epochs"
     told += f", total batch {card['batch_size']}" if "batch_size" in card else ""
-    return told + (f", views by the {card['recipe']} recipe" if "recipe" in card else "")
+    views = f"{card['num_views']} views" if "num_views" in card else "views"
+    return told + (f", {views} by the {card['recipe']} recipe" if "recipe" in card else "")
 
 
 def _settings(settings: dict[str, Any]) -> str:

@@ -112,6 +112,15 @@ def check_share(flag: str, value: float, of: str) -> None:
         raise UserError(f"{flag} {value} is no share of {of}: give 0 to 1.")
 
 
+def check_frozen(updates: int, steps: int) -> None:
+    """``UserError`` where prototypes that are left alone in the first ``updates`` never learn in a run of ``steps``."""
+    if updates >= steps:
+        raise UserError(
+            f"--freeze-prototypes {updates} leaves the prototypes alone in all of the run's {steps} steps: give fewer, "
+            "such as those of one epoch or 0, or train for longer."
+        )
+
+
 def check_positive(**values: float) -> None:
     """``UserError`` for the first of these fields that is not a finite value above 0."""
     for name, value in values.items():

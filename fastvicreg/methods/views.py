@@ -69,7 +69,7 @@ def each_branch(network_a: nn.Module, network_b: nn.Module | None, views: Sequen
 def expect_two(views: Sequence[Tensor], method: str) -> None:
     """``UserError`` for another number of views than two."""
     if len(views) != 2:
-        raise UserError(f"{method} takes 2 views, not {len(views)}: choose a --recipe of two.")
+        raise UserError(f"{method} takes 2 views, not {len(views)}: choose a --recipe of two, without --num-views.")
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from fastvicreg.config import TrainConfig, kernel_choices
-from fastvicreg.contracts import Cursor, Horizon, Method
-from fastvicreg.datasets import Datasets, open_data
+from fastvicreg.contracts import Cursor, Method
+from fastvicreg.datasets import Datasets, open_data, recipe_of
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.diagnostics import rank_me
 from fastvicreg.evaluate.features import Features
@@ -26,7 +26,6 @@ from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.evaluate.linear import linear_predict
 from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES, shared_features
 from fastvicreg.methods.embeddings import unit_std
-from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.show.display import Display
 from fastvicreg.train import checkpoint as checkpoints
 from fastvicreg.train.assemble import as_module, assemble, build_method, resolve_device
@@ -85,9 +84,7 @@ def step_time(config: TrainConfig, *, timed: int = TIMED) -> StepTime:
     run = assemble(config)
     built = time.perf_counter() - began
     try:
-        per_epoch = run.engine.batches_per_epoch(0)
-        steps = config.run.total_steps or config.run.epochs * per_epoch
-        horizon = Horizon(steps, per_epoch, config.run.batch_size)
+        horizon = run.horizon(config)
         schedules, _ = schedules_of(run.method, config.optim, horizon)
         times: list[float] = []
         cpu: list[float] = [time.process_time()]
@@ -105,7 +102,7 @@ def step_time(config: TrainConfig, *, timed: int = TIMED) -> StepTime:
                 break
     finally:
         run.engine.close()
-    return StepTime(statistics.median(times[WARM:]), (cpu[-1] - cpu[WARM]) / timed, built, per_epoch)
+    return StepTime(statistics.median(times[WARM:]), (cpu[-1] - cpu[WARM]) / timed, built, horizon.steps_per_epoch)
 
 
 def carry(config: TrainConfig, folder: Path, data: Datasets) -> dict[str, Any] | Stopped:
@@ -121,7 +118,7 @@ def carry(config: TrainConfig, folder: Path, data: Datasets) -> dict[str, Any] |
     began = time.process_time()
     if not trained.diverged:
         figures = measure(finished(config, folder), config, data)
-    views = len(named_recipe(config.data.recipe, small_size=config.data.small_size).views)
+    views = len(recipe_of(config.data).views)
     return figures | {
         "views": trained.steps * config.run.batch_size * views,
         "train_seconds": trained.seconds,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastvicreg.config import OptimConfig, TrainConfig, kernel_choices
-from fastvicreg.contracts import BuildContext, Column, Encoder, Engine, Method, ParamGroup, Plan
+from fastvicreg.contracts import BuildContext, Column, Encoder, Engine, Horizon, Method, ParamGroup, Plan
 from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
@@ -61,6 +61,11 @@ class Run:
     def encoder(self) -> nn.Module:
         """The principal encoder: what is evaluated."""
         return next(iter(self.method.encoders.values()))
+
+    def horizon(self, config: TrainConfig) -> Horizon:
+        """The extent of the whole run, by ``config``'s steps or epochs of the engine's batches."""
+        per_epoch = self.engine.batches_per_epoch(0)
+        return Horizon(config.run.total_steps or config.run.epochs * per_epoch, per_epoch, config.run.batch_size)
 
     @property
     def columns(self) -> tuple[Column, ...]:

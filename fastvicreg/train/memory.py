@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
+from fastvicreg.datasets import recipe_of
 from fastvicreg.encoders import build_encoder
 from fastvicreg.methods.settings import takes_places
-from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.train.batch_norm import replace_norms
 from fastvicreg.train.distributed import Processes
 from fastvicreg.train.drop_path import install
@@ -99,8 +99,7 @@ def _views(config: TrainConfig, largest: int, dtype: torch.dtype) -> list[tuple[
         names = [side.modality for side in config.pair.parsed()]
         shapes = [(3, largest, largest) if name == "image" else config.pair.shape(name) for name in names]
         return [(shape, torch.int64 if name == "text" else dtype) for shape, name in zip(shapes, names, strict=True)]
-    recipe = named_recipe(config.data.recipe, small_size=config.data.small_size)
-    return [((3, side, side), dtype) for side in (view.size or largest for view in recipe.views)]
+    return [((3, side, side), dtype) for side in (view.size or largest for view in recipe_of(config.data).views)]
 
 
 class Alive(TorchDispatchMode):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Cursor, Horizon
+from fastvicreg.contracts import Cursor
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.pipelines.reading import Reading
@@ -88,9 +88,8 @@ class Trainer:
         config, folder, processes = self._config, self._folder, self._run.processes
         if self._lock and self._lock.missing:
             self._display.note(self._lock.missing)
-        self._per_epoch = self._run.engine.batches_per_epoch(0)
-        self._steps = config.run.total_steps or config.run.epochs * self._per_epoch
-        horizon = Horizon(self._steps, self._per_epoch, config.run.batch_size)
+        horizon = self._run.horizon(config)
+        self._steps, self._per_epoch = horizon.steps, horizon.steps_per_epoch
         self._schedules, shortened = schedules_of(self._run.method, config.optim, horizon)
         if shortened:
             self._display.note(shortened)

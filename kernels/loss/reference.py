@@ -5,6 +5,9 @@ Shape suffixes: N samples of the batch, D embedding width, M samples of the glob
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,9 +41,7 @@ def official_terms(
     """The same in the types that the embeddings and autocast give it, half ones too: what the official code runs."""
     invariance = functional.mse_loss(za_ND, zb_ND)
     if ranks.size > 1:
-        # The value is the mean over the ranks, the gradient the rank's own.
-        mean = ranks.add(invariance.detach().clone()) / ranks.size
-        invariance = invariance + (mean - invariance).detach()
+        invariance = _averaged(invariance, ranks)
         za_ND, zb_ND = (GatherRows.apply(z_ND, ranks) for z_ND in (za_ND, zb_ND))
     za_MD = za_ND - za_ND.mean(dim=0)
     zb_MD = zb_ND - zb_ND.mean(dim=0)
@@ -49,6 +50,36 @@ def official_terms(
 
     total = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
     return total, invariance.detach(), variance.detach(), covariance.detach()
+
+
+def several_terms(
+    views_ND: Sequence[Tensor],
+    weights: Weights,
+    ranks: Ranks,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``vicreg_terms`` of two views or more: the definition, view by view and pair by pair.
+
+    Invariance is the mean over all pairs of views; variance and covariance are twice the means over views, which for
+    two views are their sums. For the number of processes as ``vicreg_terms``.
+    """
+    wide_ND = [z_ND.float() if z_ND.dtype in (torch.bfloat16, torch.float16) else z_ND for z_ND in views_ND]
+    distances = [functional.mse_loss(one_ND, other_ND) for one_ND, other_ND in itertools.combinations(wide_ND, 2)]
+    invariance = torch.stack(distances).mean()
+    if ranks.size > 1:
+        invariance = _averaged(invariance, ranks)
+        wide_ND = [GatherRows.apply(z_ND, ranks) for z_ND in wide_ND]
+    centred_MD = [z_MD - z_MD.mean(dim=0) for z_MD in wide_ND]
+    variance = 2 * weights.branch_share * torch.stack([_hinge(z_MD, weights) for z_MD in centred_MD]).mean()
+    covariance = 2 * torch.stack([_covariance(z_MD) for z_MD in centred_MD]).mean()
+
+    total = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
+    return total, invariance.detach(), variance.detach(), covariance.detach()
+
+
+def _averaged(invariance: Tensor, ranks: Ranks) -> Tensor:
+    """The value is the mean over the ranks, the gradient the rank's own."""
+    mean = ranks.add(invariance.detach().clone()) / ranks.size
+    return invariance + (mean - invariance).detach()
 
 
 def _hinge(z_ND: Tensor, weights: Weights) -> Tensor:

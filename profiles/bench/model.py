@@ -36,6 +36,14 @@ FORMS = {
 """ImageNet's own JPEGs through native, and 500 px at quality 90 through ffcv: profiles/results/cpu/loader.json, by one
 worker of a 2.8 GHz Xeon."""
 
+CROP_SECONDS = 0.147e-3
+"""One core's, for a view of 224 px: profiles/results/cpu/resample.json has it of both, numba, on the same Xeon."""
+CROP_SIDE, CROPS = 224, 2
+"""What a form's rate has of it already."""
+
+MOST_PIXELS = 16384
+"""A side that no training has."""
+
 ROWS = {"originals": "native", "beton-500": "ffcv"}
 """The pipeline whose row of ``bench loader`` measures a form."""
 
@@ -60,6 +68,8 @@ class ModelOptions(Output):
     """In place of --batch-size: as many images on each GPU, however many there are."""
     image_size: int = 0
     """Pixels; 0: the preset's."""
+    num_views: int = 0
+    """Views of each image, the recipe's own in turn; 0: the preset's."""
     norms: Literal["eager", "compiled", "fused"] = "eager"
     """How batch norm, addition and ReLU run: torch's operations, torch.compile's, or kernels.norm."""
     views: Literal["separate", "joint"] = "joint"
@@ -85,6 +95,7 @@ def run(
     batch_size: int = 2048,
     batch_per_gpu: int = 0,
     image_size: int = 0,
+    num_views: int = 0,
     norms: str = "eager",
     views: str = "joint",
     activations: str = "keep",
@@ -105,16 +116,20 @@ def run(
 
     for flag, value, least in (
         ("--batch-size", batch_size, 2), ("--batch-per-gpu", batch_per_gpu, 0), ("--cores", cores, 0),
-        ("--image-size", image_size, 0), ("--images", images, 1),
+        ("--image-size", image_size, 0), ("--images", images, 1), ("--num-views", num_views, 0),
     ):  # fmt: skip
         if value < least:
             raise UserError(f"{flag} {value}: give {least} or more.")
+    if image_size > MOST_PIXELS:
+        raise UserError(f"--image-size {image_size}: give {MOST_PIXELS} or less.")
     if gpu not in model.GPUS:
         raise UserError(unknown("GPU", gpu, model.GPUS))
     data = measured(loader, form) if loader else form_of(form)
     config = named_preset(preset).config
     if image_size:
         config = replace(config, data=replace(config.data, image_size=image_size))
+    if num_views:
+        config = replace(config, data=replace(config.data, num_views=num_views))
     if arch:
         config = replace(config, encoder=varied(config.encoder, arch, "--arch"))
     if branch_b:
@@ -125,6 +140,7 @@ def run(
             raise UserError(f"{given}, and the model counts images: give {FITTING['images']}.")
     config.check()
     kind, traced = model.GPUS[gpu], trace(config)
+    per_core = core_rate(data, traced.pixels)
     fits = model.largest_batch(replace(config, run=replace(config.run, views=views, activations=activations)), kind)
     alone: float | None = None
     rows = []
@@ -136,7 +152,7 @@ def run(
             batch_size=batch_per_gpu * count or batch_size,
             norms=norms,
             joint=views == "joint",
-            loader_rate=cores * data.images_per_core_s or math.inf,
+            loader_rate=cores * per_core or math.inf,
         )
         rate = found.batch / found.step
         alone = alone or rate
@@ -155,13 +171,22 @@ def run(
                 "scaling": rate / alone,
                 "epoch_min": images / (rate * count) / 60,
                 "bound": found.bound if found.batch <= fits else "memory",
-                "cores": found.batch / found.device / data.images_per_core_s,
+                "cores": found.batch / found.device / per_core,
                 "gb_s": rate * count * data.mean_bytes / 1e9,
                 "fits": fits * count,
                 "spread": 0.0,
             }
         )
     return rows
+
+
+def core_rate(data: DataForm, pixels: int) -> float:
+    """Images a second of one core: ``data``'s rate, and the time for what an image's views have beyond two of 224 px.
+
+    ``pixels`` are values of all views, three colours each. An image is decoded once, however many views are cut of it.
+    """
+    beyond = max(0.0, pixels / (3 * CROP_SIDE**2) - CROPS)
+    return data.images_per_core_s if not beyond else 1 / (1 / data.images_per_core_s + beyond * CROP_SECONDS)
 
 
 def _branched(method: Any, words: tuple[str, ...]) -> Any:

@@ -75,6 +75,14 @@ def test_ranks_share_a_batch(folder: Path) -> None:
         assert torch.equal(batch.views[1], torch.cat([left.views[1], right.views[1]]))
 
 
+def test_more_views_leave_the_first_two_as_they_are(folder: Path) -> None:
+    with ViewLoader(folder, **OPTIONS) as two, ViewLoader(folder, **OPTIONS, num_views=4) as four:  # type: ignore[arg-type]
+        for own, more in zip(two, four, strict=True):
+            assert len(more.views) == 4
+            assert same([own], [more._replace(views=more.views[:2])])
+            assert not torch.equal(more.views[2], more.views[0])
+
+
 def test_raw_crops_other_recipes_and_sizes(folder: Path) -> None:
     own = Recipe("mine", (ViewRecipe(), ViewRecipe(size=16), ViewRecipe(crop_scale=(0.5, 1.0))))
     cases = {

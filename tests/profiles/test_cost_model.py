@@ -87,6 +87,26 @@ def test_small_views_cost_what_their_pixels_do(config: TrainConfig) -> None:
     assert found.pixels == 3 * (2 * 224**2 + 6 * 96**2)
 
 
+def test_more_views_are_counted_each(config: TrainConfig, traced: Traced) -> None:
+    four = trace(replace(config, data=replace(config.data, num_views=4)))
+    assert [tower.gradient for tower in four.views] == [True] * 4
+    assert four.pixels == 2 * traced.pixels
+    assert four.parameters == traced.parameters
+    gpu = model.GPUS["h100"]
+    two, double = (model.predict(found, gpu, gpus=8, batch_size=1024) for found in (traced, four))
+    for part in ("convolutions", "norms", "head", "augment"):
+        assert getattr(double, part) == pytest.approx(2 * getattr(two, part))
+    assert double.update == two.update
+
+
+def test_an_image_is_decoded_once_and_cut_for_each_view(traced: Traced) -> None:
+    form = table.FORMS["originals"]
+    assert table.core_rate(form, traced.pixels) == form.images_per_core_s
+    assert table.core_rate(form, traced.pixels // 4) == form.images_per_core_s  # smaller views: not measured
+    slower = table.core_rate(form, 2 * traced.pixels)
+    assert 1 / slower - 1 / form.images_per_core_s == pytest.approx(2 * table.CROP_SECONDS)
+
+
 def test_a_second_branch_takes_one_view(config: TrainConfig) -> None:
     method: Any = config.method
     found = trace(replace(config, method=replace(method, branch_b=("vit_small",))))
@@ -208,6 +228,11 @@ def test_too_large_a_batch_is_bound_by_memory() -> None:
         (["--arch", "vit_small", "--norms", "fused"], "--norms fused are kernels of batch norms"),
         (["--arch", "gru"], "--arch gru takes text, and the model counts images"),
         (["--branch-b", "resnet18_1d"], "--branch-b resnet18_1d takes waveforms, and the model counts images"),
+        (["--arch", "vit_small", "depth=100000"], "--depth 100000 is too large: give 256 blocks or fewer."),
+        (["--branch-b", "vit_tiny", "depth=257"], "--depth 257 is too large: give 256 blocks or fewer."),
+        (["--image-size", "1000000000"], "--image-size 1000000000: give 16384 or less."),
+        (["--num-views", "100"], "--num-views 100: give 2 to 64"),
+        (["--num-views", "4", "--preset", "byol-imagenet-100ep"], "BYOL takes 2 views, not 4"),
         (["--arch", "resnet50", "width=99999999"], "as large as ResNetConfig(arch='resnet50', width=99999999"),
         (["--preset", "dino-imagenet-100ep", "--branch-b", "resnet18"], "--branch-b resnet18: dino trains one network"),
     ],

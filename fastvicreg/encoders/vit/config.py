@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SIZES = {"vit_tiny": (192, 3), "vit_small": (384, 6), "vit_base": (768, 12)}
 """Width and heads by architecture."""
 
+MOST_BLOCKS = 256
+"""Five times those of the deepest that was published (ViT-22B, 48): more is a slip, and takes minutes to be built."""
+
 
 @dataclass(frozen=True)
 class ViTConfig:
@@ -36,6 +39,8 @@ class ViTConfig:
         for flag, value in (("--patch", self.patch), ("--grid", self.grid), ("--depth", self.depth)):
             if value < 1:
                 raise UserError(f"{flag} {value} is too small: give 1 or more.")
+        if self.depth > MOST_BLOCKS:
+            raise UserError(f"--depth {self.depth} is too large: give {MOST_BLOCKS} blocks or fewer.")
         check_drop_path(self.drop_path)
         if self.drop_path and self.depth == 1:
             raise UserError(

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvicreg.contracts import Column, Encoder, ParamGroup, Terms, by_dimension
+from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Terms, by_dimension
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.operators import without_autocast
 from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.embeddings import batch_ranks, unit
 from fastvicreg.methods.momentum import MomentumCopy
+from fastvicreg.methods.settings import check_frozen
 from fastvicreg.methods.two_views import Followed
 from fastvicreg.methods.views import each_view
 
@@ -62,6 +63,11 @@ class DINO(Followed):
         if config.momentum < 0.9:
             return f"--momentum {config.momentum:g} lets the target run after its follower: .996 is published"
         return ""
+
+    def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
+        """The momentum copies'. ``UserError`` for prototypes that are frozen in all of the run."""
+        check_frozen(self.config.freeze_prototypes, horizon.steps)
+        return super().schedules(horizon)
 
     def embed(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Two views or more, each (B, C, H, W) of any size, to projections (B, D). ``UserError`` for fewer."""

@@ -18,6 +18,7 @@ from fastvicreg.kernels.loss.ranks import Ranks
 from fastvicreg.methods.embeddings import batch_ranks, gathered_values, unit
 from fastvicreg.methods.heads import mlp
 from fastvicreg.methods.queue import KeyQueue, check_queue
+from fastvicreg.methods.settings import check_frozen
 from fastvicreg.methods.swav.config import SwAVConfig
 from fastvicreg.methods.two_views import TwoViews
 from fastvicreg.methods.views import each_view
@@ -63,8 +64,12 @@ class SwAV(TwoViews):
         )
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
-        """``queue``: whether projections enter it. ``UserError`` for one that the run never fills."""
+        """``queue``: whether projections enter it. ``UserError`` for one that the run never fills.
+
+        And for prototypes that are frozen in all of it.
+        """
         config = self.config
+        check_frozen(config.freeze_prototypes, horizon.steps)
         if not config.queue:
             return {}
         check_queue(config.queue, horizon, "it holds projections of the batch's own images")

@@ -1,11 +1,14 @@
-"""VICReg: an encoder and an expander, and three terms on both views' embeddings.
+"""VICReg: an encoder and an expander, and three terms on the embeddings of two views or more.
 
 Shape suffixes: B batch, D embedding width, F feature width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import permutations
+from operator import add
 from typing import NamedTuple, cast
 
 import torch
@@ -14,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
-from fastvicreg.kernels.loss import expected_covariance, known, vicreg_loss
+from fastvicreg.errors import UserError
+from fastvicreg.kernels.loss import expected_covariance, known, several_views_loss
 from fastvicreg.methods.embeddings import batch_group, kept_sides, processes, wide
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
@@ -22,16 +26,19 @@ from fastvicreg.methods.views import each_branch, each_view, expect_two
 
 
 class Embeddings(NamedTuple):
-    """Both views' embeddings, the first one's features, detached, and the predictions where there is a predictor."""
+    """The views' embeddings, the first one's features, detached, and the predictions where there is a predictor."""
 
-    za_BD: Tensor
-    zb_BD: Tensor
+    views_BD: tuple[Tensor, ...]
     features_BF: Tensor
     predictions: tuple[Tensor, ...] = ()
 
 
 class VICReg(nn.Module):
-    """Paper Algorithm 1; official main_vicreg.py."""
+    """Paper Algorithm 1; official main_vicreg.py.
+
+    Of more than two views, which neither has, invariance is the mean over all pairs of them, and variance and
+    covariance are twice the means over views, as of two: see ``several_views_loss``.
+    """
 
     columns = (
         Column("invariance", "inv"),
@@ -95,15 +102,18 @@ class VICReg(nn.Module):
         return {}
 
     def embed(self, views: tuple[Tensor, ...]) -> Embeddings:
-        """Two views, each (B, C, H, W). ``UserError`` for another number of them."""
-        expect_two(views, "VICReg")
+        """Two views or more, each (B, C, H, W) of any size; two where each has a branch. ``UserError`` for others."""
+        if self.encoder_b is not None:
+            expect_two(views, "VICReg with --branch-b")
+        elif len(views) < 2:
+            raise UserError(f"VICReg takes 2 views or more, not {len(views)}: choose another --recipe.")
         # Each view has batch statistics of its own, as in the official code.
         features = each_branch(self.get_submodule("encoder"), self.encoder_b, views)
-        za_BD, zb_BD = each_branch(self.expander, self.expander_b, features)
+        views_BD = tuple(each_branch(self.expander, self.expander_b, features))
         predictions: tuple[Tensor, ...] = ()
         if self.predictor is not None:
-            predictions = tuple(each_view(self.predictor, (za_BD, zb_BD)))
-        return Embeddings(za_BD, zb_BD, features[0].detach(), predictions)
+            predictions = tuple(each_view(self.predictor, views_BD))
+        return Embeddings(views_BD, features[0].detach(), predictions)
 
     def target(self, views: tuple[Tensor, ...]) -> None:
         """Both branches are trained: there is no target network."""
@@ -115,14 +125,13 @@ class VICReg(nn.Module):
         ``embedding_std`` and ``representation_std``, the mean over dimensions of the standard deviation over the
         batch, and the covariance term's value for independent embeddings and its true minimum, both at the
         embeddings' measured variances. Among several processes the loss's terms are the global batch's; the
-        deviations and variances of the others are of this process's own samples.
+        deviations and variances of the others are of this process's own samples. ``sides`` are the first two views.
         """
-        config = self.config
-        self.sides = kept_sides(a=embeddings.za_BD, b=embeddings.zb_BD)
+        config, views_BD = self.config, embeddings.views_BD
+        self.sides = kept_sides(a=views_BD[0], b=views_BD[1])
         predicted = bool(embeddings.predictions)
-        loss = vicreg_loss(
-            embeddings.za_BD,
-            embeddings.zb_BD,
+        loss = several_views_loss(
+            views_BD,
             invariance=0.0 if predicted else config.invariance,
             variance=config.variance,
             covariance=config.covariance,
@@ -132,8 +141,7 @@ class VICReg(nn.Module):
         )
         total, invariance = loss.total, loss.invariance
         if embeddings.predictions:
-            pa_BD, pb_BD = embeddings.predictions
-            distance = predicted_distance(pa_BD, pb_BD, embeddings.za_BD, embeddings.zb_BD)
+            distance = predicted_distance(embeddings.predictions, views_BD)
             total, invariance = total + config.invariance * distance, distance.detach()
         parts = {"invariance": invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(total, parts | _health(embeddings))
@@ -161,22 +169,24 @@ def spread_of(invariance: float, variance: float, covariance: float) -> Spread:
     return Spread("embedding_std", 1.0, cause, line, raw=True)
 
 
-def predicted_distance(pa_BD: Tensor, pb_BD: Tensor, za_BD: Tensor, zb_BD: Tensor) -> Tensor:
-    """Half of each direction's mean squared error of prediction and the other view's embedding (paper eq. 8).
+def predicted_distance(predicted_BD: Sequence[Tensor], views_BD: Sequence[Tensor]) -> Tensor:
+    """Mean over ordered pairs of the squared error of a view's prediction and another view's embedding (paper eq. 8).
 
     No gradient is stopped. Of this process's own samples, as the official invariance.
     """
-    return (F.mse_loss(wide(pa_BD), wide(zb_BD)) + F.mse_loss(wide(pb_BD), wide(za_BD))) / 2
+    predicted_BD, views_BD = [wide(p_BD) for p_BD in predicted_BD], [wide(z_BD) for z_BD in views_BD]
+    errors = [F.mse_loss(predicted_BD[one], views_BD[other]) for one, other in permutations(range(len(views_BD)), 2)]
+    return reduce(add, errors) / len(errors)
 
 
 @torch.no_grad()
 def _health(embeddings: Embeddings) -> dict[str, Tensor]:
-    za_BD, zb_BD, features_BF, _ = embeddings
-    var_a_D, var_b_D = za_BD.float().var(0), zb_BD.float().var(0)
-    independent, minimum = expected_covariance(len(za_BD) * processes(), var_a_D, var_b_D)
+    views_BD, features_BF, _ = embeddings
+    variances_D = [z_BD.float().var(0) for z_BD in views_BD]
+    independent, minimum = expected_covariance(len(views_BD[0]) * processes(), *variances_D)
     return {
         "covariance_independent": independent,
         "covariance_minimum": minimum,
-        "embedding_std": (var_a_D.sqrt().mean() + var_b_D.sqrt().mean()) / 2,
+        "embedding_std": reduce(add, [var_D.sqrt().mean() for var_D in variances_D]) / len(variances_D),
         "representation_std": features_BF.float().std(0).mean(),
     }

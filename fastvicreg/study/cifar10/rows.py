@@ -31,6 +31,8 @@ class Row:
     """Of the method, at both scales."""
     published: Mapping[int, float]
     """Linear top-1 by epochs, of a full ResNet-18 (README of tsb0601/EMP-SSL)."""
+    views: int = 2
+    """Of each image: more of fewer images, so that a step has as many views as the others."""
 
 
 def _vicreg() -> Any:
@@ -39,6 +41,7 @@ def _vicreg() -> Any:
 
 ROWS = {
     "vicreg": Row("VICReg", _vicreg, "cifar10", {}, {1: 40.6, 10: 69.7, 30: 78.1, 1000: 92.1}),
+    "vicreg-4views": Row("VICReg, four views", _vicreg, "cifar10", {}, {}, views=4),
     "vicreg-no-variance": Row("VICReg without variance", _vicreg, "cifar10", {"variance": 0.0}, {}),
     "barlow-twins": Row(
         "Barlow Twins",
@@ -76,4 +79,21 @@ def row_config(name: str, scale: Scale) -> TrainConfig:
         # The presets' 10 epochs never end in a short run.
         config = replace(config, optim=replace(config.optim, warmup_share=0.1))
         method = config.method
-    return replace(config, method=replace(method, **row.changed), run=replace(config.run, eval_every=0))
+    config = replace(config, method=replace(method, **row.changed), run=replace(config.run, eval_every=0))
+    return config if row.views == 2 else _of_views(config, row.views)
+
+
+def _of_views(config: TrainConfig, views: int) -> TrainConfig:
+    """``config`` at an equal cost: ``views`` of each image, 2 / ``views`` of the images, and the same peak rate.
+
+    A step so takes as many views through the network, whose price is all but the whole step's, and a run of as many
+    CPU-seconds has as many steps. LARS's steps have a length by the learning rate, whatever the gradient's: the rate
+    by the number of images, half for half of them, would move the weights half as far in the same time.
+    """
+    run, optim = config.run, config.optim
+    return replace(
+        config,
+        data=replace(config.data, num_views=views),
+        run=replace(run, batch_size=run.batch_size * 2 // views),
+        optim=replace(optim, base_lr=optim.base_lr * views / 2),
+    )

@@ -30,8 +30,9 @@ TIMED = 16
 class Cifar10:
     """VICReg beside other methods on CIFAR-10, for equal CPU time or in equal epochs.
 
-    Rows: VICReg, the same without its variance term, Barlow Twins, BYOL, SimCLR, each over several seeds; raw pixels
-    and a random network beside them. OUT/cifar10.json and OUT/cifar10.png hold what they gave, OUT/ROW-seedN each run.
+    Rows: VICReg, the same with four views of half as many images, the same without its variance term, Barlow Twins,
+    BYOL, SimCLR, each over several seeds; raw pixels and a random network beside them. OUT/cifar10.json and
+    OUT/cifar10.png hold what they gave, OUT/ROW-seedN each run.
     """
 
     data: str | None = None
@@ -48,7 +49,7 @@ class Cifar10:
     seeds: int = 3
     """Runs of each row."""
     only: tuple[str, ...] = ()
-    """Rows to run (vicreg, vicreg-no-variance, barlow-twins, byol, simclr); default: all."""
+    """Rows to run (vicreg, vicreg-4views, vicreg-no-variance, barlow-twins, byol, simclr); default: all."""
     pipeline: str = "native"
     """Engine that decodes and crops: native, ffcv, dali."""
     workers: int = 0
@@ -119,7 +120,7 @@ class Cifar10:
             "device": self.device,
         }
         with opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
-            images, batch_size = len(session.data.train), self.config(self.rows()[0]).run.batch_size
+            images, batch_size = len(session.data.train), max(self.config(row).run.batch_size for row in self.rows())
             if images < batch_size:
                 raise UserError(
                     f"--data {self.data} has {images} images to train on: give a batch of {batch_size} or more."

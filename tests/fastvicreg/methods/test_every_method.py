@@ -107,7 +107,7 @@ def test_published_settings_name_no_cause_but_the_learning_rate(name: str) -> No
     assert method.spread.healthy > 0
 
 
-MANY = ("swav", "dino", "vicregl")
+MANY = ("vicreg", "swav", "dino", "vicregl")
 """Methods that take more than two views."""
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from methods import batch_of, encoder
+from methods import METHOD_CONFIGS, batch_of, built, encoder
 from runs import log, tiny, train
 from torch import Tensor
 from vectors import assert_vector, embeddings
@@ -16,9 +17,10 @@ from vectors import assert_vector, embeddings
 from fastvicreg.contracts import Horizon
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss.ranks import Ranks
+from fastvicreg.methods.settings import check_frozen
 from fastvicreg.methods.swav.config import SwAVConfig
 from fastvicreg.methods.swav.method import SwAV, sinkhorn, swapped_prediction
-from fastvicreg.presets import preset
+from fastvicreg.presets import PRESETS, preset
 from fastvicreg.train.assemble import build_optimizer
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
@@ -31,7 +33,8 @@ def prototypes() -> Tensor:
 
 def swav(**settings: object) -> SwAV:
     torch.manual_seed(0)
-    return SwAV(encoder(), SwAVConfig(projector=(24, 8), prototypes=12, **settings))  # type: ignore[arg-type]
+    own: dict[str, Any] = {"projector": (24, 8), "prototypes": 12, "freeze_prototypes": 30} | settings
+    return SwAV(encoder(), SwAVConfig(**own))
 
 
 def test_the_loss_has_the_published_form_s_value_and_gradients() -> None:
@@ -126,6 +129,25 @@ def test_the_queue_fills_from_its_epoch_and_is_used_once_it_is_full() -> None:
 def test_a_queue_that_the_run_cannot_fill_is_refused(settings: dict[str, int], says: str) -> None:
     with pytest.raises(UserError, match=says):
         swav(**settings).schedules(Horizon(100, 10, 8))
+
+
+@pytest.mark.parametrize("frozen", [100, 101])
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_prototypes_that_never_learn_are_refused(name: str, frozen: int) -> None:
+    method = built(replace(METHOD_CONFIGS[name], freeze_prototypes=frozen))  # type: ignore[type-var]
+    line = f"--freeze-prototypes {frozen} leaves the prototypes alone in all of the run's 100 steps: give fewer"
+    with pytest.raises(UserError, match=line):
+        method.schedules(Horizon(100, 10, 8))
+    assert method.schedules(Horizon(frozen + 1, 10, 8))
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_published_settings_train_their_prototypes(name: str) -> None:
+    for preset_name in PRESETS:
+        config: Any = preset(preset_name).config
+        if config.method.name == name:
+            per_epoch = (1_281_167 if "imagenet" in preset_name else 50_000) // config.run.batch_size
+            check_frozen(config.method.freeze_prototypes, config.run.epochs * per_epoch)
 
 
 def test_settings_of_no_queue_are_refused() -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
+from fastvicreg.datasets import recipe_of
 from fastvicreg.show.metrics import read
 from fastvicreg.study import runs
 from fastvicreg.study.cifar10 import results, study
@@ -71,6 +72,9 @@ def test_rows_are_settings_that_a_run_can_have_at_both_scales(monkeypatch: pytes
         for scale in ("cpu", "full"):
             row_config(name, scale).check()
         cpu, full = row_config(name, "cpu"), row_config(name, "full")
+        if name == "vicreg-4views":
+            assert (cpu.method, full.method) == (shared.method, row_config("vicreg", "full").method)
+            continue
         assert (cpu.encoder, cpu.optim, cpu.data, cpu.run) == (
             shared.encoder,
             shared.optim,
@@ -81,6 +85,30 @@ def test_rows_are_settings_that_a_run_can_have_at_both_scales(monkeypatch: pytes
         assert full.encoder.width == 64  # type: ignore[attr-defined]
     without: Any = row_config("vicreg-no-variance", "cpu").method
     assert replace(without, variance=25.0) == shared.method
+
+
+@pytest.mark.parametrize("scale", ["cpu", "full"])
+def test_four_views_of_half_the_images_are_a_step_of_as_many_views_and_the_same_rate(scale: study.Scale) -> None:
+    four, two = row_config("vicreg-4views", scale), row_config("vicreg", scale)
+    assert (four.run.batch_size, four.data.num_views) == (two.run.batch_size // 2, 4)
+    assert len(recipe_of(four.data).views) == 2 * len(recipe_of(two.data).views)
+    rates = [config.optim.base_lr * config.run.batch_size for config in (four, two)]
+    assert rates[0] == rates[1]
+    for section in ("encoder", "method"):
+        assert getattr(four, section) == getattr(two, section)
+    assert replace(four.run, batch_size=two.run.batch_size) == two.run
+    assert replace(four.data, num_views=0) == two.data
+
+
+def test_the_row_of_four_views_counts_them(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    settings = ("--workers", "1", "--device", "cpu", "--only", "vicreg-4views", "--seeds", "1")
+    more = ("--cpu-seconds", str(SECONDS), "--out", str(out))
+    assert main(["study", "cifar10", "--data", str(images), *settings, *more]) == 0
+    found = rows_of(out)["VICReg, four views"]
+    assert found["views"] == STEPS * BATCH * 4
+    assert found["knn"] > 0
+    assert found["evaluation_views"] == TRAIN + TEST
 
 
 def test_a_study_by_cpu_time_writes_runs_figures_and_picture(images: Path, tmp_path: Path) -> None:

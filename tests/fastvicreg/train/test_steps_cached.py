@@ -71,8 +71,7 @@ class ByPart(VICReg):
         parts = [VICReg.embed(self, part) for part in zip(*(view.chunk(2) for view in views), strict=True)]
         one, other = parts
         return one._replace(
-            za_BD=torch.cat((one.za_BD, other.za_BD)),
-            zb_BD=torch.cat((one.zb_BD, other.zb_BD)),
+            views_BD=tuple(map(torch.cat, zip(one.views_BD, other.views_BD, strict=True))),
             features_BF=torch.cat((one.features_BF, other.features_BF)),
         )
 
@@ -105,8 +104,8 @@ def test_a_replaced_loss_keeps_the_kind_of_step() -> None:
     method, rows = vicreg(), []
 
     def counted(embeddings: Any, targets: None) -> Terms:
-        rows.append(len(embeddings.za_BD))
-        return Terms(embeddings.za_BD.square().mean(), {})
+        rows.append(len(embeddings.views_BD[0]))
+        return Terms(embeddings.views_BD[0].square().mean(), {})
 
     step = CachedStep(method, Updater(method, lars(method)), micro_batches=4)
     other = step.replaced(loss=counted)

@@ -29,6 +29,8 @@ needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason
 GROWING = (24, 40)
 """Sides of the large views: as large as the small ones at first, so that all are one group, then larger."""
 
+KINDS = ["two sizes", "two sizes, the large ones growing", "one size, growing", "four views"]
+
 
 def epochs_of(engine: Engine, epochs: int) -> list[Crops]:
     """The batches of the first epochs from one engine, which is closed."""
@@ -44,6 +46,7 @@ def plans(samples: int) -> dict[str, Plan]:
         "two sizes": multicrop(samples),
         "two sizes, the large ones growing": multicrop(samples, GROWING, 2),
         "one size, growing": train_plan(samples, seed=3, recipe=recipe, image_size=(32, 48), epochs=2),
+        "four views": train_plan(samples, seed=3, recipe=named_recipe("official", num_views=4), image_size=32),
     }
 
 
@@ -65,6 +68,35 @@ def test_a_view_keeps_its_box_and_parameters_whatever_views_come_after_it() -> N
     assert made[0].sizes(0) == (224, 224, 96, 96, 96, 96, 96, 96)
 
 
+@pytest.mark.parametrize("name", ["official", "small"])
+def test_more_views_are_the_recipe_s_in_turn_and_leave_the_first_as_they_are(name: str) -> None:
+    two, five = named_recipe(name), named_recipe(name, num_views=5)
+    assert five.views == (*two.views, *two.views, two.views[0])
+    assert named_recipe(name, num_views=2) == two
+    index_B, wh_B2 = torch.arange(50), torch.randint(1, 600, (50, 2))
+    made = [train_plan(50, seed=5, recipe=recipe, image_size=32) for recipe in (five, two)]
+    assert torch.equal(made[0].order(4), made[1].order(4))
+    (box_BV4, flip_BV), (fewer_BV4, fewer_BV) = (plan.boxes(4, index_B, wh_B2) for plan in made)
+    assert torch.equal(box_BV4[:, :2], fewer_BV4)
+    assert torch.equal(flip_BV[:, :2], fewer_BV)
+    assert not torch.equal(box_BV4[:, 2], fewer_BV4[:, 0])  # the same recipe, other draws
+    params, fewer = (plan.photometric(4, index_B) for plan in made)
+    assert torch.equal(params[:, :2], fewer)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "line"),
+    [
+        ("official", 1, "--num-views 1: give 2 to 64, or 0 for the recipe's own."),
+        ("official", 65, "--num-views 65: give 2 to 64"),
+        ("multicrop", 4, "--num-views 4: the recipe multicrop has large and small views, 8 in all"),
+    ],
+)
+def test_a_number_of_views_that_cannot_be_is_refused(name: str, count: int, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        named_recipe(name, num_views=count)
+
+
 def test_small_views_show_the_share_that_they_are_to() -> None:
     plan = train_plan(4000, seed=1, recipe=named_recipe("multicrop"), image_size=224)
     box_BV4, _ = plan.boxes(0, torch.arange(4000), torch.tensor([400, 300]).repeat(4000, 1))
@@ -83,7 +115,7 @@ def test_sizes_each_last_an_equal_share_of_the_epochs() -> None:
             train_plan(10, seed=0, recipe=named_recipe("official"), image_size=sizes, epochs=epochs)
 
 
-@pytest.mark.parametrize("kind", ["two sizes", "two sizes, the large ones growing", "one size, growing"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_native_equals_pil(folder: Path, kind: str) -> None:
     source = open_source(folder)
     plan = plans(len(source))[kind]
@@ -96,7 +128,7 @@ def test_native_equals_pil(folder: Path, kind: str) -> None:
 
 @pytest.mark.slow
 @needs_ffcv
-@pytest.mark.parametrize("kind", ["two sizes", "two sizes, the large ones growing", "one size, growing"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_ffcv_equals_native(beton: Path, kind: str) -> None:
     damage(beton, 6, 0.5, bytes(64))
     source = open_source(unchecked(beton))
@@ -109,7 +141,7 @@ def test_ffcv_equals_native(beton: Path, kind: str) -> None:
 
 
 @needs_dali
-@pytest.mark.parametrize("kind", ["two sizes", "two sizes, the large ones growing", "one size, growing"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_dali_is_near_native(beton: Path, kind: str) -> None:
     damage(beton, 6, 0.5, bytes(64))
     source = open_source(beton)
