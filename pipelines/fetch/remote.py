@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.fetch.hub import HubRanges
 from fastvicreg.pipelines.fetch.systems import (
-    GOOGLE,
     HUB,
     WEB,
     checksum,
@@ -69,18 +68,9 @@ class Remote:
         self._protocol = address.partition("://")[0]
         self._patience = patience or math.inf
         self._timeout = min(STALL, self._patience / 4)
-        self._system, self._path = self._opened()
+        self._system, self._path = open_system(address, self._timeout)
         self._hub = HubRanges(self._system) if self._protocol in HUB else None
         self._unmatched: set[str] = set()
-
-    def _opened(self) -> tuple[Any, str]:
-        try:
-            return within(self._timeout, lambda: open_system(self.address))
-        except TimeoutError as error:
-            without = "; NO_GCE_CHECK=true looks for none of this machine" if self._protocol in GOOGLE else ""
-            raise UserError(
-                f"cannot open {self.address}: no credentials were found within {self._timeout:g} s{without}."
-            ) from error
 
     def files(self) -> list[RemoteFile]:
         """The files that the address names, or that lie below it, sorted; ``UserError`` where there are none."""

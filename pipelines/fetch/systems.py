@@ -42,20 +42,26 @@ _NO_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "D
 Result = TypeVar("Result")
 
 
-def open_system(address: str) -> tuple[Any, str]:
-    """(file system, path in it); ``UserError`` where there is no such protocol, or its package is missing."""
+def open_system(address: str, timeout: float) -> tuple[Any, str]:
+    """(file system, path in it), with what credentials are found within ``timeout`` seconds.
+
+    ``UserError`` where there is no such protocol, its package is missing, or the search takes longer.
+    """
     protocol = address.partition("://")[0]
     try:
         import fsspec
 
-        if protocol not in GOOGLE:
-            return fsspec.core.url_to_fs(address)
-        system = _google()()
-        return system, address.partition("://")[2]
+        kind = _google() if protocol in GOOGLE else fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         raise UserError(f"{address}: {error}: pip install 'fastvicreg[remote]'.") from error
     except ValueError as error:
         raise UserError(f"{address}: {error}; give https://, s3://, gs:// or hf://.") from error
+    try:
+        system = within(timeout, lambda: kind(**kind._get_kwargs_from_urls(address)))
+    except TimeoutError as error:
+        without = "; NO_GCE_CHECK=true looks for none of a Google machine" if protocol in GOOGLE else ""
+        raise UserError(f"cannot open {address}: no credentials were found within {timeout:g} s{without}.") from error
+    return system, kind._strip_protocol(address)
 
 
 @functools.cache
@@ -143,6 +149,8 @@ def reason(protocol: str, error: BaseException, timeout: float) -> tuple[str, bo
     if isinstance(error, FileNotFoundError) and not _unreachable(cause):
         return "there is no such file", True
     final = isinstance(error, NotImplementedError | ImportError | ValueError)
+    if protocol in HUB and isinstance(error, ValueError):
+        return f"{_line(cause)} (hf://datasets/USER/NAME[@REVISION]/PATH)", True
     return _line(cause) or type(cause).__name__, final
 
 
@@ -153,10 +161,11 @@ def _denied(protocol: str, says: str) -> str:
 def _status(error: BaseException) -> int:
     """The answer of HTTP that an error tells of, in the words of aiohttp, gcsfs, or the hub's client; else 0."""
     for one in (error.__cause__ or error, error):
-        response = getattr(one, "response", None)
-        for found in (getattr(one, "status", 0), getattr(one, "code", 0), getattr(response, "status_code", 0)):
-            if isinstance(found, int) and found:
-                return found
+        found = getattr(one, "status", getattr(getattr(one, "response", None), "status_code", 0))
+        if type(one).__module__.startswith("gcsfs"):
+            found = getattr(one, "code", 0)
+        if isinstance(found, int) and found:
+            return found
         if isinstance(one, OSError) and str(one).startswith("Forbidden:"):  # gcsfs of 403
             return 403
     return 0

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -39,6 +40,8 @@ class Cloud(Website):
     """Paths of the requests to the API."""
     bearers: set[str] = field(default_factory=set)
     """Tokens that came with any request."""
+    api_stall: float = 0.0
+    """Seconds before each answer of the API."""
     store: str = ""
     """Address of the hub's store."""
     epoch: int = 0
@@ -53,6 +56,10 @@ class _CloudHandler(Handler):
         if told:
             self.site.bearers.add(told)
         return told
+
+    def called(self) -> None:
+        self.site.calls.append(self.path)
+        time.sleep(self.site.api_stall)
 
     def answer(self, content: Any, status: int = 200, **headers: str) -> None:
         body = json.dumps(content).encode()
@@ -72,7 +79,7 @@ class _Google(_CloudHandler):
         url = urlsplit(self.path)
         parts = url.path.strip("/").split("/")
         asked = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        self.site.calls.append(self.path)
+        self.called()
         if self.site.refusals and parts[0] == "storage":
             status, says = self.site.refusals.pop(0)
             return self._refuse(status, says)
@@ -149,9 +156,11 @@ class _Hub(_CloudHandler):
         url = urlsplit(self.path)
         parts = url.path.strip("/").split("/")
         api = parts[0] == "api"
+        if parts[1:2] == ["agent-harnesses"]:  # which its client asks for by itself, once a process
+            return self._refuse(404, "EntryNotFound")
         if api:
             parts = parts[1:]
-            self.site.calls.append(self.path)
+            self.called()
         if self.site.refusals:
             return self._refuse(*self.site.refusals.pop(0))
         if self.bearer() != self.site.token and self.site.token:
