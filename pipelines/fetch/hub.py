@@ -42,7 +42,7 @@ class HubRanges:
         if path not in self._url:
             self._url[path] = within(timeout, lambda: self._system.url(path))
         range_ = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        return sync(self._web.loop, self._get, path, range_, tag, timeout=timeout)
+        return sync(self._web.loop, self._get, path, range_, tag, timeout=timeout)  # type: ignore[return-value]
 
     async def _get(self, path: str, range_: dict[str, str], tag: str) -> bytes:
         session = await self._web.set_session()

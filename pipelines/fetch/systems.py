@@ -51,7 +51,7 @@ def open_system(address: str, timeout: float) -> tuple[Any, str]:
     try:
         import fsspec
 
-        kind = _google() if protocol in GOOGLE else fsspec.get_filesystem_class(protocol)
+        kind = google_client() if protocol in GOOGLE else fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         raise UserError(f"{address}: {error}: pip install 'fastvicreg[remote]'.") from error
     except ValueError as error:
@@ -65,7 +65,7 @@ def open_system(address: str, timeout: float) -> tuple[Any, str]:
 
 
 @functools.cache
-def _google() -> Any:
+def google_client() -> Any:
     """Google's client by the JSON API alone, which asks once: ``Remote`` asks again, and says why it had to.
 
     The class that the package offers first asks by gRPC, before each range, of what kind the bucket is, where that

@@ -61,11 +61,12 @@ class _CloudHandler(Handler):
         self.site.calls.append(self.path)
         time.sleep(self.site.api_stall)
 
-    def answer(self, content: Any, status: int = 200, **headers: str) -> None:
+    def answer(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
+        told = {"Content-Length": str(len(body)), "Content-Type": "application/json", **(headers or {})}
+        for name, value in told.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -99,6 +100,13 @@ class _Google(_CloudHandler):
         if not path.is_file() or asked.get("generation", _generation(path)) != _generation(path):
             return self._refuse(404, f"No such object: {bucket}/{path.relative_to(folder)}")
         return self.send_file(path) if media else self.answer(_resource(folder, path))
+
+    def do_POST(self) -> None:
+        """The token of an account, for an assertion that it signed."""
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        if self.path != "/token" or len(asked["assertion"][0].split(".")) != 3:
+            return self._refuse(400, "invalid_grant")
+        return self.answer({"access_token": self.site.token, "expires_in": 3600, "token_type": "Bearer"})
 
     def _list(self, folder: Path, asked: dict[str, str]) -> None:
         prefix, delimiter = asked.get("prefix", ""), asked.get("delimiter", "")
@@ -196,12 +204,12 @@ class _Hub(_CloudHandler):
         deep = asked.get("recursive", ["false"])[0].lower() == "true"
         entries = sorted(path.rglob("*") if deep else path.iterdir())
         start = int(asked.get("cursor", ["0"])[0])
-        more = {}
+        more: dict[str, str] = {}
         if start + PAGE < len(entries):
             url = urlsplit(self.path)
             query = f"recursive={deep}&expand=False&cursor={start + PAGE}"
             more = {"Link": f'<{self.site.address}{url.path}?{query}>; rel="next"'}
-        return self.answer([_entry(folder, one) for one in entries[start : start + PAGE]], **more)
+        return self.answer([_entry(folder, one) for one in entries[start : start + PAGE]], headers=more)
 
     def _resolve(self, path: Path) -> None:
         entry = _entry(self.site.root, path)
@@ -225,7 +233,7 @@ class _Hub(_CloudHandler):
         self.send_header("Last-Modified", formatdate(path.stat().st_mtime, usegmt=True))
 
     def _refuse(self, status: int, code: str) -> None:
-        self.answer({"error": code}, status, X_Error_Code=code, X_Error_Message="Refused")
+        self.answer({"error": code}, status, {"X-Error-Code": code, "X-Error-Message": "Refused"})
 
 
 class _Store(_CloudHandler):
