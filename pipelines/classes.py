@@ -22,9 +22,9 @@ def unlabelled_in_words(label_N: np.ndarray, classes: tuple[str, ...]) -> str:
     if classes:
         return f"{missing:,} of the {total:,} images {'has' if missing == 1 else 'have'} no label" if missing else ""
     low, high = int(np.min(label_N)), int(np.max(label_N))
-    return (
-        f"no labels: numbers from {low} to {high} are no classes of {total:,} images" if low < -1 or high >= 0 else ""
-    )
+    if low >= -1 and high < 0:
+        return ""
+    return f"no labels: {low} to {high} are no class numbers, which begin at 0 and are less than the images ({total:,})"
 
 
 def number_or_name(text: str) -> int | str:
