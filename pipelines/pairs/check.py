@@ -41,7 +41,9 @@ def verify_pairs(
     words = [side.modality for side in config.parsed()]
     findings: list[Finding] = []
     if config.unpaired == "refuse":
-        findings += [Finding(-1, str(path), f"{path}: {line.removeprefix('not taken: ')}") for line in left_out(source)]
+        first = source.passed.first
+        for kind, count in source.passed.counts.items():
+            findings.append(Finding(-1, first[kind], f"{path}: {count:,} x {kind} ({first[kind]})"))
     total, size = len(source), 0
     broken: Counter[str] = Counter()
 
