@@ -108,11 +108,9 @@ def check_sample(source: DatasetSource, index: int, *, decode: bool) -> Checked:
         return Checked(0, error.strerror or str(error))
     deep = ""
     try:
-        if bytes(encoded[:2]) == JPEG:
-            size = _decoded_size(encoded) if decode else _jpeg_size(encoded)
-        else:
-            width, height, deep = read_image_header(encoded)
-            size = _decoded_size(encoded) if decode else (width, height)
+        if bytes(encoded[:2]) != JPEG:
+            deep = read_image_header(encoded)[2]
+        size = image_size(encoded, decode=decode)
     except DecodeError as error:
         return Checked(len(encoded), str(error), deep)
     recorded = source.recorded_size(index)
@@ -120,6 +118,13 @@ def check_sample(source: DatasetSource, index: int, *, decode: bool) -> Checked:
         fault = f"the image is {size[0]} x {size[1]} pixels, the metadata says {recorded[0]} x {recorded[1]}"
         return Checked(len(encoded), fault, deep)
     return Checked(len(encoded), "", deep)
+
+
+def image_size(encoded: bytes | memoryview, *, decode: bool) -> tuple[int, int]:
+    """(width, height) by markers or header, or, with ``decode``, of all pixels; ``DecodeError`` for what is damaged."""
+    if decode:
+        return _decoded_size(encoded)
+    return _jpeg_size(encoded) if bytes(encoded[:2]) == JPEG else read_image_header(encoded)[:2]
 
 
 def _jpeg_size(encoded: bytes | memoryview) -> tuple[int, int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +15,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.stalls import FIRST, LIMIT, NEVER, Watchdog, watching
 
 if TYPE_CHECKING:
+    from fastvicreg.pipelines.pairs.config import PairConfig
     from fastvicreg.pipelines.verify import Report
 
 SHOWN = 20
@@ -33,6 +35,11 @@ class VerifyOptions:
     label: str = ""
     """What holds the class, where its name does not tell: a member of tar shards (cls, txt, json:FIELD), a field of a
     .beton, a column of parquet files. Names get numbers in sorted order."""
+    pair: tuple[str, ...] = ()
+    """Two modalities of each sample, as train's --pair: both members are read and decoded, and partners that are
+    missing are counted."""
+    unpaired: Literal["refuse", "skip"] = "refuse"
+    """With --pair: samples that lack one of the two are faults, or with skip only counted, as train leaves them out."""
     decode: bool = False
     """Decode every image fully."""
     workers: int = 0
@@ -49,20 +56,41 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: give a number of threads, or 0 for one a core.")
 
-    from fastvicreg.pipelines.sources import splits_of
+    from fastvicreg.pipelines.pairs.config import PairConfig
+
+    pairs = PairConfig(pair=options.pair, unpaired=options.unpaired) if options.pair else None
+    if pairs is not None:
+        pairs.check()
+        if options.image:
+            raise UserError(
+                f"--image {options.image}: --pair {' '.join(options.pair)} names the members; leave it out."
+            )
 
     with watching(options.stall_timeout) as watch:
         watch("opening the data", factor=FIRST)
-        splits = splits_of(_here(options.data, options.stall_timeout))
-        for note in splits.notes:
-            print(note)
-        paths = [part.path for part in splits.parts] or [splits.root]
-        reports = [_verify(path, options, watch) for path in paths]
+        here = _here(options.data, options.stall_timeout)
+        paths = _splits(here) if pairs is None else _paired_splits(here)
+        reports = [_verify(path, options, pairs, watch) for path in paths]
     if options.json:
         from fastvicreg.provenance import document, write_json
 
         write_json(options.json, document("verify", [row(report) for report in reports], 1))
     return 1 if any(report.findings for report in reports) else 0
+
+
+def _splits(data: str | Path) -> list[Path]:
+    from fastvicreg.pipelines.sources import splits_of
+
+    splits = splits_of(data)
+    for note in splits.notes:
+        print(note)
+    return [part.path for part in splits.parts] or [splits.root]
+
+
+def _paired_splits(data: str | Path) -> list[Path]:
+    from fastvicreg.pipelines.pairs.source import pair_splits
+
+    return [part for part in pair_splits(data) if part is not None]
 
 
 def _here(path: str, stall: float) -> str | Path:
@@ -85,7 +113,8 @@ def _here(path: str, stall: float) -> str | Path:
     return found.path
 
 
-def _verify(path: Path, options: VerifyOptions, watch: Watchdog) -> Report:
+def _verify(path: Path, options: VerifyOptions, pairs: PairConfig | None, watch: Watchdog) -> Report:
+    from fastvicreg.pipelines.pairs.check import verify_pairs
     from fastvicreg.pipelines.verify import verify_dataset
     from fastvicreg.show.progress import WalkProgress
 
@@ -95,9 +124,9 @@ def _verify(path: Path, options: VerifyOptions, watch: Watchdog) -> Report:
 
     watch(f"opening {path}", factor=FIRST)
     with WalkProgress("verifying", "faults") as progress:
-        report = verify_dataset(
+        check = partial(verify_dataset, image=options.image) if pairs is None else partial(verify_pairs, config=pairs)
+        report = check(
             path,
-            image=options.image,
             label=options.label,
             decode=options.decode,
             workers=options.workers,

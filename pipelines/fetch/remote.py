@@ -6,7 +6,6 @@ seconds counts as failed, so that no wait is without end.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch.hub import HubRanges
+from fastvicreg.pipelines.fetch.systems import (
+    HUB,
+    WEB,
+    checksum,
+    content_tag,
+    open_system,
+    pinned,
+    reason,
+    tells_of_other_content,
+    within,
+)
 from fastvicreg.pipelines.fetch.wanted import is_data, is_wanted
 from fastvicreg.pipelines.ordered import in_order
 from fastvicreg.pipelines.patterns import braces
@@ -23,10 +34,8 @@ STALL = 60.0
 """Seconds that a request may take: of a range of ``download.CHUNK`` bytes."""
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each repetition."""
-TRANSIENT = frozenset({408, 425, 429})
-"""HTTP's answers below 500 that another time may be others."""
-OTHER_CONTENT = 412
-"""HTTP's answer where the file is not the one of the ETag that was sent along."""
+TAGS = ("ETag", "etag", "blob_id")
+"""What file systems call that which changes with the content."""
 TIMES = ("LastModified", "Last-Modified", "last_modified", "mtime", "updated")
 """What file systems call the time of the last change."""
 DESCRIBED = 8
@@ -44,7 +53,7 @@ class RemoteFile(NamedTuple):
     size: int
     state: str  # changes with the content, where the other side tells of that
     checksum: tuple[str, str] | None  # (algorithm of hashlib, hexadecimal digest)
-    etag: str = ""  # of a web server that tells one which stands for the very bytes
+    etag: str = ""  # stands for the very bytes: see ``systems.content_tag``
 
 
 class Remote:
@@ -55,27 +64,17 @@ class Remote:
 
         ``UserError`` where there is no such protocol, or its package is missing.
         """
-        try:
-            import fsspec
-            from fsspec.asyn import AsyncFileSystem
-        except ImportError as error:
-            raise UserError(f"{address} needs fsspec ({error}): pip install 'fastvicreg[remote]'.") from error
         self.address = address
         self._protocol = address.partition("://")[0]
-        try:
-            self._system: Any
-            self._system, self._path = fsspec.core.url_to_fs(address)
-        except ImportError as error:
-            raise UserError(f"{address}: {error}; install it beside 'fastvicreg[remote]'.") from error
-        except ValueError as error:
-            raise UserError(f"{address}: {error}; give https://, s3://, gs:// or hf://.") from error
-        self._asynchronous = isinstance(self._system, AsyncFileSystem)
         self._patience = patience or math.inf
         self._timeout = min(STALL, self._patience / 4)
+        self._system, self._path = open_system(address, self._timeout)
+        self._hub = HubRanges(self._system) if self._protocol in HUB else None
         self._unmatched: set[str] = set()
 
     def files(self) -> list[RemoteFile]:
         """The files that the address names, or that lie below it, sorted; ``UserError`` where there are none."""
+        self._system.invalidate_cache()  # fsspec gives the same one, with its lists, to each who asks
         found: dict[str, str] = {}
         for path in braces(self._path):
             found.update(self._named(path))
@@ -117,13 +116,13 @@ class Remote:
             )
 
     def _range(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """One request; of a web server by the file's ETag, so that the bytes of another content do not come."""
+        """One request; by the file's tag where it has one, so that the bytes of another content do not come."""
         if not file.etag or file.path in self._unmatched:
             return self._call("cat_file", file.path, start=start, end=end)
         try:
-            return self._call("cat_file", file.path, start=start, end=end, headers={"If-Match": file.etag})
+            return self._call("cat_file", file.path, start=start, end=end, **pinned(self._protocol, file.etag))
         except Exception as error:  # each file system raises errors of its own library
-            if getattr(error.__cause__ or error, "status", None) != OTHER_CONTENT:
+            if not tells_of_other_content(self._protocol, error):
                 raise
         self.require_same(file)
         self._unmatched.add(file.path)  # the same file for all that the server tells: it compares otherwise
@@ -134,7 +133,7 @@ class Remote:
         if any(sign in path for sign in "*["):
             matches = self._patiently(lambda: self._call("glob", path), self.address)
             return _below(self._base(path), matches)
-        name = PurePosixPath(urlsplit(path).path if self._protocol in ("http", "https") else path).name
+        name = PurePosixPath(urlsplit(path).path if self._protocol in WEB else path).name
         if is_data(name):
             return {path: name}
         return _below(path.rstrip("/") + "/", self._patiently(lambda: self._call("find", path), self.address))
@@ -147,27 +146,30 @@ class Remote:
 
     def described(self, path: str, name: str) -> RemoteFile:
         """What its server says of a file now."""
-        info = self._patiently(lambda: self._call("info", path), path)
+        address = path if "://" in path else f"{self._protocol}://{path}"
+        info = self._patiently(lambda: self._call("info", path), address)
         size = info.get("size")
         if size is None:
-            raise UserError(f"{path}: the server does not tell the file's size: download it by other means.")
+            raise UserError(f"{address}: the server does not tell the file's size: download it by other means.")
         if info.get("partial") is False:
-            raise UserError(f"{path}: the server gives no ranges of a file: download it by other means.")
-        told = str(info.get("ETag") or info.get("etag") or "")
-        etag = told.strip('"')
+            raise UserError(f"{address}: the server gives no ranges of a file: download it by other means.")
+        if info.get("type") == "directory":
+            raise UserError(f"{address} is a folder that is named as a file: give {address}/*.")
+        etag = next((str(info[key]).strip('"') for key in TAGS if info.get(key)), "")
         time_ = str(next((info[key] for key in TIMES if info.get(key)), ""))
-        address = path if "://" in path else f"{self._protocol}://{path}"
-        strong = told if self._protocol in ("http", "https") and told.startswith('"') else ""
         state = f"{size} {etag} {time_}".strip()
-        return RemoteFile(address, path, name, int(size), state, _checksum(info, etag), strong)
+        tag = content_tag(self._protocol, info)
+        return RemoteFile(address, path, name, int(size), state, checksum(info, etag), tag)
 
     def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        if self._asynchronous:
+        if self._hub is not None and method == "cat_file":
+            return self._hub.cat_file(*arguments, **named, timeout=self._timeout)
+        if getattr(self._system, "async_impl", False):
             from fsspec.asyn import sync
 
             call = getattr(self._system, f"_{method}")
             return sync(self._system.loop, call, *arguments, timeout=self._timeout, **named)
-        return getattr(self._system, method)(*arguments, **named)
+        return within(self._timeout, lambda: getattr(self._system, method)(*arguments, **named))
 
     def _patiently(self, call: Callable[[], Result], what: str) -> Result:
         """What ``call`` gives, tried again after each of ``PAUSES``; ``UserError`` with its last reason."""
@@ -179,7 +181,7 @@ class Remote:
             except UserError:
                 raise
             except Exception as error:  # each file system raises errors of its own library
-                why, final = _reason(error, self._timeout)
+                why, final = reason(self._protocol, error, self._timeout)
             if final:
                 raise UserError(f"cannot read {what}: {why}.")
             pause = next(pauses, None)
@@ -193,37 +195,3 @@ def _below(base: str, paths: Iterable[object]) -> dict[str, str]:
     """{path: name below ``base``} of those that are wanted."""
     names = {str(path): str(path).removeprefix(base) for path in paths}
     return {path: name for path, name in names.items() if is_wanted(name)}
-
-
-def _reason(error: BaseException, timeout: float) -> tuple[str, bool]:
-    """(what went wrong, whether trying again would not help)."""
-    cause = error.__cause__ or error
-    status = getattr(cause, "status", None)
-    if isinstance(status, int) and status >= 400:
-        return (
-            f"the server answers {status} {getattr(cause, 'message', '')}".strip(),
-            status < 500 and status not in TRANSIENT,
-        )
-    if isinstance(error, TimeoutError | asyncio.TimeoutError) or "Timeout" in type(error).__name__:
-        return f"nothing came for {timeout:g} s", False
-    if isinstance(error, PermissionError):
-        return f"access is denied ({error})", True
-    if isinstance(error, FileNotFoundError) and not _unreachable(cause):
-        return "there is no such file", True
-    return " ".join(str(cause).split()) or type(cause).__name__, isinstance(error, NotImplementedError | ImportError)
-
-
-def _unreachable(cause: BaseException) -> bool:
-    """Whether a file that was not found may be there, but the connection is not: fsspec's web client says no more."""
-    other = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
-    return other or type(cause).__module__.startswith("aiohttp")
-
-
-def _checksum(info: dict[str, Any], etag: str) -> tuple[str, str] | None:
-    """What the other side says of the whole content: S3's ETag of one part, the hub's SHA-256."""
-    large = info.get("lfs")
-    sha256 = large.get("sha256") if isinstance(large, dict) else getattr(large, "sha256", None)
-    if isinstance(sha256, str):
-        return "sha256", sha256
-    whole = "StorageClass" in info and len(etag) == 32 and set(etag) <= set("0123456789abcdef")
-    return ("md5", etag) if whole else None

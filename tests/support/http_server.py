@@ -29,7 +29,9 @@ class Website:
     stall: float = 3.0
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class Handler(SimpleHTTPRequestHandler):
+    """Of a plain web server."""
+
     protocol_version = "HTTP/1.1"
     # The head and the body are two writes: the second would wait 40 ms for the first to be acknowledged.
     disable_nagle_algorithm = True
@@ -45,6 +47,10 @@ class _Handler(SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             return super().do_GET()  # a listing, or 404
+        return self.send_file(path)
+
+    def send_file(self, path: Path) -> None:
+        """The file or a range of it, unless the next failure is due."""
         failure = self.site.failures.pop(0) if self.site.failures else None
         if isinstance(failure, int):
             return self.send_error(failure)
@@ -59,7 +65,7 @@ class _Handler(SimpleHTTPRequestHandler):
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             start, end = int(first), min(int(last) + 1 if last else size, size)
         self.send_response(206 if wanted else 200)
-        self._describe(path, end - start)
+        self.describe(path, end - start)
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
@@ -79,11 +85,12 @@ class _Handler(SimpleHTTPRequestHandler):
         if not path.is_file():
             return super().do_HEAD()
         self.send_response(200)
-        self._describe(path, path.stat().st_size)
+        self.describe(path, path.stat().st_size)
         self.end_headers()
         return None
 
-    def _describe(self, path: Path, size: int) -> None:
+    def describe(self, path: Path, size: int) -> None:
+        """The headers that go with a file, ``size`` bytes of which come."""
         status = path.stat()
         self.send_header("Content-Length", str(size))
         self.send_header("Content-Type", "application/octet-stream")
@@ -106,10 +113,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[Website]:
-    """``root`` at ``Website.address`` on this machine."""
-    site = Website(root)
-    server = _Server(("127.0.0.1", 0), partial(_Handler, site))
+def serving(root: Path, handler: type[Handler] = Handler, site: Website | None = None) -> Iterator[Website]:
+    """``root`` at ``Website.address`` on this machine, as ``site`` where one is given."""
+    site = site or Website(root)
+    server = _Server(("127.0.0.1", 0), partial(handler, site))
     site.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

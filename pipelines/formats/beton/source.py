@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastvicreg.errors import DamagedError
-from fastvicreg.pipelines.classes import numbered
+from fastvicreg.pipelines.classes import numbered, unlabelled_in_words
 from fastvicreg.pipelines.formats.beton.layout import RAW, Layout, read_layout, stored_size
 from fastvicreg.pipelines.formats.dataset import Elsewhere, Finding
 from fastvicreg.pipelines.formats.hints import PageHints
@@ -54,9 +54,11 @@ class BetonSource:
         self._raw = image["mode"] == RAW
         label_N, note = self.layout.labels(keys.label)
         self._label = np.ascontiguousarray(label_N)
-        self.notes: tuple[str, ...] = (note,) if note else ()
         self.elsewhere: Elsewhere | None = None  # where the samples are, if not in the file
         self.classes: tuple[str, ...] = self.manifest.classes if self.manifest else numbered(self._label)
+        unlabelled = unlabelled_in_words(self._label, self.classes)
+        notes = (note, f"{self.path}: {unlabelled}" if unlabelled else "")
+        self.notes: tuple[str, ...] = tuple(filter(None, notes))
 
     def __len__(self) -> int:
         return len(self._start)

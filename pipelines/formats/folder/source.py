@@ -79,7 +79,10 @@ class FolderSource:
         kind = next((kind for kind in self.passed.counts if kind in ARCHIVES), None)
         if kind is None:
             return ""
-        return f"; unpack such files first: {ARCHIVES[kind]} {self.path / self.passed.first[kind]}"
+        tool = f"{ARCHIVES[kind]} {self.path / self.passed.first[kind]}"
+        return (
+            f"; unpack such files first ({tool}), or convert tar files as they are: fastvicreg convert {self.path} DST"
+        )
 
     def __len__(self) -> int:
         return len(self._files)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from fastvicreg.errors import DamagedError, UserError
+from fastvicreg.pipelines.classes import unlabelled_in_words
 from fastvicreg.pipelines.decode import DecodeError, image_size
 from fastvicreg.pipelines.formats.dataset import Elsewhere, Finding
 from fastvicreg.pipelines.formats.hints import PageHints
@@ -76,6 +77,8 @@ class ShardSource:
         if layout.members.others and not self.classes and not (self._label >= 0).any():
             there = ", ".join(f".{one}" for one in layout.members.others[:SHOWN])
             yield f"{self.path}: no labels among the members {there} (--label KEY or --label json:FIELD names some)"
+        elif told := unlabelled_in_words(self._label, self.classes):
+            yield f"{self.path}: {told}"
 
     def _walked(self, layout: ShardLayout) -> Iterator[str]:
         """A word on what it took to find the samples, where it took long."""

@@ -108,7 +108,7 @@ def test_a_file_that_is_cut_while_it_is_open_is_a_fault_not_the_end_of_the_proce
 @pytest.mark.parametrize(
     ("fields", "label", "note"),
     [
-        ({"image": 2, "label": 1}, "label", ""),
+        ({"image": 2, "label": 1}, "label", "no labels: 11 to 11 are no class numbers"),
         ({"idx": 1, "image": 2, "target": 1}, "target", "the labels are the field 'target', not 'idx'"),
         ({"image": 2, "Index": 1, "Y": 1}, "Y", "the labels are the field 'Y', not 'Index'"),
         ({"image": 2, "class": 1, "label": 1}, "label", "the labels are the field 'label', not 'class'"),
