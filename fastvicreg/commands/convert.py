@@ -66,6 +66,9 @@ class ConvertOptions:
     label: str = ""
     """What holds the class, where its name does not tell: a member of tar shards (cls, txt, json:FIELD), a field of a
     .beton, a column of parquet files. Names get numbers in sorted order."""
+    val_labels: str | None = None
+    """Labels of validation images that lie flat: ImageNet's ground truth, lines of "file label", CSV or JSON. Of SRC's
+    validation split, or of all of a SRC without splits."""
     page_size: int = 8
     """MiB a page: a power of two, 2 to 2048 (beton)."""
     shard_size: int = 256
@@ -153,7 +156,8 @@ def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions
     from fastvicreg.pipelines.convert.parts import jobs_of
 
     watch("opening the data", factor=FIRST)
-    jobs, notes = jobs_of(source, options.dst, settings, append=options.append)
+    label_file = Path(options.val_labels) if options.val_labels else None
+    jobs, notes = jobs_of(source, options.dst, settings, append=options.append, label_file=label_file)
     for note in notes:
         print(note)
     summaries = []
@@ -192,6 +196,7 @@ def _convert(job: Job, settings: Settings, options: ConvertOptions, watch: Watch
                 workers=options.workers,
                 max_skipped=options.max_skipped,
                 numbered_like=job.numbered_like,
+                label_file=job.label_file,
                 stall=options.stall_timeout or NEVER,
                 on_progress=told,
             )

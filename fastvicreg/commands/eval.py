@@ -37,6 +37,8 @@ class EvalOptions:
     """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
     val_data: str | None = None
     """Labelled images to classify, where they do not lie in --data as val/ or test/."""
+    val_labels: str | None = None
+    """Labels of validation images that lie flat, as for train; default: as the run was trained, on its own data."""
     image: str | None = None
     """What holds the image, as for train; default: as the run was trained."""
     label: str | None = None

@@ -38,6 +38,7 @@ class Evaluation:
     run: str | None = None
     data: str | None = None
     val_data: str | None = None
+    val_labels: str | None = None
     image: str | None = None
     label: str | None = None
     robustness: tuple[str, ...] = ()
@@ -182,6 +183,7 @@ def _scored(
 def _features_subject(asked: Evaluation) -> Opened:
     assert asked.features is not None
     of_runs = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
+    of_runs["--val-labels"] = asked.val_labels
     of_runs["--encoder"] = None if asked.encoder == "a" else asked.encoder
     for flag, value in {**of_runs, "--arch": asked.arch, "--stem": asked.stem}.items():
         if value is not None:
@@ -203,7 +205,9 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
     if asked.data is not None:
         config = replace(config, data=replace(config.data, data=asked.data, val_data=None, val_labels=None))
     if asked.val_data is not None:
-        config = replace(config, data=replace(config.data, val_data=asked.val_data))
+        config = replace(config, data=replace(config.data, val_data=asked.val_data, val_labels=None))
+    if asked.val_labels is not None:
+        config = replace(config, data=replace(config.data, val_labels=asked.val_labels))
     keys = {name: key for name, key in (("image", asked.image), ("label", asked.label)) if key is not None}
     config = replace(config, data=replace(config.data, **keys))
     if config.pair.pair or takes(config.encoder) != "images":

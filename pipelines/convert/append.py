@@ -46,6 +46,7 @@ def append_dataset(
     commit_seconds: float = 5.0,
     max_skipped: str = "",
     numbered_like: Path | None = None,
+    label_file: Path | None = None,
     stall: float = LIMIT,
     replaced: Replaced = "refuse",
 ) -> Summary:
@@ -67,7 +68,7 @@ def append_dataset(
     finish_interrupted(target)
     before = _converted(target, settings)
     source_path = one_dataset(source_path, "convert")
-    source, spool = opened(source_path, settings, numbered_like)
+    source, spool = opened(source_path, settings, numbered_like, label_file)
     stored = open_source(target)
     assert isinstance(stored, BetonSource | ShardSource)
     whole = isinstance(stored, BetonSource)
@@ -80,7 +81,7 @@ def append_dataset(
         return _nothing_new(target, before, stored)
     order_N = np.arange(len(extended)) if extended.whole else shuffled(settings.seed, len(extended))
     names = names_of(extended)
-    command = command_of(names, len(extended), source_path, settings)
+    command = command_of(names, len(extended), source_path, settings, label_file)
     if taken:
         command["replaced"] = f"{len(taken)} files, {xxh3_64_hexdigest(repr(sorted(taken)).encode())}"
     command["appended_to"] = f"{before.index_hash:016x}"

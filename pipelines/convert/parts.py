@@ -26,12 +26,20 @@ class Job(NamedTuple):
     source: Path
     target: Path
     numbered_like: Path | None = None  # the converted training split, whose class numbers the others take
+    label_file: Path | None = None  # what labels its images, where their names do not
 
 
 def jobs_of(
-    source: str | Path, target: str | Path, settings: Settings, *, append: bool = False
+    source: str | Path,
+    target: str | Path,
+    settings: Settings,
+    *,
+    append: bool = False,
+    label_file: Path | None = None,
 ) -> tuple[list[Job], list[str]]:
     """(what is still to be converted, what a person should know of it).
+
+    ``label_file`` is for the validation split, or for all of a source without splits.
 
     Of several splits each is written into the folder ``target``, which is made; those that an interrupted call with
     the same settings has completed are left out, unless they are to ``append`` to. ``UserError`` where ``target`` does
@@ -41,10 +49,15 @@ def jobs_of(
     target = Path(target)
     splits = splits_of(source)
     notes = list(splits.notes)
+    if label_file is not None and splits.parts and splits.validation is None:
+        raise UserError(
+            f"--val-labels {label_file}: {splits.root} has no validation split: it holds "
+            f"{' and '.join(part.name for part in splits.parts)} alone."
+        )
     if len(splits.parts) < 2:
         if splits.parts:
             notes.append(f"converting {splits.train}, the only split of {splits.root}")
-        return [Job("", splits.train, target)], notes
+        return [Job("", splits.train, target, label_file=label_file)], notes
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     names = [part.name for part in splits.parts]
     if target.suffix in FILES:
@@ -61,7 +74,13 @@ def jobs_of(
         raise UserError(f"{target} lies inside its own source {splits.root}: write it elsewhere.")
     training = target / f"{names[0]}{build.ending}" if names[0] in TRAIN else None
     jobs = [
-        Job(part.name, part.path, target / f"{part.name}{build.ending}", training if at else None)
+        Job(
+            part.name,
+            part.path,
+            target / f"{part.name}{build.ending}",
+            training if at else None,
+            label_file if part.path == splits.validation else None,
+        )
         for at, part in enumerate(splits.parts)
     ]
     missing = [job for job in jobs if append or not _complete(job, settings)]

@@ -22,7 +22,7 @@ from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
-from fastvicreg.pipelines.sources.labelled import numbered_as
+from fastvicreg.pipelines.sources.labelled import label_by_file, numbered_as
 from fastvicreg.registry import resolve
 from fastvicreg.stalls import LIMIT
 
@@ -50,6 +50,7 @@ def convert_dataset(
     commit_seconds: float = 5.0,
     max_skipped: str = "",
     numbered_like: Path | None = None,
+    label_file: Path | None = None,
     stall: float = LIMIT,
 ) -> Summary:
     """Write the dataset ``source_path`` to ``target``, with its manifest beside the file or in the folder.
@@ -59,7 +60,8 @@ def convert_dataset(
     encoded samples, of raw ones 4 a thread. Parquet's images are written out first where the format shuffles them.
     ``max_skipped`` ends it once more samples are skipped than that number, or share such as "1%". Continued, it tries
     skipped samples again.
-    Classes whose names the converted dataset ``numbered_like`` has too get its numbers.
+    Classes whose names the converted dataset ``numbered_like`` has too get its numbers; ``label_file`` labels images
+    whose names do not (``label_by_file``).
     ``UserError`` for a mistake or a full disk; ``StalledError`` where samples give nothing for ``stall`` seconds.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
@@ -68,10 +70,10 @@ def convert_dataset(
     build = cast("type[Writer]", resolve("format", settings.format, FORMATS))
     refuse_target(source_path, target, build.ending)
     source_path = one_dataset(source_path, "convert")
-    source, spool = opened(source_path, settings, numbered_like)
+    source, spool = opened(source_path, settings, numbered_like, label_file)
     order_N = shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     names = names_of(source)
-    command = command_of(names, len(source), source_path, settings)
+    command = command_of(names, len(source), source_path, settings, label_file)
     try:
         with closing(Workspace(target, command, names)) as work:
             if spool is not None and build.shuffled:
@@ -88,19 +90,21 @@ def convert_dataset(
 
 
 def opened(
-    path: Path, settings: Settings, numbered_like: Path | None
+    path: Path, settings: Settings, numbered_like: Path | None, label_file: Path | None
 ) -> tuple[Source, Callable[[Path], Iterator[int]] | None]:
     """(the source, how its images are written out where they are read fast in their order alone)."""
     source = open_source(path, to_rgb=settings.to_rgb, image=settings.image, label=settings.label, sequential=True)
     spool = source.spool if isinstance(source, Spooled) and not source.random else None
-    if numbered_like is None:
-        return source, spool
-    return numbered_as(source, read_manifest(manifest_path(numbered_like)).classes), spool
+    classes = read_manifest(manifest_path(numbered_like)).classes if numbered_like else ()
+    if label_file is not None:
+        return label_by_file(source, label_file, classes), spool
+    return numbered_as(source, classes) if numbered_like else source, spool
 
 
-def command_of(names: bytes, samples: int, path: Path, settings: Settings) -> dict[str, Any]:
+def command_of(names: bytes, samples: int, path: Path, settings: Settings, label_file: Path | None) -> dict[str, Any]:
     """All that decides the written bytes, the source's content excepted."""
-    return {
+    labelled = {} if label_file is None else {"val_labels": xxh3_64_hexdigest(label_file.read_bytes())}
+    return labelled | {
         "source": str(path.resolve()),
         "samples": samples,
         "names": xxh3_64_hexdigest(names),

@@ -67,15 +67,30 @@ def numbered_as(source: Source, classes: tuple[str, ...]) -> Source:
 def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) -> LabelledSource:
     """``source`` with the labels that ``file`` gives, numbered as in ``classes`` (none: as they come, sorted).
 
-    ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
+    Without classes numbers are their own in their order, or where the development kit lies beside the file its WordNet
+    ids. ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
     """
     file = Path(file)
     label_by_index = _read(file, source)
     found = [label_by_index.get(index, "") for index in range(len(source))]
     if not any(found):
         raise UserError(f"--val-labels {file} names none of the images, such as {source.name(0)}.")
-    classes = classes or tuple(sorted({label for label in found if label}))
+    if not classes:
+        found, classes = _named(found, file)
     return LabelledSource(source, _numbers(found, classes, file), classes)
+
+
+def _named(labels: list[str], file: Path) -> tuple[list[str], tuple[str, ...]]:
+    """(labels, the classes that they name): numbers become WordNet ids where the development kit tells them."""
+    given = {label for label in labels if label}
+    if not all(label.isdecimal() for label in given):
+        return labels, tuple(sorted(given))
+    if "0" in given or _meta(file) is None:
+        return labels, tuple(sorted(given, key=int))
+    names, last = _development_kit(file), max(map(int, given))
+    # The kit goes on with groups of classes, which no image has.
+    classes = tuple(sorted(name for number, name in names.items() if number <= last))
+    return [names.get(int(label), "") if label else "" for label in labels], classes
 
 
 def _numbers(labels: list[str], classes: tuple[str, ...], file: Path) -> list[int]:
@@ -94,9 +109,13 @@ def _numbers(labels: list[str], classes: tuple[str, ...], file: Path) -> list[in
     return [place.get(names.get(int(label), ""), -1) if label else -1 for label in labels]
 
 
+def _meta(file: Path) -> Path | None:
+    return next((file.parent / name for name in META if (file.parent / name).is_file()), None)
+
+
 def _development_kit(file: Path) -> Mapping[int, str]:
     """{ILSVRC2012_ID: WordNet id}; ``UserError`` where there is no meta.mat beside ``file``."""
-    meta = next((file.parent / name for name in META if (file.parent / name).is_file()), None)
+    meta = _meta(file)
     if meta is None:
         raise UserError(
             f"--val-labels {file} counts from 1, and class numbers count from 0: give the classes' names, or put the "

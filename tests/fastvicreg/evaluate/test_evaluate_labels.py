@@ -90,9 +90,14 @@ def test_eval_takes_other_data_and_checkpoints_and_refuses_what_means_nothing(
     other = split(tmp_path / "other", class0=2, class1=3)
     assert "of 5 images" in answer("--val-data", str(other))[1]
 
+    (tmp_path / "labels.txt").write_text("class1\nclass0\nclass1\n")
+    known = ("--val-data", str(split(tmp_path / "unsorted", unsorted=3)), "--val-labels", str(tmp_path / "labels.txt"))
+    assert "of 3 images" in answer(*known)[1]
+
     flat, renamed = split(tmp_path / "flat", flat=3), split(tmp_path / "renamed", class0=1, other=1)
     for arguments, says in (
         (("--val-data", str(flat)), "3 of the 3 images"),
+        (("--val-data", str(other), *known[2:]), "has 3 labels in lines of their own for 5 images"),
         (("--val-data", str(renamed)), "'other' only in"),
         (("--val-data", str(split(tmp_path / "one", class0=2))), "one class, 'class0'"),
         (("--data", str(other)), "no validation images"),

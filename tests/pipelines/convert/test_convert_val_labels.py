@@ -1,0 +1,130 @@
+"""``convert --val-labels``: flat validation images get their classes, under the training split's numbers."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from images import encoded, photo
+
+from fastvicreg.cli import main
+from fastvicreg.pipelines import open_source
+
+CLASSES = ("n01", "n02", "n03")
+LABELS = [2, 0, 1, 0]
+NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)]
+KIT = {1: "n03", 2: "n01", 3: "n02", 4: "n00_a_group"}
+"""ILSVRC2012_ID to WordNet id: ImageNet's own order is another than that of names."""
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    """train/ in class folders and val/ flat."""
+    root = tmp_path / "ILSVRC"
+    for number, name in enumerate(CLASSES):
+        (root / "train" / name).mkdir(parents=True)
+        (root / "train" / name / "0.JPEG").write_bytes(encoded(photo(number, 16, 16)))
+    (root / "val").mkdir()
+    for number, name in enumerate(NAMES):
+        (root / "val" / name).write_bytes(encoded(photo(10 + number, 16, 16)))
+    return root
+
+
+def ground_truth(folder: Path) -> Path:
+    """ImageNet's own: an id a line, counted from 1, which the development kit beside it tells."""
+    scipy_io = pytest.importorskip("scipy.io")
+    synsets = np.array(list(KIT.items()), [("ILSVRC2012_ID", "i4"), ("WNID", "O")])
+    scipy_io.savemat(folder / "meta.mat", {"synsets": synsets})
+    number = {name: number for number, name in KIT.items()}
+    file = folder / "ILSVRC2012_validation_ground_truth.txt"
+    file.write_text("".join(f"{number[CLASSES[label]]}\n" for label in LABELS))
+    return file
+
+
+def labels(path: Path) -> dict[str, str]:
+    source = open_source(path)
+    assert source.classes == CLASSES
+    return {Path(source.name(index)).name: source.classes[source.label(index)] for index in range(len(source))}
+
+
+EXPECTED = dict(zip(NAMES, [CLASSES[label] for label in LABELS], strict=True))
+
+
+@pytest.mark.parametrize("format", ["beton", "shards"])
+def test_a_flat_validation_split_is_labelled(imagenet: Path, tmp_path: Path, format: str) -> None:
+    file = ground_truth(tmp_path)
+    out = tmp_path / "out"
+    assert main(["convert", str(imagenet), str(out), "--format", format, "--val-labels", str(file)]) == 0
+    ending = ".beton" if format == "beton" else ""
+    found = open_source(out / f"val{ending}")
+    assert sorted(found.label(index) for index in range(len(found))) == sorted(LABELS)
+    assert open_source(out / f"train{ending}").classes == CLASSES
+    if format == "beton":
+        assert labels(out / "val.beton") == EXPECTED
+
+
+def test_a_tar_of_validation_images_alone_has_the_classes_of_the_development_kit(
+    imagenet: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as tar:
+        for name in NAMES:
+            tar.add(imagenet / "val" / name, name)
+    command = ["convert", str(tmp_path / "ILSVRC2012_img_val.tar"), str(tmp_path / "val.beton")]
+    assert main([*command, "--val-labels", str(ground_truth(tmp_path))]) == 0
+    assert sorted(labels(tmp_path / "val.beton").values()) == sorted(EXPECTED.values())
+
+
+def test_an_interrupted_conversion_goes_on_with_the_same_labels_alone(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastvicreg.pipelines.convert import run
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "labels.txt"
+    file.write_text("".join(f"{CLASSES[label]}\n" for label in LABELS))
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Conversion, "run", interrupted)
+        assert main(command) == 130
+    text = file.read_text()
+    file.write_text(text.replace("n03", "n01"))
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "val.beton.partial holds the unfinished conversion" in capsys.readouterr().err
+    file.write_text(text)
+    assert main(command) == 0
+    assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot read --val-labels"),
+        ("1\n2\n", "has 2 labels in lines of their own for 4 images"),
+        ("cat\ndog\ncat\ncat\n", "'cat' is no class of the training data"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_validation_split(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+) -> None:
+    file = tmp_path / "labels.txt"
+    if content:
+        file.write_text(content)
+    assert main(["convert", str(imagenet), str(tmp_path / "out"), "--val-labels", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "val.beton").exists()
+
+
+def test_labels_without_a_validation_split_are_refused(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (imagenet / "val").rename(tmp_path / "elsewhere")
+    code = main(["convert", str(imagenet), str(tmp_path / "out"), "--val-labels", str(tmp_path / "labels.txt")])
+    assert code == 2
+    assert "has no validation split: it holds train alone" in capsys.readouterr().err
