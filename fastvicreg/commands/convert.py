@@ -164,7 +164,13 @@ def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions
     for job in jobs:
         if job.split:
             job.target.parent.mkdir(exist_ok=True)
-        summaries.append(_convert(job, settings, options, watch))
+        try:
+            summaries.append(_convert(job, settings, options, watch))
+        except UserError:
+            if job.split:
+                with contextlib.suppress(OSError):  # it holds an earlier split, or what the same command continues
+                    job.target.parent.rmdir()
+            raise
         print("\n".join(lines(summaries[-1])))
     data = jobs[-1].target.parent if jobs[-1].split else summaries[-1].path
     print(f"next: fastvicreg train --pipeline {settings.pipeline} --data {data}   or: fastvicreg verify {data}")

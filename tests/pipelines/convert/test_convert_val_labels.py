@@ -119,6 +119,19 @@ def test_a_mistake_is_one_line_and_leaves_no_validation_split(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "val.beton").exists()
+    assert (tmp_path / "out" / "train.beton").exists()
+
+
+def test_a_mistake_in_the_first_split_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": encoded(photo(number, 16, 16)), "path": None} for number in range(4)]
+    (tmp_path / "hub").mkdir()
+    for split in ("train", "validation"):
+        table = arrow.table({"image": images, "animal": [0, 1, 0, 1]})
+        parquet.write_table(table, tmp_path / "hub" / f"x-{split}-00000-of-00001.parquet")
+    assert main(["convert", str(tmp_path / "hub"), str(tmp_path / "out"), "--label", "species"]) == 2
+    assert "--label species: x-train-00000-of-00001.parquet has no column" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_without_a_validation_split_are_refused(
