@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import os
@@ -112,6 +113,8 @@ def carry(config: TrainConfig, folder: Path, data: Datasets) -> dict[str, Any] |
     ``evaluation_views`` and ``evaluation_cpu_seconds``.
     """
     trained = train(config, folder)
+    # Parts of a run refer to each other: until they are collected its data stay mapped, run after run.
+    gc.collect()
     if trained.signal:
         return Stopped(trained.signal)
     figures: dict[str, Any] = {"diverged": trained.diverged}

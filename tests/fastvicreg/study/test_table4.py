@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 import signal
 import time
@@ -19,6 +21,7 @@ from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Batch, Terms
 from fastvicreg.errors import DivergedError
+from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.show.metrics import read
 from fastvicreg.study import runs
 from fastvicreg.study.budget import equal_steps, seconds_of
@@ -160,6 +163,25 @@ def test_a_diverged_run_is_told_of_and_does_not_end_the_study(
     assert study(images, tmp_path / "out") == 0
     assert all(figures(tmp_path / "out")[cell]["diverged"] == 1 for cell in ONLY)
     assert all(figures(tmp_path / "out")[cell]["collapsed"] for cell in ONLY)
+
+
+def test_a_finished_run_lets_go_of_its_data(images: Path, tmp_path: Path) -> None:
+    converted = tmp_path / "data.beton"
+    convert_dataset(images / "train", converted, Settings(page_size=1 << 21))
+    config = Table4(data=str(converted), val_data=str(converted), batch_size=8, workers=1, device="cpu").config(ONLY[0])
+    data = runs.labelled_data(config)
+
+    def held() -> int:
+        return sum(os.readlink(path) == str(converted) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+
+    gc.collect()
+    gc.disable()  # as where few objects are made between two runs
+    try:
+        before = held()
+        runs.carry(replace(config, run=replace(config.run, total_steps=2)), tmp_path / "run", data)
+        assert held() == before
+    finally:
+        gc.enable()
 
 
 def test_a_step_is_timed_with_its_data(images: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_mistake_in_the_first_split_leaves_no_folder(tmp_path: Path, capsys: p
         table = arrow.table({"image": images, "animal": [0, 1, 0, 1]})
         parquet.write_table(table, tmp_path / "hub" / f"x-{split}-00000-of-00001.parquet")
     assert main(["convert", str(tmp_path / "hub"), str(tmp_path / "out"), "--label", "species"]) == 2
-    assert "--label species: x-train-00000-of-00001.parquet has no column" in capsys.readouterr().err
+    assert "x-train-00000-of-00001.parquet has no column of numbers or text of that name" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
