@@ -9,7 +9,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.conversion import versions
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import FORMATS, Settings
-from fastvicreg.pipelines.convert.workspace import FILES
+from fastvicreg.pipelines.convert.workspace import FILES, sweep
 from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.manifest import manifest_path, read_manifest
 from fastvicreg.pipelines.sources import open_source, splits_of
@@ -84,6 +84,9 @@ def jobs_of(
         for at, part in enumerate(splits.parts)
     ]
     missing = [job for job in jobs if append or not _complete(job, settings)]
+    for job in jobs:
+        if job not in missing:
+            sweep(job.target)
     if not missing:
         raise UserError(f"{target} holds {', '.join(names)} already: delete it, or choose another name.")
     notes += [f"{job.target} is there already, complete" for job in jobs if job not in missing]

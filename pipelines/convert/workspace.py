@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Workspace:
             self._claim(command, names)
         except BaseException:
             self.close()
+            if os.path.lexists(target):
+                sweep(target)
             raise
 
     @property
@@ -161,9 +163,24 @@ def refuse_target(source: Path, target: Path, ending: str) -> None:
         raise UserError(f"{target} lies inside its own source {source}: write it elsewhere.")
 
 
+def sweep(target: Path) -> None:
+    """Remove what a kill between the last rename and the tidying after it has left beside a whole ``target``."""
+    folder = partial_of(target)
+    if not folder.is_dir() or (folder / "data").exists() or (folder / READY).exists():
+        return
+    with suppress(OSError):  # nobody may write here, or another process is at it
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(lock)
+
+
 def refuse_existing(target: Path) -> None:
     """``UserError`` where something has the final name already."""
     if os.path.lexists(target):
+        sweep(target)
         raise UserError(f"{target} exists: delete it, or choose another name.")
 
 

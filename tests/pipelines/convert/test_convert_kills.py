@@ -12,6 +12,7 @@ from random import Random
 import pytest
 from images import encoded, photo
 
+from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert import Progress, Settings, convert_dataset
 
 KILLS = 5 * int(os.environ.get("FASTVICREG_SOAK", "1"))
@@ -47,6 +48,8 @@ def test_killed_at_random_moments_it_continues_to_the_same_bytes(format: str, tm
                 kept += _journalled(target)
         if not target.exists():
             _convert(source, target, format)
+        with pytest.raises(UserError, match="exists: delete it"):  # which tidies up after a kill at the very end
+            convert_dataset(source, target, SETTINGS[format])
         assert _files(target) == whole
         assert not list(tmp_path.glob("*.partial"))
     print(f"{format}: {kills} kills of {number} conversions, {kept} of them with work done")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 from images import encoded, photo
 from mixed import SMALL, both, write_mixed
 
+from fastvicreg.cli import main
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines import open_source
-from fastvicreg.pipelines.convert import Progress, Settings, convert_dataset
+from fastvicreg.pipelines.convert import Progress, Settings, convert_dataset, workspace
 from fastvicreg.pipelines.convert.journal import ENTRY, Journal
 from fastvicreg.pipelines.manifest import manifest_path
 
@@ -202,6 +204,34 @@ def test_too_many_skipped_samples_end_it_and_the_work_is_kept(
 def test_a_limit_that_is_none_is_named(mixed: Path, tmp_path: Path, most: str) -> None:
     with pytest.raises(UserError, match=f"--max-skipped {most}: give a number"):
         convert_dataset(mixed, tmp_path / "x.beton", SMALL, max_skipped=most)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_kill_after_the_last_rename_leaves_nothing_behind_for_long(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], split: bool
+) -> None:
+    source, target = mixed, tmp_path / "data.beton"
+    if split:
+        source, target = tmp_path / "root", tmp_path / "out" / "train.beton"
+        (source / "train").mkdir(parents=True)
+        shutil.copytree(mixed, source / "train" / "a")
+        shutil.copytree(mixed, source / "val" / "a")
+    command = ["convert", str(source), str(target.parent if split else target)]
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workspace.shutil, "rmtree", killed)
+        assert main(command) == 130
+    left = target.with_name(f"{target.name}.partial")
+    assert sorted(path.name for path in left.iterdir()) == ["command.json", "journal", "lock", "names"]
+    whole = target.read_bytes()
+    capsys.readouterr()
+    assert main(command) == (0 if split else 2)
+    assert f"{target} {'is there already, complete' if split else 'exists: delete it'}" in "".join(capsys.readouterr())
+    assert target.read_bytes() == whole
+    assert not left.exists()
 
 
 def test_two_at_once_are_refused(mixed: Path, tmp_path: Path) -> None:
