@@ -21,6 +21,7 @@ from fastvicreg.pipelines.convert.changes import names_of, options_changed
 from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, NothingReadError, Progress, Summary
 from fastvicreg.pipelines.convert.extended import ExtendedSource
 from fastvicreg.pipelines.convert.journal import Journal
+from fastvicreg.pipelines.convert.labels import require_labels
 from fastvicreg.pipelines.convert.replaced import Replaced, replaced_in, require_unreplaced
 from fastvicreg.pipelines.convert.run import command_of, opened, refused, shuffled
 from fastvicreg.pipelines.convert.settings import Settings
@@ -57,8 +58,8 @@ def append_dataset(
     whole at any time but for the moment in which files are put into their places, which an identical call completes.
     ``replaced`` is what is done with files that were replaced since under their old names; shards cannot take them.
     The other arguments are ``convert_dataset``'s.
-    ``UserError`` for a mistake, a full disk, a process that reads ``target``, or such files where ``replaced`` refuses
-    them.
+    ``UserError`` for a mistake, a full disk, a process that reads ``target``, such files where ``replaced`` refuses
+    them, or labels of before that the source has not.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
     settings.check()
@@ -77,6 +78,7 @@ def append_dataset(
     require_unreplaced(names, source_path, target, shards=not whole, how=replaced)
     taken = others if replaced == "take" else {}
     extended = ExtendedSource(source, stored, before, whole=whole, replaced=taken)
+    require_labels(source, before, target, renumbers=whole and not extended.absent)
     if extended.same:
         return _nothing_new(target, before, stored)
     order_N = np.arange(len(extended)) if extended.whole else shuffled(settings.seed, len(extended))

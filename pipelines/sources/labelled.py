@@ -88,6 +88,8 @@ def _named(labels: list[str], file: Path) -> tuple[list[str], tuple[str, ...]]:
     if "0" in given or _meta(file) is None:
         return labels, tuple(sorted(given, key=int))
     names, last = _development_kit(file), max(map(int, given))
+    if strange := sorted(set(map(int, given)) - set(names)):
+        raise UserError(f"--val-labels {file} has the label {strange[0]}, which {_meta(file)} does not know.")
     # The kit goes on with groups of classes, which no image has.
     classes = tuple(sorted(name for number, name in names.items() if number <= last))
     return [names.get(int(label), "") if label else "" for label in labels], classes
