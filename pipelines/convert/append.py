@@ -67,6 +67,7 @@ def append_dataset(
     with unread(target):  # before all that takes long; held again once something is written
         pass
     finish_interrupted(target)
+    stamp = _stamp(target)
     before = _converted(target, settings)
     source_path = one_dataset(source_path, "convert")
     source, spool = opened(source_path, settings, numbered_like, label_file)
@@ -89,6 +90,9 @@ def append_dataset(
     command["appended_to"] = f"{before.index_hash:016x}"
     try:
         with closing(Workspace(target, command, names, replaces=True)) as work:
+            if _stamp(target) != stamp:  # only now does nobody else add to it
+                discard(target)
+                raise UserError(f"{target} was added to by another command meanwhile: run the same again.")
             if spool is not None and not extended.whole:
                 for size in spool(work.folder / "spool"):
                     on_progress(Progress(0, len(extended), size, 0))
@@ -125,6 +129,15 @@ def _converted(target: Path, settings: Settings) -> Manifest:
     if changed := options_changed(dict(manifest.settings), settings.recorded()):
         raise UserError(f"--append: {target} was converted otherwise ({changed}): give the same options again.")
     return manifest
+
+
+def _stamp(target: Path) -> tuple[int, int] | None:
+    """Another one when ``target`` has been added to; None where it has no manifest."""
+    try:
+        status = manifest_path(target).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _nothing_new(target: Path, before: Manifest, stored: StoredSource) -> Summary:
