@@ -9,6 +9,7 @@ which only the development kit's ``meta.mat`` beside it tells.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,8 @@ def _read(file: Path, source: Source) -> dict[int, str]:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read --val-labels {file}: {getattr(error, 'strerror', None) or error}.") from error
-    index_of = {_stem(source.name(index)): index for index in range(len(source))}
     if file.suffix.lower() == ".json":
-        return {index_of[stem]: label for stem, label in _json_pairs(file, text) if stem in index_of}
+        return _by_name(file, _json_pairs(file, text), source)
     rows = [[part.strip('"') for part in _SEPARATOR.split(line.strip())] for line in text.splitlines() if line.strip()]
     if all(len(row) == 1 for row in rows):
         if len(rows) != len(source):
@@ -146,7 +146,20 @@ def _read(file: Path, source: Source) -> dict[int, str]:
                 "each line the file's name too."
             )
         return dict(enumerate(row[0] for row in rows))
-    return {index_of[_stem(row[0])]: row[1] for row in rows if len(row) > 1 and _stem(row[0]) in index_of}
+    return _by_name(file, [(_stem(row[0]), row[1]) for row in rows if len(row) > 1], source)
+
+
+def _by_name(file: Path, pairs: list[tuple[str, str]], source: Source) -> dict[int, str]:
+    """{index: label}; ``UserError`` for a name that several images have."""
+    index_of = {_stem(source.name(index)): index for index in range(len(source))}
+    if len(index_of) < len(source):
+        held = Counter(_stem(source.name(index)) for index in range(len(source)))
+        if several := next((stem for stem, _ in pairs if held[stem] > 1), None):
+            raise UserError(
+                f"--val-labels {file} labels {several!r}, and {held[several]} images have that name without folder "
+                "and endings: give a label a line, in the order of the sorted names."
+            )
+    return {index_of[stem]: label for stem, label in pairs if stem in index_of}
 
 
 def _json_pairs(file: Path, text: str) -> list[tuple[str, str]]:

@@ -109,6 +109,22 @@ def test_numbers_that_the_development_kit_does_not_know_are_refused(
     assert f"has the label 7, which {tmp_path / 'meta.mat'} does not know" in capsys.readouterr().err
 
 
+def test_a_name_that_several_images_have_labels_none_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val").mkdir()
+    for number in range(3):
+        (tmp_path / "val" / f"img.{number}.jpg").write_bytes(encoded(photo(number, 16, 16)))
+    file = tmp_path / "labels.csv"
+    file.write_text("img.0.jpg,cat\nimg.1.jpg,dog\nimg.2.jpg,eel\n")
+    command = ["convert", str(tmp_path / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    assert main(command) == 2
+    assert "labels 'img', and 3 images have that name" in capsys.readouterr().err
+    file.write_text("cat\ndog\neel\n")
+    assert main(command) == 0
+    assert open_source(tmp_path / "val.beton").classes == ("cat", "dog", "eel")
+
+
 @pytest.mark.parametrize(
     ("content", "said", "begun"),
     [
