@@ -77,13 +77,15 @@ class ViewLoader:
         Raises:
             UserError: there is nothing to read, it is being added to, or an argument outside its range.
         """
-        source = open_source(data) if isinstance(data, str | Path) else data
-        if isinstance(recipe, str):
-            recipe = named_recipe(recipe, small_size=small_size, num_views=num_views)
-        plan = train_plan(len(source), seed=seed, recipe=recipe, image_size=image_size, epochs=epochs, shuffle=shuffle)
-        self.classes = source.classes
-        self._reading = Reading(*([data] if isinstance(data, str | Path) else []))
+        self._reading = Reading(*([data] if isinstance(data, str | Path) else []))  # before it is opened
         try:
+            source = open_source(data) if isinstance(data, str | Path) else data
+            if isinstance(recipe, str):
+                recipe = named_recipe(recipe, small_size=small_size, num_views=num_views)
+            plan = train_plan(
+                len(source), seed=seed, recipe=recipe, image_size=image_size, epochs=epochs, shuffle=shuffle
+            )
+            self.classes = source.classes
             self._engine = build_engine(
                 pipeline,
                 source,

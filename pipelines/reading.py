@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,22 +18,35 @@ from fastvicreg.pipelines.manifest import manifest_path
 
 
 class Reading:
-    """Hold converted data against additions, until ``close`` or until this process ends."""
+    """Hold converted data against additions, until ``close``, until nobody has it, or until this process ends."""
 
     def __init__(self, *data: str | Path) -> None:
         """``UserError`` where one of ``data`` is being added to. What has no manifest is not held: it cannot be."""
         self._held: list[int] = []
+        self._end = weakref.finalize(self, _let_go, self._held)
         for path in data:
             with suppress(OSError):  # elsewhere, a pattern, or without a manifest
-                self._held.append(os.open(manifest_path(path), os.O_RDONLY | os.O_CLOEXEC))
-                if not _locked(self._held[-1], fcntl.LOCK_SH):
-                    self.close()
-                    raise UserError(f"{path} is being added to at this moment: wait for convert --append.")
+                self._hold(path)
+
+    def _hold(self, path: str | Path) -> None:
+        manifest = manifest_path(path)
+        while True:
+            self._held.append(os.open(manifest, os.O_RDONLY | os.O_CLOEXEC))
+            if not _locked(self._held[-1], fcntl.LOCK_SH):
+                self.close()
+                raise UserError(f"{path} is being added to at this moment: wait for convert --append.")
+            if os.path.samestat(os.fstat(self._held[-1]), os.stat(manifest)):
+                return
+            os.close(self._held.pop())  # an addition has put another in its place since it was opened
 
     def close(self) -> None:
         """Let others add to the data."""
-        while self._held:
-            os.close(self._held.pop())
+        self._end()
+
+
+def _let_go(held: list[int]) -> None:
+    while held:
+        os.close(held.pop())
 
 
 @contextmanager

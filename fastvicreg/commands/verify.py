@@ -59,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     from fastvicreg.pipelines.pairs.config import PairConfig
 
     pairs = PairConfig(pair=options.pair, unpaired=options.unpaired) if options.pair else None
+    if pairs is None and options.unpaired != "refuse":
+        raise UserError(f"--unpaired {options.unpaired} goes with --pair: give the two modalities, or leave it out.")
     if pairs is not None:
         pairs.check()
         if options.image:

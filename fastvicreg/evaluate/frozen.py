@@ -213,9 +213,13 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
     if config.pair.pair or takes(config.encoder) != "images":
         if asked.robustness:
             raise UserError(f"--robustness {asked.robustness[0]}: {asked.run} is of pairs; leave it out.")
+        if asked.val_labels:
+            raise UserError(f"--val-labels {asked.val_labels}: {asked.run} is of pairs; leave it out.")
         subject, data = open_paired(trained, config, asked, protocol, told)
         return Opened(subject, _facts(asked, trained, data), _passed_over(trained), config)
     own = _own_data(protocol, config)
+    if own is not None and asked.val_labels:
+        raise UserError(f"--val-labels {asked.val_labels}: this protocol's layout has labels of its own; leave it out.")
     data, allowed_A = (own, None) if own is not None else labelled(open_data(config))
     for line in trained.notes:
         told(line)  # what was recognised in a file, before it is worked with

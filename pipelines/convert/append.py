@@ -21,6 +21,7 @@ from fastvicreg.pipelines.convert.changes import names_of, options_changed
 from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, NothingReadError, Progress, Summary
 from fastvicreg.pipelines.convert.extended import ExtendedSource
 from fastvicreg.pipelines.convert.journal import Journal
+from fastvicreg.pipelines.convert.labels import require_labels
 from fastvicreg.pipelines.convert.replaced import Replaced, replaced_in, require_unreplaced
 from fastvicreg.pipelines.convert.run import command_of, opened, refused, shuffled
 from fastvicreg.pipelines.convert.settings import Settings
@@ -57,8 +58,8 @@ def append_dataset(
     whole at any time but for the moment in which files are put into their places, which an identical call completes.
     ``replaced`` is what is done with files that were replaced since under their old names; shards cannot take them.
     The other arguments are ``convert_dataset``'s.
-    ``UserError`` for a mistake, a full disk, a process that reads ``target``, or such files where ``replaced`` refuses
-    them.
+    ``UserError`` for a mistake, a full disk, a process that reads ``target``, such files where ``replaced`` refuses
+    them, or labels of before that the source has not.
     """
     settings, most = settings or Settings(), MostSkipped(max_skipped)
     settings.check()
@@ -66,6 +67,7 @@ def append_dataset(
     with unread(target):  # before all that takes long; held again once something is written
         pass
     finish_interrupted(target)
+    stamp = _stamp(target)
     before = _converted(target, settings)
     source_path = one_dataset(source_path, "convert")
     source, spool = opened(source_path, settings, numbered_like, label_file)
@@ -77,6 +79,7 @@ def append_dataset(
     require_unreplaced(names, source_path, target, shards=not whole, how=replaced)
     taken = others if replaced == "take" else {}
     extended = ExtendedSource(source, stored, before, whole=whole, replaced=taken)
+    require_labels(source, before, target, renumbers=whole and not extended.absent)
     if extended.same:
         return _nothing_new(target, before, stored)
     order_N = np.arange(len(extended)) if extended.whole else shuffled(settings.seed, len(extended))
@@ -87,6 +90,9 @@ def append_dataset(
     command["appended_to"] = f"{before.index_hash:016x}"
     try:
         with closing(Workspace(target, command, names, replaces=True)) as work:
+            if _stamp(target) != stamp:  # only now does nobody else add to it
+                discard(target)
+                raise UserError(f"{target} was added to by another command meanwhile: run the same again.")
             if spool is not None and not extended.whole:
                 for size in spool(work.folder / "spool"):
                     on_progress(Progress(0, len(extended), size, 0))
@@ -123,6 +129,15 @@ def _converted(target: Path, settings: Settings) -> Manifest:
     if changed := options_changed(dict(manifest.settings), settings.recorded()):
         raise UserError(f"--append: {target} was converted otherwise ({changed}): give the same options again.")
     return manifest
+
+
+def _stamp(target: Path) -> tuple[int, int] | None:
+    """Another one when ``target`` has been added to; None where it has no manifest."""
+    try:
+        status = manifest_path(target).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _nothing_new(target: Path, before: Manifest, stored: StoredSource) -> Summary:

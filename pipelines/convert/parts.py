@@ -7,12 +7,14 @@ from typing import NamedTuple, cast
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.convert.conversion import versions
+from fastvicreg.pipelines.convert.labels import relabelled
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import FORMATS, Settings
 from fastvicreg.pipelines.convert.workspace import FILES, sweep
 from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.manifest import manifest_path, read_manifest
 from fastvicreg.pipelines.sources import open_source, splits_of
+from fastvicreg.pipelines.sources.labelled import label_by_file
 from fastvicreg.pipelines.sources.splits import TRAIN
 from fastvicreg.registry import resolve
 
@@ -83,6 +85,10 @@ def jobs_of(
         )
         for at, part in enumerate(splits.parts)
     ]
+    if label_file is not None and splits.validation is not None:
+        # A mistake in it, before the training split is converted: only whether it names its classes is not known yet.
+        flat = open_source(splits.validation, image=settings.image, label=settings.label, sequential=True)
+        label_by_file(flat, label_file, ())
     missing = [job for job in jobs if append or not _complete(job, settings)]
     for job in jobs:
         if job not in missing:
@@ -94,7 +100,10 @@ def jobs_of(
 
 
 def _complete(job: Job, settings: Settings) -> bool:
-    """Whether ``job`` has been done: its manifest names the same settings and as many samples as the source has."""
+    """Whether ``job`` has been done: its manifest names the same settings and as many samples as the source has.
+
+    ``UserError`` for a split that was, under other labels than this command gives it.
+    """
     where = manifest_path(job.target)
     if not job.target.exists() or not where.exists():
         return False
@@ -103,4 +112,10 @@ def _complete(job: Job, settings: Settings) -> bool:
     if not same:
         return False
     source = open_source(job.source, image=settings.image, label=settings.label, sequential=True)
-    return len(manifest) + len(manifest.skipped) == len(source)
+    if len(manifest) + len(manifest.skipped) != len(source):
+        return False
+    if job.label_file is not None:
+        source = label_by_file(source, job.label_file, manifest.classes)
+    if job.split not in TRAIN and (one := next(relabelled(source, manifest), None)):
+        raise UserError(f"{job.target}: {one}: delete it and {where.name}, or choose another name.")
+    return True

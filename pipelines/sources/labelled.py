@@ -9,6 +9,7 @@ which only the development kit's ``meta.mat`` beside it tells.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def _named(labels: list[str], file: Path) -> tuple[list[str], tuple[str, ...]]:
     if "0" in given or _meta(file) is None:
         return labels, tuple(sorted(given, key=int))
     names, last = _development_kit(file), max(map(int, given))
+    if strange := sorted(set(map(int, given)) - set(names)):
+        raise UserError(f"--val-labels {file} has the label {strange[0]}, which {_meta(file)} does not know.")
     # The kit goes on with groups of classes, which no image has.
     classes = tuple(sorted(name for number, name in names.items() if number <= last))
     return [names.get(int(label), "") if label else "" for label in labels], classes
@@ -133,9 +136,8 @@ def _read(file: Path, source: Source) -> dict[int, str]:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read --val-labels {file}: {getattr(error, 'strerror', None) or error}.") from error
-    index_of = {_stem(source.name(index)): index for index in range(len(source))}
     if file.suffix.lower() == ".json":
-        return {index_of[stem]: label for stem, label in _json_pairs(file, text) if stem in index_of}
+        return _by_name(file, _json_pairs(file, text), source)
     rows = [[part.strip('"') for part in _SEPARATOR.split(line.strip())] for line in text.splitlines() if line.strip()]
     if all(len(row) == 1 for row in rows):
         if len(rows) != len(source):
@@ -144,7 +146,20 @@ def _read(file: Path, source: Source) -> dict[int, str]:
                 "each line the file's name too."
             )
         return dict(enumerate(row[0] for row in rows))
-    return {index_of[_stem(row[0])]: row[1] for row in rows if len(row) > 1 and _stem(row[0]) in index_of}
+    return _by_name(file, [(_stem(row[0]), row[1]) for row in rows if len(row) > 1], source)
+
+
+def _by_name(file: Path, pairs: list[tuple[str, str]], source: Source) -> dict[int, str]:
+    """{index: label}; ``UserError`` for a name that several images have."""
+    index_of = {_stem(source.name(index)): index for index in range(len(source))}
+    if len(index_of) < len(source):
+        held = Counter(_stem(source.name(index)) for index in range(len(source)))
+        if several := next((stem for stem, _ in pairs if held[stem] > 1), None):
+            raise UserError(
+                f"--val-labels {file} labels {several!r}, and {held[several]} images have that name without folder "
+                "and endings: give a label a line, in the order of the sorted names."
+            )
+    return {index_of[stem]: label for stem, label in pairs if stem in index_of}
 
 
 def _json_pairs(file: Path, text: str) -> list[tuple[str, str]]:

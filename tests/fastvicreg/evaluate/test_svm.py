@@ -93,6 +93,8 @@ def test_an_svm_tells_what_the_pictures_show(uninterrupted: tuple[Path, Path], t
         assert mean["average_precision"] > 75
         assert {row["cost"] for row in rows} <= {1.0, 10.0}
         assert mean["bank"] == mean["queries"] == 18
+    code, text = answer("svm", uninterrupted[1], "--data", root, "--val-labels", tmp_path / "labels.txt", *QUIET)
+    assert (code, "this protocol's layout has labels of its own; leave it out" in text) == (2, True), text
 
 
 def test_class_folders_and_features_are_one_class_an_image(

@@ -109,6 +109,8 @@ def test_evaluated_and_loaded(sound: TrainConfig, tmp_path: Path) -> None:
         evaluate_run(Evaluation(run=str(run)), "linear", Linear())
     with pytest.raises(UserError, match=r"--robustness x: .* is of pairs"):
         evaluate_run(Evaluation(run=str(run), robustness=("x",)), "knn", KNN(k=(3,)))
+    with pytest.raises(UserError, match=r"--val-labels y: .* is of pairs"):
+        evaluate_run(Evaluation(run=str(run), val_labels="y"), "knn", KNN(k=(3,)))
     file = tmp_path / "data" / "val" / "bells" / "0000.wav"
     for encoder, shape in (("a", (1, 600)), ("b", (3, 8, 28))):
         path = tmp_path / f"{encoder}.safetensors"

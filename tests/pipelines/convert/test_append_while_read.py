@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -117,3 +118,52 @@ def test_a_loader_holds_its_data_until_it_is_closed(data: Path) -> None:
     with pytest.raises(UserError, match="batch"):
         ViewLoader(data, batch_size=400, image_size=32, recipe="small")
     assert grows(data)
+
+
+def test_what_nobody_has_any_more_is_let_go(data: Path) -> None:
+    ViewLoader(data, batch_size=4, image_size=32, recipe="small")
+    Reading(data)
+    gc.collect()
+    assert grows(data)
+
+
+def test_a_manifest_that_is_replaced_as_it_is_opened_is_held_all_the_same(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, replaced = os.open, []
+
+    def late(path: Any, *arguments: Any, **named: Any) -> int:
+        handle = really(path, *arguments, **named)
+        if path == manifest_path(data) and not replaced:
+            replaced.append(path)
+            draft = data.parent / "draft"
+            draft.write_bytes(path.read_bytes())
+            os.replace(draft, path)
+        return handle
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", late)
+        reading = Reading(data)
+    assert replaced
+    refused(data, f"process {os.getpid()}")
+    reading.close()
+
+
+def test_of_two_additions_at_once_the_second_loses_nothing_of_the_first(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, first = appending.opened, []
+
+    def after_another(*arguments: Any) -> Any:
+        if not first:
+            first.append(True)
+            assert grows(data)
+        return opened(*arguments)
+
+    monkeypatch.setattr(appending, "opened", after_another)
+    with pytest.raises(UserError, match="was added to by another command meanwhile: run the same again"):
+        grows(data)
+    after = len(read_manifest(manifest_path(data)))
+    assert after == 13
+    assert not grows(data)
+    assert len(read_manifest(manifest_path(data))) == after

@@ -100,17 +100,43 @@ def test_an_interrupted_conversion_goes_on_with_the_same_labels_alone(
     assert labels(tmp_path / "val.beton") == EXPECTED
 
 
+def test_numbers_that_the_development_kit_does_not_know_are_refused(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ground_truth(tmp_path)
+    file.write_text("1\n2\n3\n7\n")
+    assert main(["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]) == 2
+    assert f"has the label 7, which {tmp_path / 'meta.mat'} does not know" in capsys.readouterr().err
+
+
+def test_a_name_that_several_images_have_labels_none_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val").mkdir()
+    for number in range(3):
+        (tmp_path / "val" / f"img.{number}.jpg").write_bytes(encoded(photo(number, 16, 16)))
+    file = tmp_path / "labels.csv"
+    file.write_text("img.0.jpg,cat\nimg.1.jpg,dog\nimg.2.jpg,eel\n")
+    command = ["convert", str(tmp_path / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    assert main(command) == 2
+    assert "labels 'img', and 3 images have that name" in capsys.readouterr().err
+    file.write_text("cat\ndog\neel\n")
+    assert main(command) == 0
+    assert open_source(tmp_path / "val.beton").classes == ("cat", "dog", "eel")
+
+
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "said", "begun"),
     [
-        (None, "cannot read --val-labels"),
-        ("1\n2\n", "has 2 labels in lines of their own for 4 images"),
-        ("cat\ndog\ncat\ncat\n", "'cat' is no class of the training data"),
+        (None, "cannot read --val-labels", False),
+        ("1\n2\n", "has 2 labels in lines of their own for 4 images", False),
+        ("cat\ndog\ncat\ncat\n", "'cat' is no class of the training data", True),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_validation_split(
-    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, said: str, begun: bool
 ) -> None:
+    """What needs no training classes is told before the training split is converted."""
     file = tmp_path / "labels.txt"
     if content:
         file.write_text(content)
@@ -119,7 +145,52 @@ def test_a_mistake_is_one_line_and_leaves_no_validation_split(
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "val.beton").exists()
-    assert (tmp_path / "out" / "train.beton").exists()
+    assert (tmp_path / "out" / "train.beton").exists() == begun
+
+
+@pytest.mark.parametrize(("again", "said"), [("n01", "is 'n01' by this command"), ("", "has no label by this command")])
+def test_a_split_that_is_there_under_other_labels_is_refused(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], again: str, said: str
+) -> None:
+    file, other, out = tmp_path / "labels.txt", tmp_path / "other.txt", tmp_path / "out"
+    file.write_text("".join(f"{CLASSES[label]}\n" for label in LABELS))
+    command = ["convert", str(imagenet), str(out)]
+    assert main([*command, "--val-labels", str(file)]) == 0
+    for path in out.glob("train.beton*"):
+        path.unlink()
+    other.write_text(f"{again}\n" * 4)
+    capsys.readouterr()
+    assert main([*command, *(["--val-labels", str(other)] if again else [])]) == 2
+    assert f"{out}/val.beton: {NAMES[0]} is 'n03' there, and {said}" in capsys.readouterr().err
+    assert not (out / "train.beton").exists()
+    assert main([*command, "--val-labels", str(file)]) == 0
+    assert labels(out / "val.beton") == EXPECTED
+
+
+@pytest.mark.parametrize("format", ["beton", "shards"])
+def test_an_addition_keeps_the_labels_of_before_or_is_refused(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    file, other = tmp_path / "labels.csv", tmp_path / "other.csv"
+    file.write_text("".join(f"{name},{CLASSES[label]}\n" for name, label in zip(NAMES, LABELS, strict=True)))
+    other.write_text(file.read_text().replace("n03", "n01"))
+    target = tmp_path / ("val.beton" if format == "beton" else "val")
+    command = ["convert", str(imagenet / "val"), str(target), "--format", format]
+    assert main([*command, "--val-labels", str(file)]) == 0
+    before = open_source(target)
+    (imagenet / "val" / "later.JPEG").write_bytes(encoded(photo(20, 16, 16)))
+    capsys.readouterr()
+    assert main([*command, "--append"]) == 2
+    assert "and has no label by this command: give --val-labels or --label as it was" in capsys.readouterr().err
+    if format == "shards":
+        assert main([*command, "--append", "--val-labels", str(other)]) == 2
+        assert "and what is stored keeps its labels" in capsys.readouterr().err
+    assert open_source(target).classes == before.classes
+    with file.open("a") as more:
+        more.write("later.JPEG,n02\n")
+    assert main([*command, "--append", "--val-labels", str(file)]) == 0
+    found = open_source(target)
+    assert sorted(found.label(index) for index in range(len(found))) == sorted([*LABELS, 1])
 
 
 def test_a_mistake_in_the_first_split_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

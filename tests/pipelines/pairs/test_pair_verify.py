@@ -59,6 +59,7 @@ def test_what_is_no_pair_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     for options, says in (
         (PAIR, "image"),
         (["--pair", "text"], "give two modalities"),
+        (["--unpaired", "skip"], "--unpaired skip goes with --pair"),
         ([*PAIR, "--image", "jpg"], "--image jpg: --pair image text names the members; leave it out."),
     ):
         assert main(["verify", str(tmp_path / "t"), *options]) == 2
