@@ -239,6 +239,7 @@ def _passed_over(trained: TrainedEncoder) -> tuple[str, ...]:
 
 def _facts(asked: Evaluation, trained: TrainedEncoder, data: Datasets) -> dict[str, Any]:
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
+    facts |= {"val_labels": asked.val_labels} if asked.val_labels else {}
     return facts | ({"encoder": asked.encoder} if asked.encoder != "a" else {})
 
 
