@@ -162,13 +162,14 @@ def _convert_all(source: str | Path, settings: Settings, options: ConvertOptions
         print(note)
     summaries = []
     for job in jobs:
-        if job.split:
-            job.target.parent.mkdir(exist_ok=True)
+        own = bool(job.split) and not job.target.parent.exists()
+        if own:
+            job.target.parent.mkdir()
         try:
             summaries.append(_convert(job, settings, options, watch))
         except UserError:
-            if job.split:
-                with contextlib.suppress(OSError):  # it holds an earlier split, or what the same command continues
+            if own:
+                with contextlib.suppress(OSError):  # it holds what the same command continues
                     job.target.parent.rmdir()
             raise
         print("\n".join(lines(summaries[-1])))

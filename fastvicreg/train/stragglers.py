@@ -23,8 +23,8 @@ from fastvicreg.train.steps.eager.step import AUTOCAST
 
 MARGIN = 0.05
 """Share of an epoch by which one process must wait longer than the others before it is named."""
-SLOWER = 1.15
-"""How many times the others' a process's pass must take before it is named."""
+SLOWER = {"cuda": 1.15, "cpu": 1.5}
+"""How many times the others' a process's pass must take before it is named: processes of a CPU share its cores."""
 PASSES, IMAGES = 5, 64
 """Passes of which the shortest counts, as other work on a machine lengthens some; images of each at most."""
 
@@ -77,8 +77,10 @@ class Waits:
         return data_wait_share(rows) if rows else 0.0
 
 
-def tell_epoch(epoch: int, step: int, told: Sequence[Told], display: Display, recorder: Recorder) -> None:
-    """Show an epoch's faults and its stragglers; ``told`` by rank."""
+def tell_epoch(
+    epoch: int, step: int, told: Sequence[Told], display: Display, recorder: Recorder, *, device: str
+) -> None:
+    """Show an epoch's faults and its stragglers on ``device``; ``told`` by rank."""
     faults, named = Counter[str](), list[str]()
     for one in told:
         faults.update(one.faults.counts)
@@ -100,7 +102,7 @@ def tell_epoch(epoch: int, step: int, told: Sequence[Told], display: Display, re
             f"epoch {epoch}: process {slowest} waited for its images {longest:.0%} of the time, the others "
             f"{others:.0%}, and all waited for it: its disk or cores are slower than theirs, or busy with other work."
         )
-    if pass_ms > SLOWER * others_ms:
+    if pass_ms > SLOWER[device.split(":")[0]] * others_ms:
         display.note(
             f"epoch {epoch}: the same pass through the network takes process {last}'s device {pass_ms:.3g} ms, the "
             f"others' {others_ms:.3g}, and all wait for it: it is another model, too hot, or busy with other work."

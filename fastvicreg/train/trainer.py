@@ -226,7 +226,7 @@ class Trainer:
         run = self._run
         taken = pace(run.encoder, view, run.precision) if run.processes.world_size > 1 else 0.0
         told = gather(Told(run.engine.faults(), self._waits.take(), taken), run.processes)
-        tell_epoch(epoch, self._progress.step, told, self._display, self._recorder)
+        tell_epoch(epoch, self._progress.step, told, self._display, self._recorder, device=run.device)
         every = self._config.run.eval_every
         if self._evaluate and ((epoch + 1) % every == 0 or step == self._steps):
             self._watch(f"the evaluation after epoch {epoch}", factor=FIRST)  # each of its waits has its own limit

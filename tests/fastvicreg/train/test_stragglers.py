@@ -16,12 +16,12 @@ from fastvicreg.show.metrics import Recorder
 from fastvicreg.train.stragglers import IMAGES, PASSES, Told, Waits, pace, straggler, tell_epoch
 
 
-def said(*waits: float, paces: tuple[float, ...] = ()) -> str:
+def said(*waits: float, paces: tuple[float, ...] = (), device: str = "cuda:0") -> str:
     """What is shown after an epoch of processes with these waits and paces, by default all alike."""
     screen = StringIO()
     both = zip(waits, paces or [10.0] * len(waits), strict=True)
     told = [Told(FaultReport({}, ()), wait, pace) for wait, pace in both]
-    tell_epoch(3, 40, told, Display(Console(file=screen, width=200)), Recorder(None))
+    tell_epoch(3, 40, told, Display(Console(file=screen, width=200)), Recorder(None), device=device)
     return screen.getvalue()
 
 
@@ -39,6 +39,8 @@ def test_a_slow_device_is_named_beside_the_median_of_the_others() -> None:
     line = said(0.0, 0.0, 0.0, paces=(30.0, 29.0, 41.0))
     assert "epoch 3: the same pass through the network takes process 2's device 41 ms, the others' 29.5" in line
     assert said(0.0, 0.0, paces=(30.0, 33.0)) == ""
+    assert said(0.0, 0.0, paces=(30.0, 40.0), device="cpu") == ""  # processes that share cores take turns
+    assert "process 1's device" in said(0.0, 0.0, paces=(30.0, 50.0), device="cpu")
     assert said(0.0, paces=(30.0,)) == ""
 
 
