@@ -21,7 +21,6 @@ from fastvicreg.cli import main
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.export import TARGETS, detectron2, hf, writing
-from fastvicreg.export.card import markdown
 from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.train.run_folder import save_preset
 
@@ -60,18 +59,6 @@ def of_run(run: Path, to: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     shutil.copytree(run, copy)
     save_preset(copy, "cifar10", ["no blur"])
     return exported(copy, to, folder), {}
-
-
-def test_the_card_of_a_run_of_more_views_counts_them(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(uninterrupted[1], copy)
-    settings = json.loads((copy / "config.json").read_text())
-    settings["data"]["num_views"] = 4
-    (copy / "config.json").write_text(json.dumps(settings))
-    with safe_open(exported(copy, "safetensors", tmp_path), "pt") as opened:
-        card = json.loads(opened.metadata()["fastvicreg"])
-    assert (card["recipe"], card["num_views"]) == ("small", 4)
-    assert "4 views by the small recipe" in markdown(card, title="run", load="")
 
 
 def test_the_card_of_a_run_says_how_it_was_trained(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from methods import BRANCHED_CONFIGS, batch_of, built, encoder
 from runs import log, require_same_when_resumed, tiny, train
 from stepping import RATES, Small, assert_alike, graphed, lars, plain, vicreg
 from torch import Tensor
+from two_ranks import trained_by_two
 from waits import Waits
 
 from fastvicreg.cli import main
@@ -178,19 +177,10 @@ def trained(rank: int, size: int) -> dict[str, Tensor]:
     return found | {key: value.detach().clone() for key, value in method.state_dict().items()}
 
 
-def member(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(trained(rank, 2), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    mp.spawn(member, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     whole = trained(0, 1)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt")
+    for found in trained_by_two(trained, tmp_path):
         assert found.keys() == whole.keys()
         for key, value in whole.items():
             assert torch.allclose(found[key], value, rtol=1e-6, atol=1e-9), key

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from methods import LOCAL, batch_for, vicregl
 from runs import require_same_when_resumed, tiny
 from stepping import Small
 from torch import Tensor
+from two_ranks import trained_by_two
 
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
@@ -58,19 +58,11 @@ def trained(rank: int, size: int) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in method.state_dict().items()}
 
 
-def member(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save(trained(rank, 2), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_two_processes_match_positions_as_one(tmp_path: Path) -> None:
-    mp.spawn(member, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     whole = trained(0, 1)
-    for rank in range(2):
-        for key, value in torch.load(tmp_path / f"{rank}.pt").items():
+    for found in trained_by_two(trained, tmp_path):
+        for key, value in found.items():
             torch.testing.assert_close(value, whole[key], rtol=1e-7, atol=1e-9)
 
 

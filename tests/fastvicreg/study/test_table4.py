@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import shutil
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from images import encoded, photo
 from PIL import Image
 
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
-from fastvicreg.contracts import Batch, Terms
 from fastvicreg.errors import DivergedError
-from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.show.metrics import read
 from fastvicreg.study import runs
 from fastvicreg.study.budget import equal_steps, seconds_of
 from fastvicreg.study.table4.rows import CELLS, cell_config
-from fastvicreg.study.table4.study import Table4
 
 ONLY = ("simsiam-bare-none", "simsiam-bare-var")
 STEPS, PER_EPOCH = 7, 3
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    for split, count in (("train", 24), ("val", 12)):
-        for number in range(count):
-            path = root / split / f"class{number % 3}" / f"{number:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(photo(number + 100 * (split == "val"), 36, 34), "PNG"))
-    return root
 
 
 def slow_steps(config: TrainConfig) -> runs.StepTime:
@@ -163,52 +145,6 @@ def test_a_diverged_run_is_told_of_and_does_not_end_the_study(
     assert study(images, tmp_path / "out") == 0
     assert all(figures(tmp_path / "out")[cell]["diverged"] == 1 for cell in ONLY)
     assert all(figures(tmp_path / "out")[cell]["collapsed"] for cell in ONLY)
-
-
-def test_a_finished_run_lets_go_of_its_data(images: Path, tmp_path: Path) -> None:
-    converted = tmp_path / "data.beton"
-    convert_dataset(images / "train", converted, Settings(page_size=1 << 21))
-    config = Table4(data=str(converted), val_data=str(converted), batch_size=8, workers=1, device="cpu").config(ONLY[0])
-    data = runs.labelled_data(config)
-
-    def held() -> int:
-        return sum(os.readlink(path) == str(converted) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
-
-    gc.collect()
-    gc.disable()  # as where few objects are made between two runs
-    try:
-        before = held()
-        runs.carry(replace(config, run=replace(config.run, total_steps=2)), tmp_path / "run", data)
-        assert held() == before
-    finally:
-        gc.enable()
-
-
-def test_a_step_is_timed_with_its_data(images: Path) -> None:
-    options = Table4(data=str(images), batch_size=8, workers=1, device="cpu")
-    taken = runs.step_time(options.config("byol-varcov"))
-    assert taken.seconds > 0
-    assert taken.cpu_seconds > 0
-    assert taken.build > 0
-    assert taken.per_epoch == PER_EPOCH
-
-
-def test_small_data_are_timed_over_several_epochs_and_without_the_first_steps(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options, made, steps = Table4(data=str(images), batch_size=8, workers=1, device="cpu"), runs.assemble, []
-
-    def compiling(batch: Batch, _: Any) -> Terms:
-        steps.append(batch.cursor.epoch)
-        time.sleep(0.3 if len(steps) <= runs.WARM else 0)
-        return Terms(torch.zeros(()), {})
-
-    monkeypatch.setattr(runs, "assemble", lambda config: replace(made(config), step=compiling))
-    assert runs.step_time(options.config("byol-varcov")).seconds < 0.2
-    assert steps == [0, 0, 0, 1, 1, 1, 2, 2]
-    steps.clear()
-    assert runs.step_time(options.config("byol-varcov"), timed=1).seconds < 0.2
-    assert len(steps) == PER_EPOCH
 
 
 def test_a_study_that_a_short_budget_ended_takes_the_longer_one(
