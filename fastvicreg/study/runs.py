@@ -8,6 +8,7 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ from fastvicreg.train.trainer import Outcome, Trainer
 
 WARM, TIMED = 2, 6
 """Steps before a step's time is taken, and steps it is taken of."""
+TURNS = 5
+"""How often a step's time is taken where it is compared with others'."""
 
 
 class StepTime(NamedTuple):
@@ -104,6 +107,19 @@ def step_time(config: TrainConfig, *, timed: int = TIMED) -> StepTime:
     finally:
         run.engine.close()
     return StepTime(statistics.median(times[WARM:]), (cpu[-1] - cpu[WARM]) / timed, built, horizon.steps_per_epoch)
+
+
+def steps_in_turns(configs: Mapping[str, TrainConfig], *, turns: int = TURNS) -> dict[str, float]:
+    """CPU-seconds of a step of each of ``configs``: the median of ``turns``, in each of which every one has its own.
+
+    A machine whose speed moves is so as fast for one as for another.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in configs}
+    for _ in range(turns):
+        for name, config in configs.items():
+            taken[name].append(step_time(config).cpu_seconds)
+            gc.collect()  # as in carry
+    return {name: statistics.median(each) for name, each in taken.items()}
 
 
 def carry(config: TrainConfig, folder: Path, data: Datasets) -> dict[str, Any] | Stopped:

@@ -22,8 +22,6 @@ CPU_SECONDS = 400.0
 EPOCHS = (10, 30)
 LEAST = 8
 """Steps below which a run shows nothing."""
-TIMED = 16
-"""Steps that a row's CPU time is measured over."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,7 @@ class Cifar10:
         first, data, seeds = self.config(self.rows()[0]), session.data, range(self.seeds)
         jobs = [Job("pixels", partial(pixels, first, data))]
         jobs += [Job(f"random-seed{seed}", partial(untrained, _seeded(first, seed), data)) for seed in seeds]
+        step_seconds = {} if self.scale == "full" else self._step_seconds(session)
         for length in self.lengths():
             for seed in seeds:
                 for row in self.rows():
@@ -149,26 +148,38 @@ class Cifar10:
                     if length:
                         config = replace(config, run=replace(config.run, epochs=length))
                     else:
-                        config = replace(config, run=replace(config.run, total_steps=self._steps(session, row)))
+                        config = replace(config, run=replace(config.run, total_steps=self._steps(row, step_seconds)))
                     name = _name(row, length, seed)
                     jobs.append(Job(name, partial(runs.carry, config, Path(self.out) / name, data)))
         return jobs
 
-    def _steps(self, session: Session, row: str) -> int:
-        """Steps that take the row's CPU-seconds; measured once for all of its seeds."""
+    def _steps(self, row: str, step_seconds: Mapping[str, float]) -> int:
+        """Steps that take the row's CPU-seconds."""
+        asked = self.cpu_seconds or CPU_SECONDS
+        steps = round(asked / step_seconds[row])
+        if steps < LEAST:
+            least = math.ceil(LEAST * step_seconds[row])
+            raise UserError(f"--cpu-seconds {asked:g} are {steps} steps of {row} here: give {least} or more.")
+        return steps
+
+    def _step_seconds(self, session: Session) -> dict[str, float]:
+        """CPU-seconds of a step of each row, measured in turns and once for all of its seeds.
+
+        A row that an earlier command did not ask for is measured beside one that it did, and by its ratio to that one:
+        the machine may be slower now than it was then.
+        """
         from fastvicreg.study import runs
 
         assert session.folder is not None
         kept: dict[str, float] = session.folder.kept.get("step_cpu_seconds", {})
-        if row not in kept:
-            kept[row] = runs.step_time(self.config(row), timed=TIMED).cpu_seconds
+        if missing := [row for row in self.rows() if row not in kept]:
+            session.display.note(f"steps of {', '.join(missing)} are timed in turns")
+            beside = list(kept)[:1]
+            now = runs.steps_in_turns({row: self.config(row) for row in (*beside, *missing)})
+            scale = kept[beside[0]] / now[beside[0]] if beside else 1.0
+            kept |= {row: scale * now[row] for row in missing}
             session.folder.keep(step_cpu_seconds=kept)
-        asked = self.cpu_seconds or CPU_SECONDS
-        steps = round(asked / kept[row])
-        if steps < LEAST:
-            least = math.ceil(LEAST * kept[row])
-            raise UserError(f"--cpu-seconds {asked:g} are {steps} steps of {row} here: give {least} or more.")
-        return steps
+        return kept
 
     def _report(self, session: Session) -> None:
         from fastvicreg.provenance import document

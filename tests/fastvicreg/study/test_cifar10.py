@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def ten_seconds_a_step(config: TrainConfig, *, timed: int) -> runs.StepTime:
+def ten_seconds_a_step(config: TrainConfig) -> runs.StepTime:
     return runs.StepTime(10.0, 10.0, 0.0, PER_EPOCH)
 
 
@@ -140,6 +140,23 @@ def test_a_study_by_cpu_time_writes_runs_figures_and_picture(images: Path, tmp_p
     assert Image.open(out / "cifar10.png").format == "PNG"
     assert carried_out(images, out, "--cpu-seconds", str(SECONDS), "--seeds", "1", "--only", "vicreg") == 0
     assert rows_of(out) == found, "a part that is asked for later leaves the rest in the figures"
+
+
+def test_a_row_asked_for_later_is_timed_beside_an_earlier_one(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, settings = tmp_path / "study", ("--workers", "1", "--cpu-seconds", str(SECONDS), "--seeds", "1")
+    assert main(["study", "cifar10", "--data", str(images), "--out", str(out), *settings, "--only", "vicreg"]) == 0
+
+    def half_as_fast(config: TrainConfig) -> runs.StepTime:
+        return ten_seconds_a_step(config)._replace(cpu_seconds=20.0 if config.data.num_views == 0 else 10.0)
+
+    monkeypatch.setattr(runs, "step_time", half_as_fast)
+    both = ("--only", "vicreg", "vicreg-4views")
+    assert main(["study", "cifar10", "--data", str(images), "--out", str(out), *settings, *both]) == 0
+    kept = json.loads((out / "study.json").read_text())
+    assert kept["step_cpu_seconds"] == {"vicreg": 10.0, "vicreg-4views": 5.0}
+    assert rows_of(out)["VICReg, four views"]["views"] == 2 * STEPS * BATCH * 4
 
 
 def test_a_study_by_epochs_has_a_schedule_for_each_length(images: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Batch, Terms
 from fastvicreg.pipelines.convert import Settings, convert_dataset
 from fastvicreg.study import runs
@@ -66,3 +67,17 @@ def test_small_data_are_timed_over_several_epochs_and_without_the_first_steps(
     steps.clear()
     assert runs.step_time(options.config("byol-varcov"), timed=1).seconds < 0.2
     assert len(steps) == PER_EPOCH
+
+
+def test_steps_are_timed_in_turns_and_by_their_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, order = Table4(data="x"), []
+    configs = {name: options.config(name) for name in ("byol-var", "vicreg-bn-var")}
+    speeds = iter([1, 2, 100, 2, 3, 9, 5, 200, 1, 2])
+
+    def taken(config: TrainConfig) -> runs.StepTime:
+        order.append(config.method.name)
+        return runs.StepTime(0.0, next(speeds), 0.0, PER_EPOCH)
+
+    monkeypatch.setattr(runs, "step_time", taken)
+    assert runs.steps_in_turns(configs) == {"byol-var": 3, "vicreg-bn-var": 2}
+    assert order == ["byol", "vicreg"] * runs.TURNS
