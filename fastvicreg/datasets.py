@@ -8,8 +8,7 @@ from pathlib import Path
 from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.contracts import Plan, Source
 from fastvicreg.demo import embedded
-from fastvicreg.encoders import varied
-from fastvicreg.encoders.gru.config import GRUConfig
+from fastvicreg.encoders import varied, vocabulary_of
 from fastvicreg.errors import UserError
 from fastvicreg.methods.settings import branch_of
 from fastvicreg.pipelines.decode import JPEG, DecodeError, read_image_header
@@ -140,8 +139,8 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
     if texts:
         if vocabulary is None:
             branch = varied(config.encoder, words) if (words := branch_of(config.method)) else config.encoder
-            sizes = [one.vocabulary for one in (config.encoder, branch) if isinstance(one, GRUConfig)]
-            vocabulary = Vocabulary.of(captions_of(train), min(sizes))
+            sizes = [vocabulary_of(one) for one in (config.encoder, branch)]
+            vocabulary = Vocabulary.of(captions_of(train), min(size for size in sizes if size))
             if not vocabulary.words:
                 raise UserError(f"no word in any caption of {train_path}: give captions as UTF-8 text, one a line.")
             notes.append(f"{len(vocabulary.words):,} words in the training captions are told apart")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -29,11 +29,18 @@ class ParamGroup(NamedTuple):
     """Whether the learning rate stays at its peak, without warm-up and cosine."""
 
 
-def by_dimension(module: nn.Module) -> list[ParamGroup]:
-    """The usual rule: parameters of one dimension (biases, norms) are neither decayed nor adapted."""
-    params = [param for param in module.parameters() if param.requires_grad]
+def by_dimension(module: nn.Module, apart: Collection[nn.Module | nn.Parameter] = ()) -> list[ParamGroup]:
+    """The usual rule: parameters of one dimension (biases, norms) are neither decayed nor adapted.
+
+    Nor are those of ``apart``, such as tokens and embeddings of words: a group of their own, the last.
+    """
+    given = [[one] if isinstance(one, nn.Parameter) else list(one.parameters()) for one in apart]
+    own = [param for each in given for param in each if param.requires_grad]
+    kept = {id(param) for param in own}
+    params = [param for param in module.parameters() if param.requires_grad and id(param) not in kept]
     wide, narrow = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
-    return [ParamGroup(wide, True), ParamGroup(narrow, False)]
+    groups = [ParamGroup(wide, True), ParamGroup(narrow, False)]
+    return [*groups, ParamGroup(own, False)] if apart else groups
 
 
 class Encoder(Protocol):

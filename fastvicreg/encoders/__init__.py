@@ -18,6 +18,7 @@ VIT = "fastvicreg.encoders.vit.config:ViTConfig"
 RESNET_1D = "fastvicreg.encoders.resnet1d.config:ResNet1dConfig"
 TIMM = "fastvicreg.encoders.timm.config:TimmConfig"
 GRU = "fastvicreg.encoders.gru.config:GRUConfig"
+TEXT_TRANSFORMER = "fastvicreg.encoders.text_transformer.config:TextTransformerConfig"
 
 ENCODERS = {
     "resnet18": RESNET,
@@ -32,8 +33,12 @@ ENCODERS = {
     "resnet18_1d": RESNET_1D,
     "resnet34_1d": RESNET_1D,
     "gru": GRU,
+    "text_transformer": TEXT_TRANSFORMER,
 }
 """Architectures to the class of their settings, whose ``arch`` field holds the name."""
+
+MOST_BLOCKS = 256
+"""Five times those of the deepest that was published (ViT-22B, 48): more is a slip, and takes minutes to be built."""
 
 
 class EncoderConfig(Protocol):
@@ -56,9 +61,25 @@ def check_drop_path(rate: float) -> None:
         raise UserError(f"--drop-path {rate} is no share of the samples to leave out: give 0 or more, below 1.")
 
 
+def check_blocks(depth: int, drop_path: float) -> None:
+    """``UserError`` for a transformer's --depth or --drop-path that no network can have."""
+    if depth < 1:
+        raise UserError(f"--depth {depth} is too small: give 1 or more.")
+    if depth > MOST_BLOCKS:
+        raise UserError(f"--depth {depth} is too large: give {MOST_BLOCKS} blocks or fewer.")
+    check_drop_path(drop_path)
+    if drop_path and depth == 1:
+        raise UserError(f"--drop-path {drop_path} drops nothing of --depth 1, whose block is the first: give 0.")
+
+
 def takes(config: EncoderConfig) -> str:
     """What the network is given: "images", "waveforms" or "text"."""
     return getattr(config, "takes", "images")
+
+
+def vocabulary_of(config: EncoderConfig) -> int | None:
+    """Words that a network for text tells apart; None for one of anything else."""
+    return getattr(config, "vocabulary", None)
 
 
 def config_class(arch: str) -> type[Any]:

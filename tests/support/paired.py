@@ -49,11 +49,17 @@ def shards(folder: Path, members: dict[str, bytes], name: str = "shard-000000.ta
     return folder
 
 
-def image_text(data: Path, **run: Any) -> TrainConfig:
+TEXT_ENCODERS = {
+    "gru": ("gru", "width=16", "embedding=8", "vocabulary=40"),
+    "text_transformer": ("text_transformer", "width=16", "depth=2", "vocabulary=40", "drop_path=.2"),
+}
+"""Small ones, as --branch-b has them."""
+
+
+def image_text(data: Path, encoder: str = "gru", **run: Any) -> TrainConfig:
     """A run of pictures and captions, 3 batches an epoch."""
-    words = ("gru", "width=16", "embedding=8", "vocabulary=40")
     config = tiny(data, **run)
-    method = VICRegConfig(expander=(16, 16), branch_b=words)
+    method = VICRegConfig(expander=(16, 16), branch_b=TEXT_ENCODERS[encoder])
     return replace(config, pair=PairConfig(pair=("image", "text"), words=12), method=method)
 
 

@@ -10,10 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fastvicreg.contracts import ParamGroup
-
-PAD = 0
-"""The number after a caption's end, as ``pipelines.pairs.vocabulary`` has it."""
+from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.pipelines.pairs.vocabulary import PAD
 
 
 class GRU(nn.Module):
@@ -41,7 +39,4 @@ class GRU(nn.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Biases and the words' embeddings are neither decayed nor adapted: most words are in no given batch."""
-        biases = [param for name, param in self.rnn.named_parameters() if name.startswith("bias")]
-        weights = [param for name, param in self.rnn.named_parameters() if name.startswith("weight")]
-        (embeddings,) = self.embed.parameters()
-        return [ParamGroup(weights, True), ParamGroup([embeddings, *biases], False)]
+        return by_dimension(self, apart=(self.embed,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastvicreg.encoders import check_drop_path
+from fastvicreg.encoders import check_blocks
 from fastvicreg.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 SIZES = {"vit_tiny": (192, 3), "vit_small": (384, 6), "vit_base": (768, 12)}
 """Width and heads by architecture."""
-
-MOST_BLOCKS = 256
-"""Five times those of the deepest that was published (ViT-22B, 48): more is a slip, and takes minutes to be built."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +33,10 @@ class ViTConfig:
 
     def check(self) -> None:
         """``UserError`` for the first value that no network can have."""
-        for flag, value in (("--patch", self.patch), ("--grid", self.grid), ("--depth", self.depth)):
+        for flag, value in (("--patch", self.patch), ("--grid", self.grid)):
             if value < 1:
                 raise UserError(f"{flag} {value} is too small: give 1 or more.")
-        if self.depth > MOST_BLOCKS:
-            raise UserError(f"--depth {self.depth} is too large: give {MOST_BLOCKS} blocks or fewer.")
-        check_drop_path(self.drop_path)
-        if self.drop_path and self.depth == 1:
-            raise UserError(
-                f"--drop-path {self.drop_path} drops nothing of --depth 1, whose block is the first: give 0."
-            )
+        check_blocks(self.depth, self.drop_path)
 
     def build(self) -> VisionTransformer:
         """A network with fresh weights, drawn from torch's global generator."""

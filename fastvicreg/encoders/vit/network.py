@@ -1,6 +1,6 @@
 """Vision transformers under timm's parameter names, so that their weights load there; no classifier.
 
-Shape suffixes: B batch, T tokens (the class token first), D width, K heads, E width of a head.
+Shape suffixes: B batch, T tokens (the class token first), D width.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
-from fastvicreg.encoders.drop_path import DropPath, rising
+from fastvicreg.encoders.drop_path import rising
+from fastvicreg.encoders.transformer import EPS, Block, init_linear, init_normal
 from fastvicreg.errors import UserError
-
-EPS = 1e-6
-"""Of the layer norms, as timm's."""
-STD = 0.02
-"""Of the initial weights, tokens and positions."""
 
 
 class PatchEmbed(nn.Module):
@@ -30,52 +26,6 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.proj(x_BCHW)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        b, t, d = x_BTD.shape
-        qkv_3BKTE = self.qkv(x_BTD).view(b, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        q_BKTE, k_BKTE, v_BKTE = qkv_3BKTE.unbind()
-        mixed_BKTE = F.scaled_dot_product_attention(q_BKTE, k_BKTE, v_BKTE)
-        return self.proj(mixed_BKTE.transpose(1, 2).reshape(b, t, d))
-
-
-class Mlp(nn.Module):
-    """Two layers with GELU between."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """Attention and MLP, each behind a norm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width)
-        # Each drops by draws of its own.
-        self.drop_path1, self.drop_path2 = (DropPath(drop_path) if drop_path else nn.Identity() for _ in range(2))
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.drop_path1(self.attn(self.norm1(x_BTD)))
-        return x_BTD + self.drop_path2(self.mlp(self.norm2(x_BTD)))
 
 
 class VisionTransformer(nn.Module):
@@ -96,11 +46,8 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(width, heads, rate) for rate in rising(drop_path, depth)))
         self.norm = nn.LayerNorm(width, eps=EPS)
         for parameter in (self.cls_token, self.pos_embed):
-            nn.init.trunc_normal_(parameter, std=STD, a=-2 * STD, b=2 * STD)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=STD, a=-2 * STD, b=2 * STD)
-                nn.init.zeros_(module.bias)
+            init_normal(parameter)
+        init_linear(self)
 
     def forward(self, x_BCHW: Tensor, tokens: bool = False) -> Any:
         """With ``tokens`` (features, map), see ``contracts.MapEncoder``: the map is the patches' tokens, normed.
@@ -130,10 +77,4 @@ class VisionTransformer(nn.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Biases, norms, the class token and the positions are neither decayed nor adapted (timm: no_weight_decay)."""
-        tokens = [self.cls_token, self.pos_embed]
-        own = {id(parameter) for parameter in tokens}
-        groups = [
-            group._replace(params=[param for param in group.params if id(param) not in own])
-            for group in by_dimension(self)
-        ]
-        return [*groups, ParamGroup([param for param in tokens if param.requires_grad], adapted=False)]
+        return by_dimension(self, apart=(self.cls_token, self.pos_embed))

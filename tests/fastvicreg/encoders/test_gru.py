@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from fastvicreg.encoders.gru.config import GRUConfig
-from fastvicreg.encoders.gru.network import PAD
+from fastvicreg.pipelines.pairs.vocabulary import PAD
 
 
 def test_the_state_after_the_last_word_as_a_packed_sequence_gives_it() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from paired import captions, image_text, shards, sound_pair, sounds
+from paired import TEXT_ENCODERS, captions, image_text, shards, sound_pair, sounds
 from runs import log, train
 
 from fastvicreg import load_encoder
@@ -26,6 +26,8 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.wmse.config import WMSEConfig
 from fastvicreg.pipelines.pairs.vocabulary import FILE, Vocabulary
 from fastvicreg.train.memory import predict
+from fastvicreg.train.steps.compiled.config import CompiledConfig
+from fastvicreg.train.steps.eager.config import EagerConfig
 
 
 def loaded(path: Path, **options: Any) -> Any:
@@ -36,6 +38,11 @@ def loaded(path: Path, **options: Any) -> Any:
 @pytest.fixture
 def pictures(tmp_path: Path) -> TrainConfig:
     return image_text(captions(tmp_path / "data"))
+
+
+@pytest.fixture
+def pictures_and_a_transformer(tmp_path: Path) -> TrainConfig:
+    return image_text(captions(tmp_path / "data"), "text_transformer")
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def test_every_method_with_a_second_branch_takes_pairs_of_shards(method: Any, pi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["pictures", "sound"])
+@pytest.mark.parametrize("kind", ["pictures", "pictures_and_a_transformer", "sound"])
 def test_a_stopped_run_resumes_to_the_bit(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(kind)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -122,14 +129,26 @@ def test_evaluated_and_loaded(sound: TrainConfig, tmp_path: Path) -> None:
         assert torch.equal(exported(view[None]), own(view[None]))
 
 
-def test_a_caption_is_encoded_by_itself(pictures: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", TEXT_ENCODERS)
+def test_a_caption_is_encoded_by_itself(encoder: str, tmp_path: Path) -> None:
     run, path = tmp_path / "run", tmp_path / "b.safetensors"
+    pictures = image_text(captions(tmp_path / "data"), encoder)
     train(replace(pictures, run=replace(pictures.run, steps=3, eval_every=0)), run)
     assert main(["export", str(run), str(path), "--encoder", "b"]) == 0
     own, exported = loaded(run, encoder="b"), loaded(path)
     words_L = exported.preprocess("a red circle")
     assert torch.equal(words_L, own.preprocess("a red circle"))
     assert torch.equal(exported(words_L[None]), own(words_L[None]))
+
+
+@pytest.mark.slow
+def test_a_compiled_step_holds_a_transformer(pictures_and_a_transformer: TrainConfig, tmp_path: Path) -> None:
+    config = replace(pictures_and_a_transformer, step=CompiledConfig())
+    train(replace(config, run=replace(config.run, steps=4, eval_every=0)), tmp_path / "compiled")
+    eager = replace(config, step=EagerConfig())
+    train(replace(eager, run=replace(eager.run, steps=4, eval_every=0)), tmp_path / "eager")
+    pairs = zip(log(tmp_path / "compiled"), log(tmp_path / "eager"), strict=True)
+    assert all(one["total"] == pytest.approx(other["total"], rel=1e-4) for one, other in pairs)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +169,7 @@ def test_what_pairs_cannot_be_asked(
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["pictures", "sound"])
+@pytest.mark.parametrize("kind", ["pictures", "pictures_and_a_transformer", "sound"])
 def test_the_memory_of_a_step_is_foretold(kind: str, request: pytest.FixtureRequest) -> None:
     config = request.getfixturevalue(kind)
     small, large = (predict(config, batch, precision="off") for batch in (8, 16))

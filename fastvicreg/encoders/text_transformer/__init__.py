@@ -1,0 +1,1 @@
+"""A transformer for captions."""
