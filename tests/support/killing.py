@@ -47,6 +47,8 @@ CONTEXT.set_forkserver_preload(
 class Killed:
     """How often a run was killed, and what that met."""
 
+    seconds: float
+    """From a run's first step, or checkpoint, to its end: as given, or as one took that ended before it was killed."""
     kills: int = 0
     met: Counter[str] = field(default_factory=Counter)
     """By what lay in the run's folder: before the first checkpoint, between two, a draft half written."""
@@ -111,13 +113,18 @@ def killed(
     Most die within ``seconds`` of the first step, one in six while the run is still starting. If ``late`` all die
     within ``seconds`` of a checkpoint that they wrote: of runs that compile for longer than they train.
     """
-    chance, told = random.Random(seed), Killed()
+    chance, told = random.Random(seed), Killed(seconds)
     while told.kills < kills:
         before = _began(out, late)
         started = _start(config, out, processes)
         if late or chance.random() < 5 / 6:
             _await_change(started, out, before, late)
-            time.sleep(chance.uniform(0, seconds * _left(out, config)))
+            share = _left(out, config)
+            planned, began = chance.uniform(0, seconds * share), time.monotonic()
+            while (waited := time.monotonic() - began) < planned and any(one.is_alive() for one in started):
+                time.sleep(0.001)
+            if waited < planned:
+                told.seconds = waited / share
         else:
             time.sleep(chance.uniform(0, STARTING))
         victim = chance.choice(started)

@@ -102,7 +102,7 @@ def test_killed_anywhere_it_ends_as_the_run_that_was_left_alone(name: str, image
         assert not kind.late or not found.met["before the first checkpoint"]
         assert differences(out, tmp_path / "whole") == [], found
         told.append(found)
-        kills, rounds = kills - found.kills, rounds + 1
+        kills, rounds, seconds = kills - found.kills, rounds + 1, found.seconds
     met = sum((each.met for each in told), start=type(told[0].met)())
     print(json.dumps({"kind": name, "killed": sum(each.kills for each in told), "met": met}))
 
