@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.divergences import FP16, FP32, NO_RESIDUAL, SOLO_LEARN, WARM_START, Divergence, Preset
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.methods import MethodConfig
@@ -151,11 +152,14 @@ def dino_imagenet() -> Preset:
     return Preset("DINO, ViT-S/16, 100 epochs, 2 x 224 + 8 x 96 (published: kNN 69.3, linear 74.0)", config, told)
 
 
+FLIPPED = Divergence("positions follow a view's flip; the released code's default leaves them unflipped")
+
+
 def vicregl_imagenet() -> Preset:
     """facebookresearch/VICRegL's main_vicregl.py as its README runs it for a ResNet-50, at alpha .9."""
     config = imagenet(VICRegLConfig(local_matches=(20,)), OptimConfig(base_lr=0.2), epochs=300, batch_size=2048)
     told = (
-        Divergence("positions follow a view's flip; the released code's default leaves them unflipped"),
+        FLIPPED,
         Divergence(
             "20 positions of both views are matched by location; the released defaults take 4 of the second",
             "method.local_matches",
@@ -168,6 +172,33 @@ def vicregl_imagenet() -> Preset:
         FP16,
     )
     summary = "VICRegL, ResNet-50, 300 epochs, two views, alpha .9 (published: linear 71.2, linear mIoU on VOC 54.0)"
+    return Preset(summary, config, told)
+
+
+def vicregl_convnext() -> Preset:
+    """facebookresearch/VICRegL's main_vicregl.py at its defaults, with its README's batch and rate for a ConvNeXt-S."""
+    config = TrainConfig(
+        data=DataConfig(recipe="vicregl"),
+        encoder=ConvNeXtConfig("convnext_small", layer_scale=0.0, final_norm="positions", drop_path=0.1),
+        method=VICRegLConfig(alpha=0.75, layer_norm=True),
+        optim=OptimConfig(optimizer="adamw", base_lr=7.5e-4, weight_decay=0.05),
+        run=RunConfig(epochs=400, batch_size=384, eval_every=10, seed=0),
+    )
+    told = (
+        FLIPPED,
+        Divergence(
+            "20 positions of a large crop and 4 of a small one are matched by location; the released code takes 4 of "
+            "the second map, whichever it is",
+            "method.local_matches",
+        ),
+        Divergence(
+            "400 epochs, as its README for a ConvNeXt-B; its command for a ConvNeXt-S has 100, and no epochs are named "
+            "beside its results",
+            "run.epochs",
+        ),
+        FP16,
+    )
+    summary = "VICRegL, ConvNeXt-S, 2 x 224 + 6 x 96, alpha .75 (published: linear 74.6, linear mIoU on VOC 67.5)"
     return Preset(summary, config, told)
 
 
@@ -250,6 +281,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "swav-imagenet-200ep": swav_small_batch,
     "dino-imagenet-100ep": dino_imagenet,
     "vicregl-imagenet-300ep": vicregl_imagenet,
+    "vicregl-convnext-400ep": vicregl_convnext,
     "solo-cifar10-byol": solo_byol,
     "solo-cifar10-simsiam": solo_simsiam,
     "solo-cifar10-barlow-twins": solo_barlow_twins,

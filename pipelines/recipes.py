@@ -101,6 +101,13 @@ def dino() -> Recipe:
     return Recipe("dino", (large, replace(large, blur_p=0.1, solarize_p=0.2), *(small_view,) * 8))
 
 
+def vicregl() -> Recipe:
+    """VICRegL's for a ConvNeXt (facebookresearch/VICRegL, main_vicregl.py's defaults): two large crops, six small."""
+    large = official().views
+    small_views = tuple(replace(view, crop_scale=(0.08, 0.4), size=96) for view in large)
+    return Recipe("vicregl", (*(replace(view, crop_scale=(0.4, 1.0)) for view in large), *small_views * 3))
+
+
 def moco() -> Recipe:
     """MoCo v2's and SimSiam's (facebookresearch/moco --aug-plus): larger crops, stronger saturation, no solarize."""
     view = ViewRecipe(crop_scale=(0.2, 1.0), saturation=0.4, solarize_p=0.0)
@@ -144,6 +151,7 @@ RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "simclr": simclr,
     "multicrop": multicrop,
     "dino": dino,
+    "vicregl": vicregl,
     "solo-asymmetric": solo_asymmetric,
     "solo-weak": solo_weak,
     "solo-wmse": solo_wmse,
@@ -169,8 +177,8 @@ def named_recipe(name: str, *, small_size: int = 0, num_views: int = 0) -> Recip
         return recipe
     if not any(view.size for view in recipe.views):
         raise UserError(
-            f"--small-size {small_size}: the recipe {name} has no small views: give --recipe multicrop or dino, or "
-            "leave it out."
+            f"--small-size {small_size}: the recipe {name} has no small views: give --recipe multicrop, dino or "
+            "vicregl, or leave it out."
         )
     return replace(recipe, views=tuple(replace(view, size=small_size) if view.size else view for view in recipe.views))
 

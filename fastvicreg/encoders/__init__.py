@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 RESNET = "fastvicreg.encoders.resnet.config:ResNetConfig"
 VIT = "fastvicreg.encoders.vit.config:ViTConfig"
+CONVNEXT = "fastvicreg.encoders.convnext.config:ConvNeXtConfig"
 RESNET_1D = "fastvicreg.encoders.resnet1d.config:ResNet1dConfig"
 TIMM = "fastvicreg.encoders.timm.config:TimmConfig"
 GRU = "fastvicreg.encoders.gru.config:GRUConfig"
@@ -29,6 +30,11 @@ ENCODERS = {
     "vit_tiny": VIT,
     "vit_small": VIT,
     "vit_base": VIT,
+    "convnext_tiny": CONVNEXT,
+    "convnext_small": CONVNEXT,
+    "convnext_base": CONVNEXT,
+    "convnext_large": CONVNEXT,
+    "convnext_xlarge": CONVNEXT,
     "timm": TIMM,
     "resnet18_1d": RESNET_1D,
     "resnet34_1d": RESNET_1D,

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export import Written
@@ -15,6 +16,12 @@ from fastvicreg.export.card import card_of, markdown, texts_of
 from fastvicreg.export.timm import name_of, side_of
 from fastvicreg.export.writing import draft, features, noise_input, peer, require_close, tensors_of
 from fastvicreg.pretrained import TrainedEncoder, load_encoder
+
+ENDS: dict[type[Any], tuple[str, str]] = {
+    ViTConfig: ("patch_embed.proj", "head"),
+    ConvNeXtConfig: ("stem.0", "head.fc"),
+}
+"""timm's names of the first convolution and the classifier, where they are not a ResNet's."""
 
 
 def write(trained: TrainedEncoder, path: Path) -> Written:
@@ -51,8 +58,8 @@ def write(trained: TrainedEncoder, path: Path) -> Written:
 
 def _timm_config(trained: TrainedEncoder, card: dict[str, Any], name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Timm's config.json (timm/models/_hub.py), for features without a classifier."""
-    vit = isinstance(trained.config.encoder, ViTConfig)
-    size = side_of(trained)
+    vit, size = isinstance(trained.config.encoder, ViTConfig), side_of(trained)
+    first, classifier = ENDS.get(type(trained.config.encoder), ("conv1", "fc"))
     return {
         "architecture": name,
         "num_classes": 0,
@@ -69,8 +76,8 @@ def _timm_config(trained: TrainedEncoder, card: dict[str, Any], name: str, optio
             "mean": card["mean"],
             "std": card["std"],
             "num_classes": 0,
-            "first_conv": "patch_embed.proj" if vit else "conv1",
-            "classifier": "head" if vit else "fc",
+            "first_conv": first,
+            "classifier": classifier,
         },
         "fastvicreg": card,
     }

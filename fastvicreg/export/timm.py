@@ -8,6 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from fastvicreg.encoders import EncoderConfig
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.timm.network import TimmEncoder
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
@@ -23,6 +24,8 @@ PATCHES = {"vit_tiny": (16,), "vit_small": (8, 16, 32), "vit_base": (8, 16, 32)}
 
 def name_of(config: EncoderConfig) -> tuple[str, dict[str, Any]]:
     """Timm's name of one of our networks, and the arguments beside it; ``UserError`` where timm has no such network."""
+    if isinstance(config, ConvNeXtConfig):
+        return config.arch, _convnext_options(config)
     if not isinstance(config, ViTConfig):
         return resnet_name(config, "timm"), {}
     if config.depth != 12 or config.patch not in PATCHES[config.arch]:
@@ -33,6 +36,21 @@ def name_of(config: EncoderConfig) -> tuple[str, dict[str, Any]]:
         )
     size = config.patch * config.grid
     return f"{config.arch}_patch{config.patch}_224", {} if size == 224 else {"img_size": size}
+
+
+def _convnext_options(config: ConvNeXtConfig) -> dict[str, Any]:
+    for flag, value, timm_s in (("--final-norm", config.final_norm, "pooled"), ("--patch", config.patch, 4)):
+        if value != timm_s:
+            raise UserError(
+                f"--to timm has no {config.arch} of {flag} {value}, only of {timm_s}. --to safetensors takes any "
+                "encoder."
+            )
+    options: dict[str, Any] = {}
+    if config.width:
+        options["dims"] = [config.width * 2**stage for stage in range(4)]
+    if not config.layer_scale:
+        options["ls_init_value"] = None
+    return options
 
 
 def side_of(trained: TrainedEncoder) -> int:

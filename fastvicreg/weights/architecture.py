@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from fastvicreg.encoders import EncoderConfig
+from fastvicreg.encoders.convnext.config import SIZES as CONVNEXTS
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import STEMS, ResNetConfig, Stem
 from fastvicreg.encoders.resnet.network import ARCHITECTURES, Bottleneck
 from fastvicreg.encoders.vit.config import SIZES, ViTConfig
@@ -74,12 +76,41 @@ def vit_of(tensors: Mapping[str, Tensor], origin: str) -> ViTConfig:
     return ViTConfig(arch=arch, patch=patch, grid=grid, depth=_count(tensors, r"blocks\.(\d+)\."))
 
 
+def convnext_of(tensors: Mapping[str, Tensor], origin: str) -> ConvNeXtConfig:
+    """The ConvNeXt that has these weights. ``UserError`` naming ``origin`` for one that is not among ours.
+
+    One without layer scales is taken for VICRegL's, which norms positions: ConvNeXt's own and timm's have them.
+    """
+    width, channels, patch = _shape(tensors, "stem.0.weight", origin)[:3]
+    if channels != 3:
+        raise UserError(f"{origin} takes images of {channels} channels: encoders here take 3.")
+    if (
+        any(".grn." in name for name in tensors)
+        or len(_shape(tensors, "stages.0.blocks.0.mlp.fc1.weight", origin)) != 2
+    ):
+        raise UserError(f"{origin} is a ConvNeXt of another kind (V2, or timm's below tiny): give --arch timm.")
+    depths = tuple(_count(tensors, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+    alike = [name for name, (_, own) in CONVNEXTS.items() if own == depths]
+    if not alike:
+        known = ", ".join(CONVNEXTS)
+        raise UserError(f"{origin} is a ConvNeXt of {' '.join(map(str, depths))} blocks, which is none of {known}.")
+    arch = next((name for name in alike if CONVNEXTS[name][0] == width), alike[0])
+    own_width = 0 if CONVNEXTS[arch][0] == width else width
+    if "stages.0.blocks.0.gamma" in tensors:
+        return ConvNeXtConfig(arch=arch, width=own_width, patch=patch)
+    return ConvNeXtConfig(arch=arch, width=own_width, patch=patch, layer_scale=0.0, final_norm="positions")
+
+
 def described(config: EncoderConfig) -> str:
     """An encoder's settings in a few words."""
     if isinstance(config, ResNetConfig):
         return f"{config.arch} of width {config.width} with a {config.stem} stem"
     if isinstance(config, ViTConfig):
         return f"{config.arch} of {config.depth} blocks on {config.grid} x {config.grid} patches of {config.patch} px"
+    if isinstance(config, ConvNeXtConfig):
+        width = config.width or CONVNEXTS[config.arch][0]
+        normed = "" if config.final_norm == "pooled" else ", which norms positions"
+        return f"{config.arch} of width {width} on patches of {config.patch} px{normed}"
     return config.arch
 
 

@@ -12,7 +12,7 @@ from fastvicreg.encoders import EncoderConfig, build_encoder
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.train import checkpoint as checkpoints
-from fastvicreg.weights.architecture import described, native_size, resnet_of, vit_of
+from fastvicreg.weights.architecture import convnext_of, described, native_size, resnet_of, vit_of
 from fastvicreg.weights.files import Content
 from fastvicreg.weights.layouts import find
 
@@ -50,9 +50,10 @@ def import_weights(content: Content, *, arch: str | None = None, stem: str | Non
                 "(--stem 3x3p2: padding 2, as solo-learn; 3x3s2: stride 2)."
             )
     else:
+        of, noun = (vit_of, "vision transformer") if found.family == "vit" else (convnext_of, "ConvNeXt")
         if stem:
-            raise UserError(f"--stem {stem}: {origin} holds a vision transformer, which has none.")
-        taken, config = found.tensors, vit_of(found.tensors, origin)
+            raise UserError(f"--stem {stem}: {origin} holds a {noun}, which has none.")
+        taken, config = found.tensors, of(found.tensors, origin)
     if arch is not None and arch != config.arch:
         raise UserError(f"--arch {arch}: {origin} holds {described(config)}; give --arch {config.arch}, or none.")
     with torch.random.fork_rng(devices=[]):  # a run that begins with these weights draws what it would have drawn

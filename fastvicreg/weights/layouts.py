@@ -1,12 +1,13 @@
 """Where programs put an encoder in their checkpoints: one row a layout, found by the names in a file.
 
-A file's network is found by a name that every ResNet or vision transformer has; what stands before it is its prefix.
+A file's network is found by a name that every network of its family has; what stands before it is its prefix.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,21 +16,50 @@ from torch import Tensor
 from fastvicreg.errors import UserError
 from fastvicreg.weights.files import Content
 
-Family = Literal["resnet", "vit"]
+Family = Literal["resnet", "vit", "convnext"]
 
-MARKS: dict[str, tuple[Family, bool]] = {
-    "layer1.0.conv1.weight": ("resnet", False),
-    "4.0.conv1.weight": ("resnet", True),
-    "blocks.0.attn.qkv.weight": ("vit", False),
+
+def _as_it_is(name: str) -> str:
+    return name
+
+
+def _counted(name: str) -> str:
+    """Of torchvision's ResNet as ``nn.Sequential(*list(resnet.children())[:-1])``, which lightly's examples train."""
+    number, dot, rest = name.partition(".")
+    parts = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+    return parts.get(number, number) + dot + rest
+
+
+def _released(name: str) -> str:
+    """Of facebookresearch/ConvNeXt's network, and VICRegL's, as timm has it."""
+    for pattern, ours in (
+        (r"downsample_layers\.0\.", "stem."),
+        (r"downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+        (r"stages\.(\d)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
+        (r"stages\.(\d)\.(\d+)\.pwconv(\d)\.", r"stages.\1.blocks.\2.mlp.fc\3."),
+        (r"stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+        (r"norm\.", "head.norm."),
+        (r"head\.", "fc."),
+    ):
+        changed, found = re.subn(f"^{pattern}", ours, name)
+        if found:
+            return changed
+    return name
+
+
+MARKS: dict[str, tuple[Family, Callable[[str], str]]] = {
+    "layer1.0.conv1.weight": ("resnet", _as_it_is),
+    "4.0.conv1.weight": ("resnet", _counted),
+    "blocks.0.attn.qkv.weight": ("vit", _as_it_is),
+    "stages.0.blocks.0.conv_dw.weight": ("convnext", _as_it_is),
+    "stages.0.0.dwconv.weight": ("convnext", _released),
 }
-"""A name that each network has: to its family, and whether its parts are numbered, as in a Sequential of children."""
-
-NUMBERED = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-"""torchvision's ResNet as ``nn.Sequential(*list(resnet.children())[:-1])``, which lightly's examples train."""
+"""A name that each network has there: to its family, and from its names to ours."""
 
 OWN = {
     "resnet": ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4."),
     "vit": ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm."),
+    "convnext": ("stem.", "stages.", "head.norm."),
 }
 """Beginnings of an encoder's names; all others belong to heads."""
 
@@ -72,7 +102,8 @@ LAYOUTS = (
     Layout("a fastvicreg checkpoint", "", "encoder.", ("expander.",)),
     Layout("a fastvicreg checkpoint", "", "encoder.", ("projector.",)),
     Layout("a classifier of torchvision or timm", "", "", ("fc.",)),
-    Layout("a classifier of timm", "", "", ("head.",)),
+    Layout("a classifier of timm", "", "", ("head.weight",)),
+    Layout("a classifier of timm", "", "", ("head.fc.",)),
     Layout("a bare backbone, as VICReg, VICRegL and Barlow Twins release theirs", "", ""),
 )
 """From the most particular to the most general: the first that fits is taken."""
@@ -86,7 +117,7 @@ class Found:
     """Which layout it was."""
     family: Family
     tensors: dict[str, Tensor]
-    """Under torchvision's names (ResNets) or timm's (vision transformers)."""
+    """Under torchvision's names (ResNets) or timm's (vision transformers, ConvNeXts)."""
     left_out: tuple[str, ...]
     """What else was there: beginnings of names with their number of tensors, and keys that are no weights."""
     stem: str
@@ -98,7 +129,7 @@ class _Candidate:
     group: str
     prefix: str
     family: Family
-    numbered: bool
+    renamed: Callable[[str], str]
 
 
 def find(content: Content) -> Found:
@@ -123,20 +154,17 @@ def find(content: Content) -> Found:
 def _candidates(groups: Mapping[str, dict[str, Tensor]]) -> Iterator[_Candidate]:
     for group, tensors in groups.items():
         for name in tensors:
-            for mark, (family, numbered) in MARKS.items():
+            for mark, (family, renamed) in MARKS.items():
                 prefix = name[: -len(mark)]
                 if name.endswith(mark) and (not prefix or prefix.endswith(".")):
-                    yield _Candidate(group, prefix, family, numbered)
+                    yield _Candidate(group, prefix, family, renamed)
 
 
 def _taken(content: Content, candidate: _Candidate, title: str, stem: str) -> Found:
     own, others = {}, Counter[str]()
     inside = content.groups[candidate.group]
     for name, tensor in inside.items():
-        inner = name.removeprefix(candidate.prefix)
-        if candidate.numbered:
-            number, dot, rest = inner.partition(".")
-            inner = NUMBERED.get(number, number) + dot + rest
+        inner = candidate.renamed(name.removeprefix(candidate.prefix))
         ours = name.startswith(candidate.prefix) and inner.startswith(OWN[candidate.family])
         if ours:
             own[inner] = tensor
@@ -159,5 +187,5 @@ def _nothing(content: Content) -> str:
     begin = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "")
     return (
         f"{content.path} holds no encoder that is known here, only {begin}: ResNets under torchvision's names "
-        f"(layer1.0.conv1.weight) and vision transformers under timm's (blocks.0.attn.qkv.weight) are."
+        f"(layer1.0.conv1.weight), vision transformers (blocks.0.attn.qkv.weight) and ConvNeXts under timm's are."
     )

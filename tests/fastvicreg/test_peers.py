@@ -18,6 +18,7 @@ from torch import nn
 
 from fastvicreg import load_encoder
 from fastvicreg.cli import main
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
@@ -65,6 +66,7 @@ VITS = {
     "vit_small_patch16_224": ViTConfig("vit_small"),
     "vit_base_patch32_224": ViTConfig("vit_base", patch=32, grid=7),
 }
+OF_TIMM = {**VITS, "convnext_tiny": ConvNeXtConfig("convnext_tiny"), "convnext_base": ConvNeXtConfig("convnext_base")}
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
@@ -105,10 +107,10 @@ def test_torchvision_loads_our_export_and_we_load_its_weights(name: str, tmp_pat
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("name", [*VITS, "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", [*OF_TIMM, "resnet18", "resnet50"])
 def test_timm_loads_our_exports_and_we_load_its_weights(name: str, tmp_path: Path, capsys: Any) -> None:
     timm = peer("timm")
-    config = VITS.get(name) or ResNetConfig(name)
+    config = OF_TIMM.get(name) or ResNetConfig(name)
     made = trained(config)
     source, file, folder = (
         write(dict(made.state_dict()), tmp_path / "w.pth"),
@@ -148,6 +150,20 @@ def test_a_vision_transformer_of_another_image_size_goes_to_timm(tmp_path: Path)
 
 
 @pytest.mark.peers
+def test_a_narrow_convnext_without_layer_scales_goes_to_timm(tmp_path: Path) -> None:
+    timm = peer("timm")
+    made = trained(ConvNeXtConfig("convnext_tiny", width=16))
+    source, file = write(dict(made.state_dict()), tmp_path / "weights.pth"), tmp_path / "out.safetensors"
+    assert main(["export", str(source), str(file), "--to", "timm"]) == 0
+    dims = [16, 32, 64, 128]
+    close(timm.create_model("convnext_tiny", num_classes=0, checkpoint_path=str(file), dims=dims), made)
+    found = load_trained(source)
+    bare = ConvNeXtConfig("convnext_tiny", width=16, layer_scale=0.0)
+    without = replace(found, encoder=trained(bare), config=replace(found.config, encoder=bare))
+    assert "loaded by timm" in hf.write(without, tmp_path / "hf").proof
+
+
+@pytest.mark.peers
 @pytest.mark.parametrize(
     ("library", "name", "says"),
     [
@@ -156,6 +172,8 @@ def test_a_vision_transformer_of_another_image_size_goes_to_timm(tmp_path: Path)
         ("torchvision", "resnet152", "a ResNet of 3 8 36 3 bottleneck blocks"),
         ("torchvision", "vit_b_16", "holds no encoder that is known here"),
         ("torchvision", "convnext_tiny", "holds no encoder that is known here"),
+        ("timm", "convnextv2_tiny", "a ConvNeXt of another kind"),
+        ("timm", "convnext_atto", "a ConvNeXt of another kind"),
         ("timm", "resnet50d", "has no conv1.weight"),
         ("timm", "seresnet50", "layer1.0.se"),
         ("timm", "deit_tiny_distilled_patch16_224", "holds dist_token"),

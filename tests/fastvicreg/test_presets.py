@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.methods.dino.config import DINOConfig
@@ -158,6 +159,19 @@ def test_vicregl_s_preset_has_the_released_resnet_s_settings() -> None:
     assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (300, 2048, "official")
 
 
+def test_vicregl_s_other_preset_has_the_released_defaults_and_their_convnext() -> None:
+    config = preset("vicregl-convnext-400ep").config
+    assert config.encoder == ConvNeXtConfig(
+        "convnext_small", patch=4, layer_scale=0.0, final_norm="positions", drop_path=0.1
+    )
+    assert config.method == VICRegLConfig(
+        expander=(8192,) * 3, local_projector=(512,) * 3, alpha=0.75, local_matches=(20, 4), layer_norm=True
+    )
+    optim = config.optim
+    assert (optim.optimizer, optim.base_lr, optim.weight_decay, optim.warmup_epochs) == ("adamw", 7.5e-4, 0.05, 10)
+    assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (400, 384, "vicregl")
+
+
 def test_imagenet_s_presets_name_what_is_otherwise() -> None:
     words = {
         "imagenet-1000ep": ("hinge halved", "blur p 1.0/0.1", "0.002 absolute", "eq. 5", "--precision fp16"),
@@ -169,6 +183,7 @@ def test_imagenet_s_presets_name_what_is_otherwise() -> None:
         "dino-imagenet-100ep": ("gradient of 0", "--precision fp16"),
         "byol-imagenet-100ep": ("begins as a copy", "ends at 0"),
         "vicregl-imagenet-300ep": ("unflipped", "take 4 of the second", "no maps of a ResNet", "--precision fp16"),
+        "vicregl-convnext-400ep": ("unflipped", "4 of the second map", "400 epochs", "--precision fp16"),
         "simclr-imagenet-100ep": ("ends at 0", "three layers"),
     }
     for name, parts in words.items():

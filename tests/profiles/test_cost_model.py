@@ -12,6 +12,7 @@ import pytest
 
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import preset
@@ -58,6 +59,14 @@ def test_a_vit_is_counted_as_it_is_known(config: TrainConfig) -> None:
     kinds = [kind for kind, _ in tower.moves]
     assert (kinds.count("layer"), kinds.count("gelu"), kinds.count("residual")) == (25, 12, 24 + 1)
     assert trace(replace(config, encoder=ViTConfig(arch="vit_small"))).norms == 0
+
+
+def test_a_convnext_is_counted_as_it_is_known(config: TrainConfig) -> None:
+    """8.7 G products and additions of one image (ConvNeXt, table 1); 36 blocks, and 5 norms between and around them."""
+    tower = trace(replace(config, encoder=ConvNeXtConfig(arch="convnext_small"))).views[0]
+    assert sum(product.operations for product in tower.products) == pytest.approx(2 * 8.7e9, rel=0.01)
+    kinds = [kind for kind, _ in tower.moves]
+    assert (kinds.count("layer"), kinds.count("gelu"), kinds.count("residual")) == (36 + 5, 36, 36)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
 
@@ -23,7 +24,7 @@ def exclude_bias_and_norm(parameter: Tensor) -> bool:
     return parameter.ndim == 1
 
 
-def trained(config: ResNetConfig | ViTConfig, *, seed: int = 0) -> nn.Module:
+def trained(config: ResNetConfig | ViTConfig | ConvNeXtConfig, *, seed: int = 0) -> nn.Module:
     """An encoder whose norms, their running statistics and biases are not their initial ones."""
     torch.manual_seed(seed)
     encoder = config.build()

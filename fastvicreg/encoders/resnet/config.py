@@ -39,8 +39,9 @@ class ResNetConfig:
     """A ResNet under torchvision's parameter names."""
 
     arch: str = "resnet50"
-    """resnet18, resnet34, resnet50, resnet101 or resnet50x2; other families: vit_tiny, vit_small, vit_base, timm
-    (any of its networks), and for --pair resnet18_1d, resnet34_1d and gru, whose settings --arch NAME --help shows."""
+    """resnet18, resnet34, resnet50, resnet101 or resnet50x2; other families: vit_tiny, vit_small, vit_base;
+    convnext_tiny, convnext_small, convnext_base, convnext_large, convnext_xlarge; timm (any of its networks); and for
+    --pair resnet18_1d, resnet34_1d, gru, text_transformer. --arch NAME --help shows a family's settings."""
     width: int = 64
     """Channels of the first stage (resnet50x2 doubles it), at least 16."""
     stem: Stem = "7x7"

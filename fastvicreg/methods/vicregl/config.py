@@ -45,6 +45,8 @@ class VICRegLConfig:
     """Weight of the covariance terms, each the mean over views."""
     batch_norm: bool = True
     """Batch norm in the expander and the local projector."""
+    layer_norm: bool = False
+    """Layer norm there in place of batch norm (released code: with a ConvNeXt)."""
 
     @property
     def is_local(self) -> bool:
@@ -66,6 +68,8 @@ class VICRegLConfig:
                 f"--local-matches {given}: give one number of positions, or those of large and small crops, each 1 or "
                 "more."
             )
+        if self.layer_norm and not self.batch_norm:
+            raise UserError("--layer-norm takes the place of batch norm: leave out --no-batch-norm.")
         if self.is_local and not (self.local_features or self.local_locations):
             raise UserError(
                 f"--no-local-features and --no-local-locations leave --alpha {self.alpha} nothing local: leave one of "

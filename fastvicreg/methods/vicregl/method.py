@@ -50,7 +50,8 @@ class VICRegL(nn.Module):
         super().__init__()
         known(impl)
         self.encoder, self.config, self.impl = encoder, config, impl
-        self.expander = expander(encoder.features, config.expander, batch_norm=config.batch_norm)
+        norms = {"batch_norm": config.batch_norm, "layer_norm": config.layer_norm}
+        self.expander = expander(encoder.features, config.expander, **norms)
         self.local_projector: nn.Module | None = None
         self.columns = (
             Column("invariance", "inv"),
@@ -62,9 +63,9 @@ class VICRegL(nn.Module):
             if not channels:
                 raise UserError(
                     f"--method vicregl matches positions of a feature map, and {type(encoder).__name__} gives none: "
-                    "give --arch resnet50, another ResNet or ViT, or --alpha 1."
+                    "give --arch resnet50, another ResNet, ConvNeXt or ViT, or --alpha 1."
                 )
-            self.local_projector = expander(channels, config.local_projector, batch_norm=config.batch_norm)
+            self.local_projector = expander(channels, config.local_projector, **norms)
             self.columns += (
                 Column("local_invariance", "l-inv"),
                 Column("local_variance", "l-var"),

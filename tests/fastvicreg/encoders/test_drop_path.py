@@ -17,12 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders import build_encoder
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.drop_path import DropPath
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.resnet.network import BasicBlock, resnet
 from fastvicreg.encoders.resnet1d.config import ResNet1dConfig
+from fastvicreg.encoders.transformer import Block
 from fastvicreg.encoders.vit.config import ViTConfig
-from fastvicreg.encoders.vit.network import Block, VisionTransformer
+from fastvicreg.encoders.vit.network import VisionTransformer
 from fastvicreg.methods.views import each_view
 from fastvicreg.train.assemble import as_module
 from fastvicreg.train.batch_norm import replace_norms
@@ -33,8 +35,9 @@ NETWORKS: dict[str, Any] = {
     "resnet18": lambda rate: ResNetConfig("resnet18", width=16, stem="3x3", drop_path=rate),
     "resnet50": lambda rate: ResNetConfig("resnet50", width=16, stem="3x3", drop_path=rate),
     "resnet18_1d": lambda rate: ResNet1dConfig("resnet18_1d", width=16, drop_path=rate),
+    "convnext_tiny": lambda rate: ConvNeXtConfig("convnext_tiny", width=16, patch=1, layer_scale=1.0, drop_path=rate),
 }
-BLOCKS = {"vit_tiny": (3, 2), "resnet18": (8, 1), "resnet50": (16, 1), "resnet18_1d": (8, 1)}
+BLOCKS = {"vit_tiny": (3, 2), "resnet18": (8, 1), "resnet50": (16, 1), "resnet18_1d": (8, 1), "convnext_tiny": (18, 1)}
 """Blocks, and residual branches of each."""
 
 

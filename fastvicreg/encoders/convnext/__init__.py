@@ -1,0 +1,1 @@
+"""ConvNeXts (Liu et al., arXiv 2201.03545) under timm's parameter names."""
