@@ -67,6 +67,31 @@ def vit_base(weights: str | None = None, **settings: _Any) -> _Any:
     return _built("vit_base", weights, settings)
 
 
+def convnext_tiny(weights: str | None = None, **settings: _Any) -> _Any:
+    """ConvNeXt-T, features 768 wide; ``settings`` (width, patch, layer_scale, final_norm) of a fresh one."""
+    return _built("convnext_tiny", weights, settings)
+
+
+def convnext_small(weights: str | None = None, **settings: _Any) -> _Any:
+    """ConvNeXt-S, features 768 wide; as ``convnext_tiny``."""
+    return _built("convnext_small", weights, settings)
+
+
+def convnext_base(weights: str | None = None, **settings: _Any) -> _Any:
+    """ConvNeXt-B, features 1024 wide; as ``convnext_tiny``."""
+    return _built("convnext_base", weights, settings)
+
+
+def convnext_large(weights: str | None = None, **settings: _Any) -> _Any:
+    """ConvNeXt-L, features 1536 wide; as ``convnext_tiny``."""
+    return _built("convnext_large", weights, settings)
+
+
+def convnext_xlarge(weights: str | None = None, **settings: _Any) -> _Any:
+    """ConvNeXt-XL, features 2048 wide; as ``convnext_tiny``."""
+    return _built("convnext_xlarge", weights, settings)
+
+
 def timm(weights: str | None = None, **settings: _Any) -> _Any:
     """A network of timm's; ``settings`` (model: timm's name, made_for) of a fresh one."""
     return _built("timm", weights, settings)
@@ -85,6 +110,11 @@ def resnet34_1d(weights: str | None = None, **settings: _Any) -> _Any:
 def gru(weights: str | None = None, **settings: _Any) -> _Any:
     """Words' numbers (B, L) to features; ``settings`` (width, embedding, vocabulary) of a fresh one."""
     return _built("gru", weights, settings)
+
+
+def text_transformer(weights: str | None = None, **settings: _Any) -> _Any:
+    """Words' numbers (B, L) to features; ``settings`` (width, depth, vocabulary) of a fresh one."""
+    return _built("text_transformer", weights, settings)
 
 
 def _built(arch: str, weights: str | None, settings: dict[str, _Any]) -> _Any:

@@ -64,9 +64,10 @@ class DataConfig:
     recipe: str = "official"
     """Augmentation: official (asymmetric, as the released code), paper (symmetric), small (no blur, 32 px images), moco
     (MoCo v2's and SimSiam's), simclr (strong colour jitter), solo-asymmetric, solo-weak, solo-wmse (solo-learn's for
-    CIFAR), multicrop (two large and six small views, as SwAV) and dino (two and eight), for methods that take them."""
+    CIFAR); for methods that take more views multicrop (two large and six small ones, as SwAV), dino (two and eight) and
+    vicregl (two and six)."""
     small_size: int = 0
-    """Side of the small views of multicrop and dino in pixels; 0: 96."""
+    """Side of the small views of multicrop, dino and vicregl in pixels; 0: 96."""
     num_views: int = 0
     """Views of each image, 2 to 64: the recipe's own, then these again in turn; more than two for methods that take
     them, such as vicreg. 0: the recipe's."""
