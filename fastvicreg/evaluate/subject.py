@@ -137,6 +137,8 @@ class ImageSubject:
     device: str = "cpu"
     workers: int = 0
     to_rgb: str = "range"
+    image: str = ""
+    """What holds the image where samples have several; "" where none was named."""
     seed: int = 0
     cached: bool = True
     stall: float = LIMIT
@@ -168,6 +170,7 @@ class ImageSubject:
             device,
             asked.workers,
             config.data.to_rgb,
+            config.data.image,
             config.run.seed,
             asked.cache,
             asked.stall_timeout or NEVER,
@@ -210,7 +213,9 @@ class ImageSubject:
     def _load(self, source: Source, where: str) -> Features:
         if not self.cached:
             return self.extracted(self.encoder, source)
-        key = features_key(self.encoder, source, where, image_size=self.image_size, device=self.device)
+        key = features_key(
+            self.encoder, source, where, image_size=self.image_size, device=self.device, image=self.image
+        )
         found = load_features(key, self.device)
         if found is not None and len(found.labels_N) == len(source):
             self.told(f"features of {where}: {len(source):,} taken from the cache (--no-cache computes them again)")
