@@ -102,6 +102,9 @@ def main(arguments: Sequence[str]) -> int:
         again = "fastvicreg train" if processes.world_size == 1 else "torchrun ... -m fastvicreg train"
         display.note(f"stopped at step {outcome.step}; continue with: {again} --resume --out {out}")
         return exit_code(outcome.signal)
+    if outcome.step < outcome.total:  # saved with the run, so that --resume alone would end here again
+        ended = f"ended by --steps {options.settings.run.steps} of the run's {outcome.total:,} steps"
+        display.note(f"{ended}; all of them: fastvicreg train --resume --steps 0 --out {out}")
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
     labelled = " --val-data FOLDER" if outcome.no_knn else ""
     evaluation = f"retrieval {out}" if options.settings.pair.pair else f"knn {out}{labelled}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,17 +74,22 @@ def import_weights(content: Content, *, arch: str | None = None, stem: str | Non
 
 def require_same(found: EncoderConfig, asked: EncoderConfig, path: str | Path) -> None:
     """``UserError`` where an encoder of ``found`` cannot begin a run of ``asked``, with the options for it."""
-    alike = found == asked
+    alike = _of_weights(found) == _of_weights(asked)
     if isinstance(found, ResNetConfig) and isinstance(asked, ResNetConfig):
         # Stride and padding of a stem are the run's own to choose: its weights have no part in them.
         alike = (found.arch, found.width, found.stem[:3]) == (asked.arch, asked.width, asked.stem[:3])
     if alike:
         return
-    names = [name for name in found.__dataclass_fields__ if name != "arch"]  # type: ignore[attr-defined]
-    options = " ".join(f"--{name} {getattr(found, name)}" for name in names)
+    settings = {name: value for name, value in _of_weights(found).items() if name != "arch"}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     raise UserError(
         f"--init {path} holds {described(found)}, the run is of {described(asked)}: give --arch {found.arch} {options}."
     )
+
+
+def _of_weights(config: EncoderConfig) -> dict[str, Any]:
+    """The settings that weights depend on: stochastic depth is how a run trains, and no part of what is trained."""
+    return {name: value for name, value in asdict(config).items() if name != "drop_path"}  # type: ignore[call-overload]
 
 
 def _resnet(tensors: dict[str, Tensor], origin: str, stem: str) -> ResNetConfig:
