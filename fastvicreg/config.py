@@ -23,6 +23,8 @@ from fastvicreg.stalls import LIMIT
 from fastvicreg.train.steps import StepConfig
 from fastvicreg.train.steps.eager.config import EagerConfig
 
+LARGEST = 65535
+"""Pixels a side that a JPEG may have."""
 RESUMABLE = "resumable"
 """Key of a field's metadata: a resumed run may change it."""
 
@@ -115,6 +117,8 @@ class DataConfig:
             }
         )
         self.training_sizes()
+        if (side := max(self.image_size, self.small_size)) > LARGEST:
+            raise UserError(f"a view's side of {side} is larger than any JPEG: give {LARGEST} or less.")
         if not 0 <= self.hw_decoder_load <= 1:
             raise UserError(f"--hw-decoder-load {self.hw_decoder_load} is no share: give 0 to 1.")
         if self.decoder != "auto" and self.pipeline != "dali":
