@@ -52,7 +52,7 @@ class Linear:
     labels_per_class: int = 0
     """Labels a class that it may see, with --frozen-features, which this implies; 0: all."""
     lr: tuple[float, ...] = ()
-    """Learning rates at a batch of 256; several train at once, a classifier each, in one pass over the data."""
+    """Learning rates, whatever --batch-size; several train at once, a classifier each, in one pass over the data."""
     epochs: int | None = None
     """Passes over the training images; not given: the preset's."""
     batch_size: int = 256
