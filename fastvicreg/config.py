@@ -184,10 +184,7 @@ class OptimConfig:
             raise UserError(f"--lars-form {self.lars_form} needs --optimizer lars, not {self.optimizer}.")
         if self.decay_1d and self.optimizer == "lars":
             raise UserError("--decay-1d is not lars's: --lars-form larc decays and adapts biases and norms too.")
-        for flag, value in (
-            ("--base-lr", self.base_lr),
-            ("--eta", self.eta),
-        ):
+        for flag, value in (("--base-lr", self.base_lr), ("--eta", self.eta)):
             if not 0 < value < math.inf:
                 raise UserError(f"{flag} {value} cannot train: give a finite value above 0.")
         if self.warmup_share >= 1:
