@@ -61,6 +61,10 @@ class EvalOptions:
     """auto, cpu or cuda."""
     workers: int = 0
     """Decoding threads; 0: one a core."""
+    fault_count: int | None = None
+    """The command ends when more images than this cannot be read, each being replaced by a neighbour ..."""
+    fault_share: float | None = None
+    """... and more than this share of a split; default of both: as the run was trained."""
     stall_timeout: float = LIMIT
     """Seconds without a batch of images after which the command ends and says where it is stuck; 0: never."""
     cache: bool = True

@@ -14,6 +14,7 @@ from fastvicreg.evaluate.cache import features_key, load_features, save_features
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.features_file import LabelledFeatures
 from fastvicreg.evaluate.labels import Labelled
+from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.stalls import LIMIT, NEVER
 from fastvicreg.train.assemble import resolve_device
 
@@ -143,6 +144,8 @@ class ImageSubject:
     cached: bool = True
     stall: float = LIMIT
     """Seconds that a batch of images is waited for."""
+    budget: FaultBudget = field(default_factory=FaultBudget)
+    """Images that may be replaced by a neighbour."""
     told: Callable[[str], None] = lambda _: None
     _features: dict[int, Features] = field(default_factory=dict)
 
@@ -174,6 +177,7 @@ class ImageSubject:
             config.run.seed,
             asked.cache,
             asked.stall_timeout or NEVER,
+            FaultBudget(config.data.fault_count, config.data.fault_share),
             told,
         )
 
@@ -204,8 +208,8 @@ class ImageSubject:
     @property
     def reading(self) -> dict[str, Any]:
         """How images are read, for ``extract`` and ``ImageBatches``."""
-        size, stall = self.image_size, self.stall
-        return {"image_size": size, "device": self.device, "workers": self.workers, "stall": stall}
+        reading = {"image_size": self.image_size, "device": self.device, "workers": self.workers}
+        return {**reading, "stall": self.stall, "budget": self.budget}
 
     def images(self, protocol: str) -> ImageSubject:
         return self

@@ -184,6 +184,7 @@ def _by_sgd(
         told("crops are resized bicubically, as in training; the official evaluation code resizes bilinearly")
         with ImageBatches(images.bank, training, **images.reading) as batches:
             trained = train_heads(images.encoder, batches, **common)
+            batches.tell_faults(told)
     return [_classifier(trained, training)]
 
 
