@@ -37,10 +37,10 @@ def test_an_image_in_place_of_another_is_judged_by_its_own_label(
 
 
 def test_what_may_be_unreadable_is_asked_for_by_the_options_that_the_refusal_names(
-    damaged: tuple[Path, Path], answer: Answer
+    damaged: tuple[Path, Path], tmp_path: Path, answer: Answer
 ) -> None:
     data, run = damaged
-    asked = ("knn", run, "--data", data, "--k", "1", *QUIET)
+    asked = ("knn", run, "--data", data, "--k", "1", *QUIET, "--report", tmp_path)
     code, line = answer(*asked, "--fault-count", "2")
     assert code == 2
     assert "allow more with --fault-count and --fault-share" in line
@@ -52,9 +52,9 @@ def test_what_may_be_unreadable_is_asked_for_by_the_options_that_the_refusal_nam
 
 @pytest.mark.parametrize("protocol", [("linear", "--epochs", "1"), ("finetune", "--epochs", "1")])
 def test_training_images_that_cannot_be_read_are_told(
-    protocol: tuple[str, ...], damaged: tuple[Path, Path], answer: Answer
+    protocol: tuple[str, ...], damaged: tuple[Path, Path], tmp_path: Path, answer: Answer
 ) -> None:
     data, run = damaged
-    code, text = answer(protocol[0], run, "--data", data, *protocol[1:], *QUIET)
+    code, text = answer(protocol[0], run, "--data", data, *protocol[1:], *QUIET, "--report", tmp_path)
     assert code == 0, text
     assert "1 training images could not be read; a neighbour stood for each." in text
