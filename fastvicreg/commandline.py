@@ -93,14 +93,17 @@ def part_named(
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     """The value of ``--flag VALUE`` or ``--flag=VALUE``, before the options are parsed; None where it is not given.
 
-    Of several the last, which is what the parser takes.
+    Of several the last, and with _ as with - in its name, which is what the parser takes.
     """
     found = None
     for position, argument in enumerate(arguments):
-        if argument == flag and position + 1 < len(arguments):
+        name, has_value, value = argument.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if has_value:
+            found = value
+        elif position + 1 < len(arguments):
             found = arguments[position + 1]
-        elif argument.startswith(flag + "="):
-            found = argument[len(flag) + 1 :]
     return found
 
 

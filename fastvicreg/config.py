@@ -23,6 +23,7 @@ from fastvicreg.stalls import LIMIT
 from fastvicreg.train.steps import StepConfig
 from fastvicreg.train.steps.eager.config import EagerConfig
 
+LARGEST = 65535  # pixels a side that a JPEG may have
 RESUMABLE = "resumable"
 """Key of a field's metadata: a resumed run may change it."""
 
@@ -116,6 +117,8 @@ class DataConfig:
             }
         )
         self.training_sizes()
+        if (side := max(self.image_size, self.small_size)) > LARGEST:
+            raise UserError(f"a view's side of {side} is larger than any JPEG: give {LARGEST} or less.")
         if not 0 <= self.hw_decoder_load <= 1:
             raise UserError(f"--hw-decoder-load {self.hw_decoder_load} is no share: give 0 to 1.")
         if self.decoder != "auto" and self.pipeline != "dali":
@@ -158,12 +161,11 @@ class OptimConfig:
             {
                 "--weight-decay": (self.weight_decay, 0.0),
                 "--clip": (self.clip, 0.0),
-                "--eta": (self.eta, 0.0),
                 "--warmup-epochs": (self.warmup_epochs, 0.0),
                 "--warmup-share": (self.warmup_share, 0.0),
             }
         )
-        for name in ("weight_decay", "clip", "eta", "warmup_epochs"):
+        for name in ("weight_decay", "clip", "warmup_epochs"):
             if not math.isfinite(value := getattr(self, name)):
                 raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
         if self.clip_by != "total" and not self.clip:
@@ -182,8 +184,9 @@ class OptimConfig:
             raise UserError(f"--lars-form {self.lars_form} needs --optimizer lars, not {self.optimizer}.")
         if self.decay_1d and self.optimizer == "lars":
             raise UserError("--decay-1d is not lars's: --lars-form larc decays and adapts biases and norms too.")
-        if not 0 < self.base_lr < float("inf"):
-            raise UserError(f"--base-lr {self.base_lr} cannot train: give a finite value above 0.")
+        for flag, value in (("--base-lr", self.base_lr), ("--eta", self.eta)):
+            if not 0 < value < math.inf:
+                raise UserError(f"{flag} {value} cannot train: give a finite value above 0.")
         if self.warmup_share >= 1:
             raise UserError(f"--warmup-share {self.warmup_share} leaves no step after the warm-up: give less than 1.")
 

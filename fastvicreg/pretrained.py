@@ -31,7 +31,7 @@ from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pipelines.plan import EvalPlan, eval_plan
 from fastvicreg.train import checkpoint as checkpoints
-from fastvicreg.train.run_folder import require_run
+from fastvicreg.train.run_folder import is_export, require_run
 from fastvicreg.weights import files
 from fastvicreg.weights.imported import import_weights
 
@@ -205,8 +205,7 @@ def _modality(pair: PairConfig, branch: str, words: Callable[[], Vocabulary]) ->
 
 def _exported_folder(path: Path) -> Path:
     """The weights in a folder that ``export --to hf`` wrote; any other path as it is."""
-    weights = path / "model.safetensors"
-    return weights if weights.is_file() and not (path / "state.json").exists() else path
+    return path / "model.safetensors" if is_export(path) else path
 
 
 def _of_file(path: Path, arch: str | None, stem: str | None) -> TrainedEncoder:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fastvicreg.commandline import WhichEncoder, flags_of, parse, part_named, with_parts
+from fastvicreg.commandline import WhichEncoder, flags_of, gathered, parse, part_named, with_parts
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 from fastvicreg.provenance import require_place
@@ -59,6 +61,10 @@ class EvalOptions:
     """auto, cpu or cuda."""
     workers: int = 0
     """Decoding threads; 0: one a core."""
+    fault_count: int | None = None
+    """The command ends when more images than this cannot be read, each being replaced by a neighbour ..."""
+    fault_share: float | None = None
+    """... and more than this share of a split; default of both: as the run was trained."""
     stall_timeout: float = LIMIT
     """Seconds without a batch of images after which the command ends and says where it is stuck; 0: never."""
     cache: bool = True
@@ -74,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the figures and write them; returns the exit code."""
     if (named := _named(arguments)) is None:
         return 2
-    names, rest = named
+    names, rest = named[0], gathered(named[1], "--robustness")
     chosen = _parsed(names, rest)
     for name, options in chosen.items():
         for path in (options.json, options.report and Path(options.report) / f"{name}.html"):
@@ -219,11 +225,13 @@ def _write(name: str, options: Any, evaluated: Evaluated) -> list[dict[str, Any]
     """The reports; the figures' rows."""
     from fastvicreg.evaluate.frozen import settings_of
     from fastvicreg.provenance import document, write_json
+    from fastvicreg.train.run_folder import is_export
 
     settings = {"protocol": name, **settings_of(options.settings)}
     rows = [settings | evaluated.facts | row for row in evaluated.rows]
     content = document(f"eval {name}", rows, 1)
     run = Path(options.run) if options.run is not None and Path(options.run).is_dir() else None
+    run = None if run and is_export(run) else run  # what is to be passed on gets none of this machine's paths
     if options.report is not None:
         folder = Path(options.report)
     elif run is not None:
@@ -232,11 +240,7 @@ def _write(name: str, options: Any, evaluated: Evaluated) -> list[dict[str, Any]
         return rows
     from fastvicreg.evaluate.report import write_html
 
-    stem = folder / getattr(options.settings, "label", name)
-    if options.encoder != "a":
-        stem = stem.with_name(f"{stem.name}-{options.encoder}")
-    if options.val_data:
-        stem = stem.with_name(f"{stem.name}-{Path(options.val_data).name}")
+    stem = folder / "-".join([getattr(options.settings, "label", name), *_told_apart(options, evaluated)])
     counts = None if evaluated.count_CC is None else evaluated.count_CC.tolist()
     classes = {"classes": evaluated.by_class, "class_names": evaluated.classes, "confusion": counts}
     classes |= {"robustness": evaluated.robustness}
@@ -252,3 +256,17 @@ def _write(name: str, options: Any, evaluated: Evaluated) -> list[dict[str, Any]
         return rows
     print(f"report: {stem}.html, {stem}.json")
     return rows
+
+
+def _told_apart(options: Any, evaluated: Evaluated) -> list[str]:
+    """What a report's name tells beside the protocol: beside a run no other images' figures take those of its own."""
+    parts = [] if options.encoder == "a" else [options.encoder]
+    if options.report is None:
+        parts += [Path(evaluated.facts["checkpoint"]).name] if options.checkpoint else []
+        parts += [_named_after(options.data)] if options.data else []
+    return parts + ([_named_after(options.val_data)] if options.val_data else [])
+
+
+def _named_after(data: str) -> str:
+    """The last part of a path, a pattern or an address, as a part of a file's name."""
+    return re.sub(r"[^\w.+=-]+", "_", Path(os.path.abspath(data)).name)

@@ -12,6 +12,7 @@ import tyro
 from fastvicreg.commandline import WhichEncoder, parse
 from fastvicreg.errors import UserError
 from fastvicreg.provenance import require_place
+from fastvicreg.train.run_folder import is_export
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     run = Path(options.run)
     which = "" if options.encoder == "a" else f"-{options.encoder}"  # each has a page of its own
     page = run.with_suffix(f".inspect{which}.html") if run.is_file() else run / f"inspect{which}.html"
+    if is_export(run):
+        page = run.with_name(f"{run.name}.inspect{which}.html")
     out = Path(options.out or page)
     if out.is_dir() or out.suffix not in (".html", ".htm"):
         raise UserError(f"--out {options.out}: give the name of an .html file.")

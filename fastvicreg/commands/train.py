@@ -102,6 +102,9 @@ def main(arguments: Sequence[str]) -> int:
         again = "fastvicreg train" if processes.world_size == 1 else "torchrun ... -m fastvicreg train"
         display.note(f"stopped at step {outcome.step}; continue with: {again} --resume --out {out}")
         return exit_code(outcome.signal)
+    if outcome.step < outcome.total:  # saved with the run, so that --resume alone would end here again
+        ended = f"ended by --steps {options.settings.run.steps} of the run's {outcome.total:,} steps"
+        display.note(f"{ended}; all of them: fastvicreg train --resume --steps 0 --out {out}")
     display.note(f"done: {outcome.step} steps; run, checkpoints and metrics in {out}")
     labelled = " --val-data FOLDER" if outcome.no_knn else ""
     evaluation = f"retrieval {out}" if options.settings.pair.pair else f"knn {out}{labelled}"
@@ -111,7 +114,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def options_of(arguments: list[str]) -> TrainOptions:
     """Fill the defaults from preset or saved config, then parse."""
-    arguments = gathered(arguments, "--log")
+    for flag in ("--log", "--kernel"):
+        arguments = gathered(arguments, flag)
     name, saved, out = (flag_value(arguments, flag) for flag in ("--preset", "--config", "--out"))
     if name and saved:
         raise UserError(f"--preset {name} and --config {saved} both set every field: give one of them.")
@@ -127,7 +131,9 @@ def options_of(arguments: list[str]) -> TrainOptions:
         own_images = flag_value(arguments, "--data") or {"--help", "-h"} & set(arguments)
         name = name or ("imagenet-100ep" if own_images else "demo")
         settings = preset(name).config
-    options = _parsed(arguments, name, _with_parts(settings, arguments))
+    settings = _with_other_lengths(_with_parts(settings, arguments), arguments)
+    options = _parsed(arguments, name, settings)
+    _require_paths(options)
     from fastvicreg.pipelines.fetch import is_remote  # only here: help, which ends above, needs none of it
 
     data = options.settings.data
@@ -157,6 +163,34 @@ def _with_parts(settings: TrainConfig, arguments: list[str]) -> TrainConfig:
         if type(settings.encoder) is not kind:
             settings = replace(settings, encoder=kind(arch=arch))
     return settings
+
+
+def _with_other_lengths(settings: TrainConfig, arguments: list[str]) -> TrainConfig:
+    """``settings`` without the length that overrules one that is given: a preset's share of warm-up, a config's steps.
+
+    Where both are given on the command line their own rule holds.
+    """
+    for section, overruling, flag in (("optim", "warmup_share", "--warmup-epochs"), ("run", "total_steps", "--epochs")):
+        other = flag_value(arguments, "--" + overruling.replace("_", "-"))
+        if flag_value(arguments, flag) is not None and other is None:
+            part = replace(getattr(settings, section), **{overruling: 0})
+            settings = replace(settings, **{section: part})
+    return settings
+
+
+def _require_paths(options: TrainOptions) -> None:
+    """``UserError`` for a path that is given and empty, as a shell's variable is that was never set."""
+    data, run = options.settings.data, options.settings.run
+    for flag, path in (
+        ("--data", data.data),
+        ("--val-data", data.val_data),
+        ("--val-labels", data.val_labels),
+        ("--init", run.init),
+        ("--out", options.out),
+        ("--config", options.config),
+    ):
+        if path is not None and not path.strip():
+            raise UserError(f"{flag} is empty: give a path, or leave it out.")
 
 
 def _parsed(arguments: list[str], name: str, settings: TrainConfig) -> TrainOptions:

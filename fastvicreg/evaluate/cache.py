@@ -29,7 +29,7 @@ from fastvicreg.pipelines.to_rgb import rule_of
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the file's form and of what the key names."""
 LIMIT = 32 << 30
 """Bytes that all cached features may take; those not used for longest go first."""
@@ -70,12 +70,18 @@ def _files(source: Source, where: Path) -> Iterator[str | Path]:
         yield where
 
 
-def features_key(encoder: nn.Module, source: Source, where: str, *, image_size: int, device: str) -> str:
-    """What names a file of features: equal only where the features are."""
+def features_key(
+    encoder: nn.Module, source: Source, where: str, *, image_size: int, device: str, image: str = ""
+) -> str:
+    """What names a file of features: equal only where the features are.
+
+    ``image`` is what was named of samples that hold several (--image): these have one name, label and file.
+    """
     parts = (
         f"{VERSION} {__version__} {image_size} {evaluation_resize(image_size)} {torch.device(device).type}",
         weights_digest(encoder),
         data_digest(source, where),
+        repr(image),
     )
     return xxh3_128(" ".join(parts).encode()).hexdigest()
 

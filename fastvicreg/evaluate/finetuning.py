@@ -34,6 +34,7 @@ def finetune(
             classes=len(subject.classes),
             told=lambda report: told(epoch_line(report, training)),
         )
+        batches.tell_faults(told)
     ((best_epoch, best_head),) = trained.best
     assert trained.best_body is not None
     return [

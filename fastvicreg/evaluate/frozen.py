@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.encoders import takes
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, at_least
 from fastvicreg.evaluate import scores
 from fastvicreg.evaluate.features_file import read_features
 from fastvicreg.evaluate.labels import obstacle
@@ -50,6 +49,8 @@ class Evaluation:
     device: str = "auto"
     workers: int = 0
     cache: bool = True
+    fault_count: int | None = None
+    fault_share: float | None = None
     stall_timeout: float = LIMIT
 
 
@@ -94,6 +95,7 @@ def open_subject(
     """
     if asked.workers < 0:
         raise UserError(f"--workers {asked.workers}: give 0 for one a core, or more.")
+    at_least({"--fault-count": (asked.fault_count or 0, 0), "--fault-share": (asked.fault_share or 0.0, 0.0)})
     if (asked.run is None) == (asked.features is None):
         raise UserError(f"give either a run, as fastvicreg eval {name} RUN, or --features FILE.")
     same = before is not None and compares_pairs(protocol, before.config) == isinstance(before.subject, PairSubject)
@@ -165,7 +167,7 @@ def _ranked(subject: Subject, classifiers: list[Classifier]) -> list[tuple[Class
 def _scored(
     subject: Subject, ranked: list[Ranked], facts: dict[str, Any], beside: tuple[str, ...], notes: tuple[str, ...]
 ) -> Evaluated:
-    answers_M = torch.tensor([subject.queries.label(index) for index in range(len(subject.queries))])
+    answers_M = subject.query_features().labels_N.cpu()  # of the neighbour where one stands for an image
     classes = len(subject.classes)
     choice = classes if subject.allowed_A is None else len(subject.allowed_A)
     tops = [one.top_MK.cpu() for one in ranked]
@@ -182,8 +184,9 @@ def _scored(
 
 def _features_subject(asked: Evaluation) -> Opened:
     assert asked.features is not None
-    of_runs = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
-    of_runs["--val-labels"] = asked.val_labels
+    of_runs: dict[str, object] = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
+    of_runs |= {"--val-labels": asked.val_labels, "--fault-count": asked.fault_count}
+    of_runs["--fault-share"] = asked.fault_share
     of_runs["--encoder"] = None if asked.encoder == "a" else asked.encoder
     for flag, value in {**of_runs, "--arch": asked.arch, "--stem": asked.stem}.items():
         if value is not None:
@@ -208,8 +211,9 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
         config = replace(config, data=replace(config.data, val_data=asked.val_data, val_labels=None))
     if asked.val_labels is not None:
         config = replace(config, data=replace(config.data, val_labels=asked.val_labels))
-    keys = {name: key for name, key in (("image", asked.image), ("label", asked.label)) if key is not None}
-    config = replace(config, data=replace(config.data, **keys))
+    given = {name: getattr(asked, name) for name in ("image", "label", "fault_count", "fault_share")}
+    given = {name: value for name, value in given.items() if value is not None}
+    config = replace(config, data=replace(config.data, **given))
     if config.pair.pair or takes(config.encoder) != "images":
         if asked.robustness:
             raise UserError(f"--robustness {asked.robustness[0]}: {asked.run} is of pairs; leave it out.")

@@ -32,7 +32,8 @@ def knn_predict(
     """Predict each query's class by its ``k`` nearest in the bank, by cosine similarity s with weight exp(s / T).
 
     Returns predictions_M, int64. Source: Wu et al. 2018 section 3.4, as DINO's eval_knn.py and VICReg's Table 11.
-    ``ValueError`` where the bank holds fewer than ``k`` samples or a label below 0, or the temperature is not above 0.
+    ``ValueError`` where the bank holds fewer than ``k`` samples, a label below 0 or another number of labels, where the
+    temperature is not above 0, and where a feature is not finite.
     """
     (top_MK,) = knn_rank(bank_ND, bank_labels_N, query_MD, (k,), temperature)
     return top_MK[:, 0]
@@ -53,6 +54,8 @@ def knn_rank(
     distance d, as solo-learn's. Memory beyond the arguments: about 0.4 GB, and 12 bytes for each query and neighbour.
     ``ValueError`` as ``knn_predict``.
     """
+    if len(bank_labels_N) != len(bank_ND):
+        raise ValueError(f"{len(bank_labels_N)} labels of a bank of {len(bank_ND)} samples: give one a sample.")
     if min(ks) < 1 or not temperature > 0:
         raise ValueError(f"k={min(ks)}, temperature={temperature}: both must be above 0.")
     if len(bank_ND) < max(ks):
@@ -60,6 +63,8 @@ def knn_rank(
     if int(bank_labels_N.min()) < 0:
         raise ValueError("the bank holds samples without a label (-1): leave them out.")
     similarity_MK, nearest_MK = nearest(bank_ND, query_MD, max(ks), distance)
+    if bool(similarity_MK.isnan().any()):  # a sample that is not finite comes before all others
+        raise ValueError("the bank or the queries hold a value that is not finite: leave it out.")
     classes = int(bank_labels_N.max()) + 1
     ranks: list[list[Tensor]] = [[] for _ in ks]
     rows = max(1, SIMILARITIES // (4 * max(classes, max(ks))))

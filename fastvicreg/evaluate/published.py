@@ -59,7 +59,7 @@ def is_run_of(config: TrainConfig, preset: str) -> bool:
     """Whether a run trained by ``config`` is one of ``preset``: all that changes what is learnt is the preset's."""
     own = PRESETS[preset]().config
     data = ("recipe", "image_size", "resolution", "small_size", "num_views")
-    run = ("epochs", "batch_size", "steps")
+    run = ("epochs", "total_steps", "batch_size", "steps", "init")
     return (
         (config.encoder, config.method, config.optim) == (own.encoder, own.method, own.optim)
         and all(getattr(config.data, name) == getattr(own.data, name) for name in data)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastvicreg.contracts import Source
@@ -77,15 +76,15 @@ def evaluate_sets(
         for one in sets:
             told(f"{one.name}: {len(one.source):,} images")
             if classifier.encoder is None:
-                features_MD = subject.features_of(one.source, one.where).features_NF
+                features = subject.features_of(one.source, one.where)
             else:
-                features_MD = subject.extracted(classifier.encoder, one.source).features_NF
-            ranked = classifier.rank(features_MD, one.allowed_A)
+                features = subject.extracted(classifier.encoder, one.source)
+            ranked = classifier.rank(features.features_NF, one.allowed_A)
             chosen = next((rank for rank in ranked if rank.setting == setting), ranked[-1])
             if chosen.setting != setting:  # a bank of these classes alone may be too small for it
                 told(f"{one.name}: by {chosen.setting}, since {setting} is not to be had there")
             top_MK = chosen.top_MK.cpu()
-            answers_M = torch.tensor([one.source.label(index) for index in range(len(one.source))])
+            answers_M = features.labels_N.cpu()
             choice = len(subject.classes) if one.allowed_A is None else len(one.allowed_A)
             figures = scores.accuracies(top_MK, answers_M, choice)
             own.append({"images_of": one.name, "images": len(answers_M), "classes": choice, **figures})

@@ -14,6 +14,7 @@ from fastvicreg.evaluate.cache import features_key, load_features, save_features
 from fastvicreg.evaluate.features import Features, extract
 from fastvicreg.evaluate.features_file import LabelledFeatures
 from fastvicreg.evaluate.labels import Labelled
+from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.stalls import LIMIT, NEVER
 from fastvicreg.train.assemble import resolve_device
 
@@ -137,10 +138,14 @@ class ImageSubject:
     device: str = "cpu"
     workers: int = 0
     to_rgb: str = "range"
+    image: str = ""
+    """What holds the image where samples have several; "" where none was named."""
     seed: int = 0
     cached: bool = True
     stall: float = LIMIT
     """Seconds that a batch of images is waited for."""
+    budget: FaultBudget = field(default_factory=FaultBudget)
+    """Images that may be replaced by a neighbour."""
     told: Callable[[str], None] = lambda _: None
     _features: dict[int, Features] = field(default_factory=dict)
 
@@ -168,9 +173,11 @@ class ImageSubject:
             device,
             asked.workers,
             config.data.to_rgb,
+            config.data.image,
             config.run.seed,
             asked.cache,
             asked.stall_timeout or NEVER,
+            FaultBudget(config.data.fault_count, config.data.fault_share),
             told,
         )
 
@@ -201,8 +208,8 @@ class ImageSubject:
     @property
     def reading(self) -> dict[str, Any]:
         """How images are read, for ``extract`` and ``ImageBatches``."""
-        size, stall = self.image_size, self.stall
-        return {"image_size": size, "device": self.device, "workers": self.workers, "stall": stall}
+        reading = {"image_size": self.image_size, "device": self.device, "workers": self.workers}
+        return {**reading, "stall": self.stall, "budget": self.budget}
 
     def images(self, protocol: str) -> ImageSubject:
         return self
@@ -210,7 +217,9 @@ class ImageSubject:
     def _load(self, source: Source, where: str) -> Features:
         if not self.cached:
             return self.extracted(self.encoder, source)
-        key = features_key(self.encoder, source, where, image_size=self.image_size, device=self.device)
+        key = features_key(
+            self.encoder, source, where, image_size=self.image_size, device=self.device, image=self.image
+        )
         found = load_features(key, self.device)
         if found is not None and len(found.labels_N) == len(source):
             self.told(f"features of {where}: {len(source):,} taken from the cache (--no-cache computes them again)")

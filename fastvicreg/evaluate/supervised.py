@@ -21,6 +21,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.evaluate.heads import HeadKind, Heads
 from fastvicreg.optim import spare_the_compiler
 from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
@@ -165,7 +166,15 @@ class ImageBatches:
     """
 
     def __init__(
-        self, source: Source, training: Training, *, image_size: int, device: str, workers: int, stall: float = LIMIT
+        self,
+        source: Source,
+        training: Training,
+        *,
+        image_size: int,
+        device: str,
+        workers: int,
+        stall: float = LIMIT,
+        budget: FaultBudget | None = None,
     ) -> None:
         plan = train_plan(
             len(source),
@@ -177,7 +186,7 @@ class ImageBatches:
         )
         batch_size = min(training.batch_size, len(source))
         self._engine = build_engine(
-            "native", source, plan, batch_size=batch_size, workers=workers, device=device, stall=stall
+            "native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget, stall=stall
         )
         self._feed, self._device = AugmentedFeed(self._engine, plan, device=device), device
 
@@ -195,3 +204,8 @@ class ImageBatches:
     def faults(self) -> int:
         """Samples of the last epoch that a neighbour stood for."""
         return self._engine.faults().total
+
+    def tell_faults(self, told: Callable[[str], None]) -> None:
+        """Say how many they were, where there were any."""
+        if self.faults:
+            told(f"{self.faults} training images could not be read; a neighbour stood for each.")

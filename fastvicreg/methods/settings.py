@@ -126,3 +126,16 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value above 0.")
+
+
+def check_weights(**weights: float) -> None:
+    """``UserError`` for the first of these terms' weights that is not finite or below 0, and where none is above 0.
+
+    Below 0 a term is driven the other way: the variance term then makes the embeddings collapse.
+    """
+    for name, value in weights.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"--{name} {value} cannot train: give a finite value of at least 0.")
+    if not any(weights.values()):
+        given = " ".join(f"--{name} 0" for name in weights)
+        raise UserError(f"{given} leaves no term to train by: give one of them a weight above 0.")

@@ -19,6 +19,9 @@ PEER_GONE = re.compile("gloo|NCCL|Connection (reset|closed|refused)|Broken pipe"
 PEER_SILENT = re.compile("timed? ?out", re.IGNORECASE)
 """In those of one whose other side has not answered in time."""
 
+HOST_FULL = "can't allocate memory"
+"""In the words of torch's allocator on the CPU."""
+
 
 def device_failure(device: str) -> str:
     """What a CUDA device has failed with, "" where it works.
@@ -35,7 +38,7 @@ def device_failure(device: str) -> str:
 
 
 def explained(
-    error: RuntimeError, failure: str, config: TrainConfig, *, processes: int, diverged: str
+    error: RuntimeError | MemoryError, failure: str, config: TrainConfig, *, processes: int, diverged: str
 ) -> UserError | None:
     """``error`` of a step, and the device's ``failure``, as a user's error; None for one that is nobody's mistake.
 
@@ -44,6 +47,12 @@ def explained(
     if isinstance(error, torch.OutOfMemoryError):
         size = config.run.batch_size
         return UserError(f"the device's memory does not hold this run: give less than --batch-size {size}.")
+    if isinstance(error, MemoryError) or HOST_FULL in str(error):
+        return UserError(
+            f"this machine's memory does not hold the run (it says: {str(error).splitlines()[0]}): give less than "
+            f"--batch-size {config.run.batch_size}, a smaller --image-size than {config.data.image_size}, or a smaller "
+            f"--prefetch than {config.data.prefetch}."
+        )
     if processes > 1 and PEER_GONE.search(str(error)):
         if PEER_SILENT.search(str(error)):
             return StalledError("another process, which this one waits for,", patience_of(config))

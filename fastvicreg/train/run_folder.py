@@ -38,6 +38,11 @@ def require_run(path: Path) -> None:
     raise UserError(f"there is no run {path}: give what was train's --out, or a file of weights.")
 
 
+def is_export(path: Path) -> bool:
+    """Whether ``path`` is a folder that ``export --to hf`` wrote, and so weights to pass on, not a run."""
+    return (path / "model.safetensors").is_file() and not (path / "state.json").exists()
+
+
 class Lock:
     """Hold a run's folder against other processes until ``release``, or until this process ends, however it does.
 

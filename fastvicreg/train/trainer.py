@@ -51,6 +51,8 @@ class Outcome:
     signal: int | None = None
     no_knn: str | None = None
     """Why evaluation gave no kNN."""
+    total: int = 0
+    """Steps of the whole run, before whose end --steps may stop it."""
 
 
 class Trainer:
@@ -117,7 +119,7 @@ class Trainer:
         self._recorder = recorder_of(config, folder, self._progress.step, self._display.note, writes=processes.main)
         self._evaluate = OnlineEvaluation.build(self._run, config) if config.run.eval_every else None
         self._no_evaluation = ""  # why the last one could not be made: said once
-        self._outcome = Outcome(folder, self._progress.step)
+        self._outcome = Outcome(folder, self._progress.step, total=self._steps)
 
     def train(self) -> Outcome:
         """Run to the end, or to a stopping signal: then a checkpoint is written at the next batch's end."""
@@ -147,7 +149,7 @@ class Trainer:
                 self._save()
                 self._writing.wait()
             raise UserError(f"{error} Continue with --resume --out {self._folder}.") from error
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if failure := device_failure(self._run.device):
                 self._recorder.forget()
             processes, last_finite = self._run.processes.world_size, self._diverged(self._progress.step)

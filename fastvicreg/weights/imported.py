@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastvicreg.encoders import EncoderConfig, build_encoder
+from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.train import checkpoint as checkpoints
@@ -74,17 +76,30 @@ def import_weights(content: Content, *, arch: str | None = None, stem: str | Non
 
 def require_same(found: EncoderConfig, asked: EncoderConfig, path: str | Path) -> None:
     """``UserError`` where an encoder of ``found`` cannot begin a run of ``asked``, with the options for it."""
-    alike = found == asked
+    alike = _of_weights(found) == _of_weights(asked)
     if isinstance(found, ResNetConfig) and isinstance(asked, ResNetConfig):
         # Stride and padding of a stem are the run's own to choose: its weights have no part in them.
         alike = (found.arch, found.width, found.stem[:3]) == (asked.arch, asked.width, asked.stem[:3])
     if alike:
         return
-    names = [name for name in found.__dataclass_fields__ if name != "arch"]  # type: ignore[attr-defined]
-    options = " ".join(f"--{name} {getattr(found, name)}" for name in names)
+    settings = {name: value for name, value in _of_weights(found).items() if name != "arch"}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items())
     raise UserError(
         f"--init {path} holds {described(found)}, the run is of {described(asked)}: give --arch {found.arch} {options}."
     )
+
+
+def _of_weights(config: EncoderConfig) -> dict[str, Any]:
+    """The settings that weights depend on.
+
+    Stochastic depth is how a run trains, and no part of what is trained; of a ConvNeXt's layer scales it counts whether
+    there are any, not what they began with.
+    """
+    settings: dict[str, Any] = asdict(config)  # type: ignore[call-overload]
+    settings.pop("drop_path", None)
+    if isinstance(config, ConvNeXtConfig) and config.layer_scale:
+        settings["layer_scale"] = ConvNeXtConfig.layer_scale
+    return settings
 
 
 def _resnet(tensors: dict[str, Tensor], origin: str, stem: str) -> ResNetConfig:

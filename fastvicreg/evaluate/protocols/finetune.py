@@ -18,7 +18,7 @@ class Finetune:
     """
 
     lr_backbone: float = 0.01
-    """The encoder's learning rate at a batch of 256."""
+    """The encoder's learning rate, whatever --batch-size, which the paper's is for 256."""
     lr_head: float = 0.1
     """The classifier's."""
     epochs: int = 30

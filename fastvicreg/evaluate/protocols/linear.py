@@ -34,6 +34,8 @@ PRESETS = {
 }
 AT_ONCE = (0.01, 0.02, 0.05, 0.1, 0.3, 1.0)
 """Learning rates of --solver sgd."""
+OF_SGD = ("preset", "lr", "epochs", "batch_size", "weight_decay", "head")
+"""Settings that --solver lbfgs has no use for."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class Linear:
     labels_per_class: int = 0
     """Labels a class that it may see, with --frozen-features, which this implies; 0: all."""
     lr: tuple[float, ...] = ()
-    """Learning rates at a batch of 256; several train at once, a classifier each, in one pass over the data."""
+    """Learning rates, whatever --batch-size; several train at once, a classifier each, in one pass over the data."""
     epochs: int | None = None
-    """Passes over the training images; 0: the preset's."""
+    """Passes over the training images; not given: the preset's."""
     batch_size: int = 256
     """Images a step."""
     weight_decay: float | None = None
@@ -69,6 +71,7 @@ class Linear:
     def label(self) -> str:
         """What its reports are called."""
         frozen = "linear-frozen" if self.by_lbfgs else "linear-frozen-sgd"
+        frozen += f"-{self.labels_per_class}-a-class" if self.labels_per_class else ""
         return frozen if self.frozen else "linear"
 
     @property
@@ -105,9 +108,15 @@ class Linear:
             if self.solver is not None:
                 raise UserError("--solver goes with --frozen-features: on images SGD is the only one; leave it out.")
             subject.images("linear")
-        elif self.by_lbfgs and (self.lr or self.epochs or self.head):
-            raise UserError("--lr, --epochs and --head are SGD's: give --solver sgd, or leave out --frozen-features.")
+        elif self.by_lbfgs and (given := [f"--{name.replace('_', '-')}" for name in OF_SGD if self._changed(name)]):
+            raise UserError(
+                f"{', '.join(given)}: logistic regression to convergence has no such setting; give --solver sgd, or "
+                "leave out --frozen-features."
+            )
         check_training(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, weight_decay=self.weight_decay)
+
+    def _changed(self, name: str) -> bool:
+        return getattr(self, name) != getattr(Linear, name)
 
     def training(self, seed: int) -> Training:
         """The settings, with the preset's where they are not given."""
@@ -120,7 +129,7 @@ class Linear:
             head_lrs=self.lr or (AT_ONCE if self.frozen else (base.lr,)),
             weight_decay=base.weight_decay if self.weight_decay is None else self.weight_decay,
             batch_size=self.batch_size,
-            milestones=tuple(at * epochs // base.epochs for at in base.milestones),
+            milestones=tuple(-(-at * epochs // base.epochs) for at in base.milestones),  # up: none is at the start
             head=self.head or base.head,
             seed=seed,
         )
@@ -175,6 +184,7 @@ def _by_sgd(
         told("crops are resized bicubically, as in training; the official evaluation code resizes bilinearly")
         with ImageBatches(images.bank, training, **images.reading) as batches:
             trained = train_heads(images.encoder, batches, **common)
+            batches.tell_faults(told)
     return [_classifier(trained, training)]
 
 

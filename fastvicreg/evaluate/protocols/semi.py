@@ -29,7 +29,7 @@ class Semi:
     draw: int = 0
     """Seed of the images that are drawn."""
     lr_backbone: float | None = None
-    """The encoder's learning rate at a batch of 256; not given: the paper's, .03 at 1 % and .01 at 10 %."""
+    """The encoder's learning rate, whatever --batch-size; not given: the paper's, .03 at 1 % and .01 at 10 %."""
     lr_head: float | None = None
     """The classifier's; not given: .08 at 1 % and .1 at 10 %."""
     epochs: int = 20

@@ -62,9 +62,16 @@ class SVM:
 
         bank, queries = subject.features()
         targets_NC, answers_MC = (targets_of(each, subject.classes) for each in (subject.bank, subject.queries))
+        asked_C = (answers_MC == 1).any(0)
+        if not asked_C.any():
+            raise UserError("no image to evaluate is of any class: give a test split with labels.")
+        classes = [name for name, asked in zip(subject.classes, asked_C, strict=True) if asked]
+        if left_out := [name for name in subject.classes if name not in classes]:
+            shown = ", ".join(map(repr, left_out[:3])) + (" ..." if len(left_out) > 3 else "")
+            told(f"{len(left_out)} classes of which no image is asked for are left out of the mean: {shown}")
         features = bank.features_NF.cpu().numpy(), queries.features_NF.cpu().numpy()
-        found = average_precisions(features[0], targets_NC, features[1], answers_MC, self.costs)
+        found = average_precisions(features[0], targets_NC[:, asked_C], features[1], answers_MC[:, asked_C], self.costs)
         rows: list[dict[str, Any]] = [{"class": "mean", "average_precision": sum(ap for ap, _ in found) / len(found)}]
-        for name, (precision, cost) in zip(subject.classes, found, strict=True):
+        for name, (precision, cost) in zip(classes, found, strict=True):
             rows.append({"class": name, "average_precision": precision, "cost": cost})
         return rows

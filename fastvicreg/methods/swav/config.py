@@ -46,7 +46,7 @@ class SwAVConfig(Regularized):
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
-        check_positive(temperature=self.temperature)
+        check_positive(temperature=self.temperature, sharpness=self.sharpness)
         if not self.sharpness >= 0.02:
             raise UserError(f"--sharpness {self.sharpness} overflows fp32's exponential: give .02 or more.")
         if self.prototypes < 2:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fastvicreg.errors import UserError
 from fastvicreg.methods import check_widths
+from fastvicreg.methods.settings import check_weights
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext
@@ -55,9 +55,7 @@ class VICRegLConfig:
 
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
-        for name in ("invariance", "variance", "covariance"):
-            if not math.isfinite(value := getattr(self, name)):
-                raise UserError(f"--{name} {value} cannot train: give a finite value.")
+        check_weights(invariance=self.invariance, variance=self.variance, covariance=self.covariance)
         check_widths("--expander", self.expander)
         check_widths("--local-projector", self.local_projector)
         if not 0 < self.alpha <= 1:

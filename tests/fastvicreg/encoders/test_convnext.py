@@ -24,6 +24,7 @@ from fastvicreg.encoders.convnext.network import ConvNeXt
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.pretrained import load_trained
+from fastvicreg.weights.imported import require_same
 
 # timm's convnext_* with num_classes=0.
 PARAMETERS = {
@@ -181,6 +182,14 @@ def test_another_kind_of_network_is_refused(changed: dict[str, Tensor], says: st
     path = write({**trained(SMALL).state_dict(), **changed}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=re.escape(says)):
         load_trained(path)
+
+
+def test_weights_begin_a_run_whatever_its_layer_scales_and_dropped_branches_are() -> None:
+    require_same(SMALL, replace(SMALL, layer_scale=0.5, drop_path=0.1), "w")
+    with pytest.raises(UserError, match="--layer-scale 1e-06"):
+        require_same(SMALL, replace(SMALL, layer_scale=0.0), "w")
+    with pytest.raises(UserError, match="--final-norm positions"):
+        require_same(RELEASED, replace(RELEASED, final_norm="pooled"), "w")
 
 
 def test_timm_s_arguments_of_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

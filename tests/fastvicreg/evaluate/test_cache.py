@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from images import encoded, photo
+from safetensors.torch import load_file
 
 from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.evaluate import cache, subject
@@ -135,3 +136,28 @@ def test_protocols_of_one_command_share_features_that_are_not_kept(
     assert code == 0, text
     assert len(computed) == 2  # both splits, once
     assert {"knn.json", "linear-frozen.json", "svm.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_image_that_was_named_is_told_from_another_of_the_same_samples(
+    uninterrupted: tuple[Path, Path], answer: Answer, own_cache: Path, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import tables
+
+    # Of an arrow table's two images the name, the label and the file are the same.
+    for split, count in (("train", 12), ("val", 6)):
+        photos, depths = ([tables.image(100 * which + number) for number in range(count)] for which in (0, 1))
+        table = pa.table({"photo": photos, "depth": depths, "label": [number % 3 for number in range(count)]})
+        tables.write_arrow(tmp_path / "data" / f"{split}-00000-of-00001.arrow", table)
+    asked = ("knn", uninterrupted[1], "--data", tmp_path / "data", "--k", "3", "--device", "cpu", "--workers", "1")
+    kept: list[Path] = []
+    for image in ("photo", "depth"):
+        code, text = answer(*asked, "--image", image, "--report", tmp_path / image)
+        assert code == 0, text
+        assert "from the cache" not in text
+        kept += sorted(set(own_cache.glob("*.safetensors")) - set(kept))
+    assert len(kept) == 4
+    features = [load_file(path)["features"] for path in kept]
+    assert not any(torch.equal(one, other) for one in features[:2] for other in features[2:])
+    code, text = answer(*asked, "--image", "photo", "--report", tmp_path / "again")
+    assert text.count("from the cache") == 2

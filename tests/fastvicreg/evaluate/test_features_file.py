@@ -126,6 +126,11 @@ def test_a_file_that_gives_no_figure_is_one_line(
         (("finetune", "--features", "FILE"), "finetune needs images"),
         (("linear", "--features", "FILE", "--labels-per-class", "11"), "class '0' has 10 training images"),
         (("linear", "--features", "FILE", "--frozen-features", "--lr", ".1"), "give --solver sgd"),
+        (
+            ("linear", "--features", "FILE", "--frozen-features", "--weight-decay", "0", "--batch-size", "7"),
+            "--batch-size, --weight-decay: logistic regression to convergence has no such setting",
+        ),
+        (("linear", "--features", "FILE", "--frozen-features", "--preset", "places205"), "--preset: logistic"),
         (("linear", "--features", "FILE", "--frozen-features", "--solver", "sgd", "--lr", "-1"), "--lr -1"),
         (("retrieval", "--features", "FILE", "--recall", "31"), "--recall 31"),
     ],

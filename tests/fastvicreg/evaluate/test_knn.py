@@ -81,6 +81,22 @@ def test_one_k_is_what_the_library_function_predicts() -> None:
     assert torch.equal(knn_predict(bank, labels, query), top_MK[:, 0])
 
 
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("which", ["bank", "query"])
+def test_a_feature_that_is_not_finite_predicts_nothing(which: str, distance: str) -> None:
+    bank, labels, query = made()
+    {"bank": bank, "query": query}[which][3, 5] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        knn_rank(bank, labels, query, (5,), distance=distance)  # type: ignore[arg-type]
+
+
+def test_a_bank_has_a_label_for_each_sample() -> None:
+    bank, labels, query = made()
+    for count in (699, 701):
+        with pytest.raises(ValueError, match=f"{count} labels of a bank of 700 samples"):
+            knn_predict(bank, torch.cat([labels, labels])[:count], query)
+
+
 @pytest.mark.slow
 def test_the_peak_of_memory_is_the_stated_bound() -> None:
     """The matrix of similarities alone would take 4 GB; the bound is .4 GB and 12 bytes a query and neighbour."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from images import encoded, photo
 
+from fastvicreg.cli import main
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.shares import drawn_share, named_in
 from fastvicreg.pipelines import open_source
@@ -83,6 +84,42 @@ def test_a_report_that_cannot_lie_beside_the_run_costs_no_figures(
     assert answer("knn", run, "--k", "3", *QUIET, "--report", run / "eval")[0] == 2
 
 
+def test_figures_on_other_images_leave_those_on_the_runs_own(
+    uninterrupted: tuple[Path, Path], tmp_path: Path, answer: Answer
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "of others"
+    shutil.copytree(uninterrupted[1], run)
+    shutil.copytree(uninterrupted[0], other)
+    asked = ("knn", run, "--k", "3", *QUIET)
+    assert answer(*asked)[0] == 0
+    own = (run / "eval" / "knn.json").read_bytes()
+    for given in (("--data", other), ("--checkpoint", "8"), ("--data", other, "--checkpoint", "8")):
+        code, text = answer(*asked, *given)
+        assert code == 0, text
+    assert answer("linear", run, "--labels-per-class", "2", *QUIET)[0] == 0
+    assert (run / "eval" / "knn.json").read_bytes() == own
+    assert {path.stem for path in (run / "eval").glob("*.json")} == {
+        "knn",
+        "knn-of_others",
+        "knn-step-00000008",
+        "knn-step-00000008-of_others",
+        "linear-frozen-2-a-class",
+    }
+
+
+def test_a_folder_for_the_hub_gets_no_report(uninterrupted: tuple[Path, Path], tmp_path: Path, answer: Answer) -> None:
+    data, run = uninterrupted
+    folder = tmp_path / "encoder"
+    assert main(["export", str(run), str(folder), "--to", "hf"]) == 0
+    exported = sorted(path.name for path in folder.iterdir())
+    code, text = answer("knn", folder, "--data", data, "--k", "3", *QUIET)
+    assert code == 0, text
+    assert "report" not in text
+    assert main(["inspect", str(folder), "--data", str(data), "--views", "2", "--workers", "1"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == exported
+    assert (tmp_path / "encoder.inspect.html").is_file()
+
+
 def test_images_of_some_classes_are_matched_by_their_folders_names(
     uninterrupted: tuple[Path, Path], tmp_path: Path, answer: Answer
 ) -> None:
@@ -112,7 +149,9 @@ def test_other_images_are_classified_by_the_same_classifier(
     report = tmp_path / "out"
     for protocol in (("knn", "--k", "1", "3"), ("linear", "--epochs", "2"), ("finetune", "--epochs", "1")):
         name, *rest = protocol
-        code, text = answer(name, run, *rest, *QUIET, "--robustness", some, corrupted, "--report", report)
+        code, text = answer(
+            name, run, *rest, *QUIET, "--robustness", some, "--robustness", corrupted, "--report", report
+        )
         assert code == 0, text
         written = json.loads((report / f"{name}.json").read_text())
         chosen = max(written["rows"], key=lambda row: row["accuracy"])

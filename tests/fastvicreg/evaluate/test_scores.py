@@ -58,6 +58,8 @@ def test_published_figures_stand_beside_runs_of_their_settings_alone() -> None:
     assert [f.value for f in published(config, "linear", Linear(preset="inat18").described, 8142)] == [47.0]
     assert [f.value for f in published(config, "semi", Semi(split="x/1percent.txt").described, 1000)] == [54.8]
     assert not published(config, "semi", Semi(split="mine.txt").described, 1000)
+    for changed in ({"total_steps": 1000}, {"init": "resnet50.pth"}):  # another run than the published one
+        assert not published(replace(config, run=replace(config.run, **changed)), "linear", LINEAR, 1000)
     assert not published(config, "linear", LINEAR, 100)
     assert not published(config, "linear", Linear(epochs=1).described, 1000)
     assert not published(config, "semi", Semi(percent=10, epochs=2).described, 1000)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.heads import Heads, best_classes
+from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.evaluate.supervised import EpochReport, ImageBatches, Training, feature_batches, train_heads
 from fastvicreg.pipelines import open_source
 
@@ -71,6 +72,14 @@ def test_rates_follow_a_cosine_an_epoch_or_milestones() -> None:
     assert cosine.factor(99) == pytest.approx((1 + math.cos(0.99 * math.pi)) / 2)
     steps = Training(epochs=28, head_lrs=(0.003,), milestones=(4, 8, 12))
     assert [round(steps.factor(epoch), 6) for epoch in (0, 3, 4, 8, 12, 27)] == [1, 1, 0.1, 0.01, 0.001, 0.001]
+
+
+def test_fewer_epochs_than_published_begin_at_the_rate_that_was_given() -> None:
+    assert Linear(preset="places205").training(0).milestones == (4, 8, 12)
+    for epochs in (1, 5, 10):
+        short = Linear(preset="places205", epochs=epochs, lr=(0.3,)).training(0)
+        assert short.factor(0) == 1
+    assert short.milestones == (2, 3, 5)
 
 
 @pytest.mark.parametrize("head", ["linear", "bn-linear"])

@@ -179,3 +179,19 @@ def test_too_few_images_and_a_missing_library_are_one_line(
     code, line = answer("svm", "--features", path)
     assert code == 2
     assert "pip install 'fastvicreg[eval]'" in line
+
+
+def test_a_class_that_nothing_is_asked_of_does_not_lower_the_mean(
+    arrays: dict[str, np.ndarray], answer: Answer, tmp_path: Path
+) -> None:
+    asked = arrays["val_labels"] != 1
+    arrays["val_features"], arrays["val_labels"] = arrays["val_features"][asked], arrays["val_labels"][asked]
+    np.savez(tmp_path / "features.npz", allow_pickle=False, **arrays)
+    out = tmp_path / "figures.json"
+    code, text = answer("svm", "--features", tmp_path / "features.npz", "--costs", "1", "--json", out)
+    assert code == 0, text
+    assert "1 classes of which no image is asked for are left out of the mean: '1'" in text
+    mean, *each = json.loads(out.read_text())["rows"]
+    assert [row["class"] for row in each] == ["0", "2"]
+    assert mean["average_precision"] == pytest.approx(sum(row["average_precision"] for row in each) / 2)
+    assert mean["average_precision"] > 90

@@ -22,6 +22,7 @@ from fastvicreg.show.metrics import read
 from fastvicreg.train.assemble import as_module, build_method
 from fastvicreg.train.initial import begin_with_weights
 from fastvicreg.train.run_folder import load_preset
+from fastvicreg.weights.imported import require_same
 
 SMALL = ResNetConfig(arch="resnet18", width=16, stem="3x3s2")
 
@@ -91,6 +92,12 @@ def test_another_architecture_is_refused_with_the_options_for_it(
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize("made", [SMALL, ViTConfig("vit_tiny", depth=2, grid=2)])
+def test_stochastic_depth_is_the_runs_own_beside_another_s_weights(made: ResNetConfig | ViTConfig) -> None:
+    require_same(made, replace(made, drop_path=0.1), "weights.pth")
+    require_same(replace(made, drop_path=0.1), made, "weights.pth")
+
+
 def test_the_command_line_begins_with_weights_records_its_preset_and_refuses_what_is_not_there(
     make_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +111,7 @@ def test_the_command_line_begins_with_weights_records_its_preset_and_refuses_wha
     told = " ".join(capsys.readouterr().out.split())
     assert "from a bare backbone" in told
     assert "heads are fresh" in told
+    assert "ended by --steps 1 of the run's 3 steps; all of them: fastvicreg train --resume --steps 0 --out" in told
     assert load_trained(tmp_path / "run").config.run.init == str(path)
     assert load_preset(tmp_path / "run")[0] == "demo"
     arguments[-3:] = [str(tmp_path / "other"), "--init", str(tmp_path / "none.pth")]

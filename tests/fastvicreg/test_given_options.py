@@ -1,0 +1,70 @@
+"""What is given to ``fastvicreg train`` is what a run has: no option is passed over in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastvicreg.cli import main
+
+Shown = dict[str, Any]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> Shown:
+    """The settings that these arguments make."""
+    assert main(["train", *arguments, "--print-config"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_warm_up_in_epochs_takes_the_place_of_a_presets_share(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "--preset", "cifar10")["optim"]["warmup_share"] == 0.1
+    given = shown(capsys, "--preset", "cifar10", "--warmup-epochs", "3")["optim"]
+    assert (given["warmup_epochs"], given["warmup_share"]) == (3.0, 0.0)
+    given = shown(capsys, "--preset", "cifar10", "--warmup_epochs=3", "--warmup-share", ".2")["optim"]
+    assert (given["warmup_epochs"], given["warmup_share"]) == (3.0, 0.2)
+
+
+def test_epochs_take_the_place_of_a_configs_steps(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    saved = tmp_path / "config.json"
+    saved.write_text(json.dumps(shown(capsys, "--preset", "cifar10", "--total-steps", "70")))
+    assert shown(capsys, "--config", str(saved))["run"]["total_steps"] == 70
+    given = shown(capsys, "--config", str(saved), "--epochs", "4")["run"]
+    assert (given["epochs"], given["total_steps"]) == (4, 0)
+    assert shown(capsys, "--preset", "cifar10", "--total-steps", "70", "--epochs", "4")["run"]["total_steps"] == 70
+
+
+def test_kernels_of_several_flags_are_all_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    given = shown(capsys, "--kernel", "loss=reference", "--epochs", "4", "--kernel=lars=reference", "augment=numba")
+    assert given["run"]["kernel"] == ["loss=reference", "lars=reference", "augment=numba"]
+    assert given["run"]["epochs"] == 4
+
+
+@pytest.mark.parametrize("flag", ["--data", "--val-data", "--val-labels", "--init", "--out", "--config"])
+def test_an_empty_path_is_no_path_left_out(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # As `--init "$WEIGHTS"` gives it, whose variable was never set: the run would begin with fresh weights.
+    assert main(["train", flag, "", "--print-config"]) == 2
+    assert f"{flag} is empty: give a path, or leave it out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--variance -25", "--variance -25.0 cannot train: give a finite value of at least 0"),
+        ("--invariance -1", "--invariance -1.0 cannot train"),
+        ("--method vicregl --covariance -1", "--covariance -1.0 cannot train"),
+        ("--method vicregl --variance inf", "--variance inf cannot train"),
+        ("--invariance 0 --variance 0 --covariance 0", "leaves no term to train by: give one of them a weight above 0"),
+        ("--eta 0", "--eta 0.0 cannot train: give a finite value above 0"),
+        ("--eta nan", "--eta nan"),
+        ("--method swav --sharpness inf", "--sharpness inf cannot train"),
+        ("--method swav --sharpness .01", "--sharpness 0.01 overflows"),
+    ],
+)
+def test_values_that_train_nothing_or_the_other_way_are_refused(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments.split(), "--print-config"]) == 2
+    assert says in capsys.readouterr().err
