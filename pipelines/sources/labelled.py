@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ META = ("meta.mat", "data/meta.mat", "../data/meta.mat")
 
 
 class LabelledSource:
-    """``source`` with labels of its own; -1 where the file names none."""
+    """``source`` with labels of its own; -1 where the file names none. ``notes`` follow those of ``source``."""
 
-    def __init__(self, source: Source, label_N: list[int], classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, source: Source, label_N: list[int], classes: tuple[str, ...], notes: tuple[str, ...] = ()
+    ) -> None:
         self._source, self._label = source, label_N
         self.classes = classes
         self.to_rgb = rule_of(source)
         self.modality = modality_of(source)
-        self.notes = notes_of(source)
+        self.notes = (*notes_of(source), *notes)
         self.passed = source.passed if isinstance(source, Passing) else Passed()
 
     def __len__(self) -> int:
@@ -69,7 +71,8 @@ def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) ->
     """``source`` with the labels that ``file`` gives, numbered as in ``classes`` (none: as they come, sorted).
 
     Without classes numbers are their own in their order, or where the development kit lies beside the file its WordNet
-    ids. ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
+    ids. Labels that the images have already, as those in class folders, are replaced, which a note tells.
+    ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
     """
     file = Path(file)
     label_by_index = _read(file, source)
@@ -78,7 +81,31 @@ def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) ->
         raise UserError(f"--val-labels {file} names none of the images, such as {source.name(0)}.")
     if not classes:
         found, classes = _named(found, file)
-    return LabelledSource(source, _numbers(found, classes, file), classes)
+    label_N = _numbers(found, classes, file)
+    return LabelledSource(source, label_N, classes, tuple(_replaced(source, label_N, classes, file)))
+
+
+def _replaced(source: Source, label_N: list[int], classes: tuple[str, ...], file: Path) -> Iterator[str]:
+    """A word on the labels that ``source`` has of its own, where it has some: those of the file stand for them."""
+    before = [class_name(source.classes, source.label(index)) for index in range(len(source))]
+    if not any(before):
+        return
+    now = [class_name(classes, label) for label in label_N]
+    differ = [index for index in range(len(source)) if now[index] != before[index]]
+    said = "all are the same"
+    if differ:
+        was, is_now = (f"{names[differ[0]]!r}" if names[differ[0]] else "no label" for names in (before, now))
+        said = (
+            f"{len(differ):,} of {len(before):,} differ ({source.name(differ[0])}: {was} there, {is_now} by the file)"
+        )
+    yield f"--val-labels {file} replaces the labels that the images have already, by folder or as stored: {said}"
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where it has none; "" for no label."""
+    if label < 0:
+        return ""
+    return classes[label] if label < len(classes) else str(label)
 
 
 def _named(labels: list[str], file: Path) -> tuple[list[str], tuple[str, ...]]:

@@ -10,6 +10,8 @@ import pytest
 from images import encoded, photo
 
 from fastvicreg.cli import main
+from fastvicreg.config import DataConfig, TrainConfig
+from fastvicreg.datasets import open_data
 from fastvicreg.pipelines import open_source
 
 CLASSES = ("n01", "n02", "n03")
@@ -165,6 +167,29 @@ def test_a_split_that_is_there_under_other_labels_is_refused(
     assert not (out / "train.beton").exists()
     assert main([*command, "--val-labels", str(file)]) == 0
     assert labels(out / "val.beton") == EXPECTED
+
+
+def test_labels_that_stand_for_those_of_class_folders_are_told(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of four images lies in the folder of the class that the file gives it."""
+    for name, folder in zip(NAMES, ("n03", "n02", "n03", "n03"), strict=True):
+        (imagenet / "val" / folder).mkdir(exist_ok=True)
+        (imagenet / "val" / name).rename(imagenet / "val" / folder / name)
+    file = tmp_path / "labels.csv"
+    file.write_text("".join(f"{name},{CLASSES[label]}\n" for name, label in zip(NAMES, LABELS, strict=True)))
+    command = ["convert", str(imagenet), str(tmp_path / "out"), "--val-labels", str(file)]
+    assert main(command) == 0
+    told = (
+        f"--val-labels {file} replaces the labels that the images have already, by folder or as stored: 3 of 4 differ"
+    )
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "replaces the labels" in line)
+    assert line == f"{told} (n02/{NAMES[1]}: 'n02' there, 'n01' by the file)"
+    assert labels(tmp_path / "out/val.beton") == EXPECTED
+    found = open_data(TrainConfig(data=DataConfig(data=str(imagenet), val_labels=str(file))))
+    assert line in found.notes
+    again = open_data(TrainConfig(data=DataConfig(data=str(tmp_path / "out"), val_labels=str(file))))
+    assert any(note.endswith("as stored: all are the same") for note in again.notes)
 
 
 @pytest.mark.parametrize("format", ["beton", "shards"])
