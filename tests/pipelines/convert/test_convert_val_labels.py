@@ -54,6 +54,17 @@ def labels(path: Path) -> dict[str, str]:
 EXPECTED = dict(zip(NAMES, [CLASSES[label] for label in LABELS], strict=True))
 
 
+def interrupt(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ``command`` and stop it before it has converted anything."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastvicreg.pipelines.convert.run.Conversion.run", interrupted)
+        assert main(command) == 130
+
+
 @pytest.mark.parametrize("format", ["beton", "shards"])
 def test_a_flat_validation_split_is_labelled(imagenet: Path, tmp_path: Path, format: str) -> None:
     file = ground_truth(tmp_path)
@@ -81,17 +92,10 @@ def test_a_tar_of_validation_images_alone_has_the_classes_of_the_development_kit
 def test_an_interrupted_conversion_goes_on_with_the_same_labels_alone(
     imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvicreg.pipelines.convert import run
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
     file = tmp_path / "labels.txt"
     file.write_text("".join(f"{CLASSES[label]}\n" for label in LABELS))
     command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
-    with monkeypatch.context() as patch:
-        patch.setattr(run.Conversion, "run", interrupted)
-        assert main(command) == 130
+    interrupt(command, monkeypatch)
     text = file.read_text()
     file.write_text(text.replace("n03", "n01"))
     capsys.readouterr()
@@ -100,6 +104,50 @@ def test_an_interrupted_conversion_goes_on_with_the_same_labels_alone(
     file.write_text(text)
     assert main(command) == 0
     assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+def test_an_interrupted_conversion_goes_on_with_the_same_development_kit_alone(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other kit's classes have the same numbers, so that the labels alone do not tell it."""
+    scipy_io = pytest.importorskip("scipy.io")
+    file = ground_truth(tmp_path)
+    kit = (tmp_path / "meta.mat").read_bytes()
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    interrupt(command, monkeypatch)
+    renamed = [(number, name.replace("n", "m")) for number, name in KIT.items()]
+    scipy_io.savemat(tmp_path / "meta.mat", {"synsets": np.array(renamed, [("ILSVRC2012_ID", "i4"), ("WNID", "O")])})
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "of another command or of other files (what meta.mat says was " in capsys.readouterr().err
+    (tmp_path / "meta.mat").write_bytes(kit)
+    assert main(command) == 0
+    assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+def test_a_development_kit_that_no_label_needs_may_change(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("".join(f"{CLASSES[label]}\n" for label in LABELS))
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    interrupt(command, monkeypatch)
+    (tmp_path / "meta.mat").write_bytes(b"no kit")
+    assert main(command) == 0
+    assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+def test_a_development_kit_that_cannot_be_read_is_one_line(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ground_truth(tmp_path)
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), (tmp_path / "meta.mat").read_bytes()[:300]):
+        (tmp_path / "meta.mat").write_bytes(content)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"cannot read {tmp_path / 'meta.mat'} (" in error
+        assert error.count("\n") == 1
 
 
 def test_numbers_that_the_development_kit_does_not_know_are_refused(
