@@ -16,7 +16,6 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.pipelines.reading import Reading
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.spread import SpreadLog
@@ -74,7 +73,6 @@ class Trainer:
         self._display = display
         self._run = run or assemble(config)
         processes = self._run.processes
-        self._reading = together(lambda: Reading(*self._run.data.places), processes)
         self._lock = None
         try:
             self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
@@ -166,7 +164,7 @@ class Trainer:
         return self._outcome
 
     def _release(self) -> None:
-        self._reading.close()
+        self._run.data.close()
         if self._lock:
             self._lock.release()
 
