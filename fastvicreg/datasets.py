@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from xxhash import xxh3_64
 
 from fastvicreg.config import DataConfig, TrainConfig
 from fastvicreg.contracts import Plan, Source
@@ -20,6 +22,7 @@ from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pipelines.passed import left_out, notes_of
 from fastvicreg.pipelines.plan import train_plan
+from fastvicreg.pipelines.reading import Reading
 from fastvicreg.pipelines.recipes import Recipe, named_recipe
 from fastvicreg.pipelines.sources import classes_in_words, open_source, require_readable, splits_of
 from fastvicreg.pipelines.sources.labelled import label_by_file
@@ -32,7 +35,10 @@ LOOKED_AT = 8
 
 @dataclass(frozen=True)
 class Datasets:
-    """What is trained on, and labelled images for the online kNN where there are some."""
+    """What is trained on, and labelled images for the online kNN where there are some.
+
+    Nothing is added to either while these are in use: ``close`` ends that, as does the last use.
+    """
 
     train: Source
     validation: Source | None
@@ -41,16 +47,24 @@ class Datasets:
     notes: tuple[str, ...] = ()  # what was found and taken, a line each, for a person
     embedded: str = ""  # path of the embedded training images, which ``where`` describes
     vocabulary: Vocabulary | None = None  # of a pair with captions
+    reading: Reading = field(default_factory=Reading, repr=False, compare=False)  # since before they were opened
 
     @property
     def train_path(self) -> str:
         """Path or pattern of what is trained on."""
         return self.embedded or self.where
 
-    @property
-    def places(self) -> tuple[str, ...]:
-        """Paths or patterns of all that is read."""
-        return tuple(path for path in (self.train_path, self.validation_where) if path)
+    def close(self) -> None:
+        """Let others add to the data."""
+        self.reading.close()
+
+
+def names_digest(source: Source) -> str:
+    """XXH3-64 of the samples' names in their order, which is what a run's order of them is of."""
+    whole = xxh3_64()
+    for index in range(len(source)):
+        whole.update(f"{source.name(index)}\n".encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
 
 
 def recipe_of(data: DataConfig) -> Recipe:
@@ -77,11 +91,19 @@ def training_plan(config: TrainConfig, samples: int) -> Plan:
 def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> Datasets:
     """The sources that ``config`` names, or the embedded images; ``UserError`` where there is nothing to read.
 
-    ``vocabulary`` is a run's; without one that of a pair with text is made from the training captions.
+    ``vocabulary`` is a run's; without one that of a pair with text is made from the training captions. Converted data
+    are held against additions from before their manifests are read (``Datasets.reading``).
     """
+    reading = Reading()
+    try:
+        return _open_pairs(config, vocabulary, reading) if config.pair.pair else _open_images(config, reading)
+    except BaseException:
+        reading.close()
+        raise
+
+
+def _open_images(config: TrainConfig, reading: Reading) -> Datasets:
     data = config.data
-    if config.pair.pair:
-        return _open_pairs(config, vocabulary)
     if data.data is None:
         for flag, value in (("--val-data", data.val_data), ("--val-labels", data.val_labels)):
             if value is not None:
@@ -89,6 +111,7 @@ def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> D
         write = {"ffcv": embedded.write_beton_once, "dali": embedded.write_shards_once}
         folder = write.get(data.pipeline, embedded.write_once)()
         names = ("train.beton", "test.beton") if data.pipeline == "ffcv" else ("train", "test")
+        reading.hold(*(folder / name for name in names))
         train, validation = (open_source(folder / name) for name in names)
         return Datasets(
             train,
@@ -96,11 +119,13 @@ def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> D
             f"the embedded images ({folder})",
             str(folder / names[1]),
             embedded=str(folder / names[0]),
+            reading=reading,
         )
     path, where_from = _here(data.data, data)
     splits = splits_of(path)
     notes = [*where_from, *splits.notes]
     root, val_path = splits.train, splits.validation
+    reading.hold(root)
     train = open_source(root, to_rgb=data.to_rgb, image=data.image, label=data.label)
     require_readable(train, str(root))
     if data.val_data:
@@ -110,6 +135,7 @@ def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> D
         val_path = given.validation or given.train
     validation = None
     if val_path:
+        reading.hold(val_path)
         validation = open_source(val_path, to_rgb=data.to_rgb, image=data.image, label=data.label)
     if data.val_labels:
         if validation is None:
@@ -118,10 +144,11 @@ def open_data(config: TrainConfig, *, vocabulary: Vocabulary | None = None) -> D
     where = str(val_path) if val_path else ""
     for source in (train, validation):
         notes += [*notes_of(source), *left_out(source)]
-    return Datasets(train, validation, str(root), where, (*notes, taken(train, validation), *_deep(train, data.to_rgb)))
+    notes += [taken(train, validation), *_deep(train, data.to_rgb)]
+    return Datasets(train, validation, str(root), where, tuple(notes), reading=reading)
 
 
-def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
+def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None, reading: Reading) -> Datasets:
     """Both splits as sources of pairs, whose captions' words have the same numbers."""
     data, pair = config.data, config.pair
     assert data.data is not None
@@ -131,6 +158,7 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
         here, more = _here(data.val_data, data)
         given, below = pair_splits(here)
         val_path, notes = below or given, (*notes, *more)
+    reading.hold(train_path)
     train = open_pairs(train_path, pair, to_rgb=data.to_rgb, label=data.label)
     if train.images is not None:
         require_readable(train.images, str(train_path))
@@ -149,6 +177,7 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
     validation = None
     if val_path:
         modalities = [member.modality for member in train.members]
+        reading.hold(val_path)
         validation = open_pairs(val_path, pair, to_rgb=data.to_rgb, label=data.label, modalities=modalities)
         notes += [*notes_of(validation), *left_out(validation)]
     where = str(val_path) if val_path else ""
@@ -158,7 +187,8 @@ def _open_pairs(config: TrainConfig, vocabulary: Vocabulary | None) -> Datasets:
         for name, one in (("train", train), ("val", validation))
         if one is not None
     ]
-    return Datasets(train, validation, str(train_path), where, (*notes, "; ".join(told)), vocabulary=vocabulary)
+    notes = (*notes, "; ".join(told))
+    return Datasets(train, validation, str(train_path), where, notes, vocabulary=vocabulary, reading=reading)
 
 
 def _here(path: str, data: DataConfig) -> tuple[str | Path, tuple[str, ...]]:

@@ -77,7 +77,7 @@ class ViewLoader:
         Raises:
             UserError: there is nothing to read, it is being added to, or an argument outside its range.
         """
-        self._reading = Reading(*([data] if isinstance(data, str | Path) else []))  # before it is opened
+        self._reading = Reading(*([data] if isinstance(data, str | Path) else []))
         try:
             source = open_source(data) if isinstance(data, str | Path) else data
             if isinstance(recipe, str):
@@ -101,7 +101,11 @@ class ViewLoader:
         except BaseException:
             self._reading.close()
             raise
-        self._feed = None if dtype is torch.uint8 else AugmentedFeed(self._engine, plan, device=device, dtype=dtype)
+        try:
+            self._feed = None if dtype is torch.uint8 else AugmentedFeed(self._engine, plan, device=device, dtype=dtype)
+        except BaseException:
+            self.close()
+            raise
         self._next = self._following = Cursor(0, 0)  # the next batch; where the next ``for`` begins
 
     def __len__(self) -> int:

@@ -18,12 +18,23 @@ from fastvicreg.pipelines.manifest import manifest_path
 
 
 class Reading:
-    """Hold converted data against additions, until ``close``, until nobody has it, or until this process ends."""
+    """Hold converted data against additions, until ``close``, until nobody has it, or until this process ends.
+
+    Whoever reads data takes it first: what was opened before may have been added to by then.
+    """
 
     def __init__(self, *data: str | Path) -> None:
-        """``UserError`` where one of ``data`` is being added to. What has no manifest is not held: it cannot be."""
+        """``data`` are held as by ``hold``."""
         self._held: list[int] = []
         self._end = weakref.finalize(self, _let_go, self._held)
+        self.hold(*data)
+
+    def hold(self, *data: str | Path) -> None:
+        """Hold these too; ``UserError`` where one is being added to, when nothing is held any more.
+
+        What has no manifest is not held: it cannot be added to.
+        """
+        assert self._end.alive, "closed"
         for path in data:
             with suppress(OSError):  # elsewhere, a pattern, or without a manifest
                 self._hold(path)

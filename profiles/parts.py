@@ -42,6 +42,7 @@ def opened(config: TrainConfig) -> Iterator[Run]:
         raise UserError(f"the device's memory does not hold this: give less than --batch-size {size}.") from error
     finally:
         run.engine.close()
+        run.data.close()
 
 
 def endless(batches: Callable[[Cursor], Iterator[Item]], start: Cursor) -> Generator[Item, None, None]:

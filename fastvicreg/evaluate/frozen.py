@@ -23,6 +23,7 @@ from fastvicreg.evaluate.published import published
 from fastvicreg.evaluate.robustness import evaluate_sets, open_sets
 from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject, Ranked, Subject
 from fastvicreg.pipelines.formats.keys import ANY, Keys
+from fastvicreg.pipelines.passed import notes_of
 from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.stalls import LIMIT
 from fastvicreg.train.assemble import resolve_device
@@ -224,10 +225,13 @@ def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
     own = _own_data(protocol, config)
     if own is not None and asked.val_labels:
         raise UserError(f"--val-labels {asked.val_labels}: this protocol's layout has labels of its own; leave it out.")
-    data, allowed_A = (own, None) if own is not None else labelled(open_data(config))
+    found = open_data(config) if own is None else own
+    data, allowed_A = (own, None) if own is not None else labelled(found)
     for line in trained.notes:
         told(line)  # what was recognised in a file, before it is worked with
     notes = _passed_over(trained)
+    if config.data.val_labels and own is None:
+        notes += notes_of(found.validation)  # above all, which labels the file replaces
     if allowed_A is not None:
         notes += (
             f"{data.validation_where} has {len(allowed_A):,} of the {len(data.train.classes):,} classes: only these "

@@ -25,7 +25,7 @@ from fastvicreg.stalls import NEVER
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.clipping import COLUMN as CLIPPED
 from fastvicreg.train.clipping import clipping_of
-from fastvicreg.train.distributed import Processes, device_of, join, launched
+from fastvicreg.train.distributed import Processes, device_of, join, launched, together
 from fastvicreg.train.drop_path import install
 from fastvicreg.train.memory import fitted, shortage
 from fastvicreg.train.online_probe import COLUMN, NAME, OnlineProbe
@@ -39,7 +39,7 @@ HEARD = ("eager", "compiled")
 
 @dataclass(frozen=True)
 class Run:
-    """A run's parts, ready for the trainer."""
+    """A run's parts, ready for the trainer; who ends it closes ``engine`` and ``data``."""
 
     data: Datasets
     plan: Plan
@@ -236,14 +236,21 @@ def assemble(config: TrainConfig) -> Run:
         torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
     exact_products(precision)
     config.step.check_batch(config.run.batch_size, processes.world_size)
+    data = together(lambda: open_data(config), processes)  # one that finds it being added to ends all
+    try:
+        return _assembled(config, data, processes, device, precision)
+    except BaseException:
+        data.close()
+        raise
+
+
+def _assembled(config: TrainConfig, data: Datasets, processes: Processes, device: str, precision: str) -> Run:
     kernels = kernel_choices(config)
-    data = open_data(config)
     plan = training_plan(config, len(data.train))
     config, decided = fitted(config, processes, device=device, precision=precision)
     if line := shortage(config, processes, device=device, precision=precision):
         raise UserError(line)
-    if decided:
-        data = replace(data, notes=(*data.notes, decided))
+    data = replace(data, notes=(*data.notes, *([decided] if decided else [])))
     step = build_step(config, device=device, precision=precision, processes=processes)
     if check := getattr(step.method, "check_sizes", None):
         epochs, count = config.run.epochs, len(config.data.training_sizes())

@@ -37,6 +37,26 @@ class Progress:
     cursor: Cursor
     step: int
     samples: int
+    names: str = ""
+    """Digest of the samples' names in their order; "" in checkpoints that have none."""
+
+
+def compare_data(saved: Progress, now: Progress, folder: Path) -> str:
+    """A word on the run in ``folder`` having had other images than ``now``, or these in another order; "" where not.
+
+    ``UserError`` where they are more or fewer: what is left of its epochs is of the former number.
+    """
+    if saved.samples != now.samples:
+        raise UserError(
+            f"{folder} was trained on {saved.samples} images and its data now has {now.samples}: give --data as it "
+            "was, or start a new run in another --out."
+        )
+    if saved.names in ("", now.names):
+        return ""
+    return (
+        f"the {now.samples:,} images have other names, or another order, than those that {folder} was trained on: "
+        "unless they are the same, it goes on otherwise than it would have."
+    )
 
 
 class CheckpointError(Exception):
@@ -112,6 +132,7 @@ def write(folder: Path, state: Snapshot, *, keep: int) -> Path:
         "batch": progress.cursor.batch,
         "step": progress.step,
         "samples": progress.samples,
+        "names": progress.names,
         "scaler": state.scaler,
         "torch": torch.__version__,
     }
@@ -175,7 +196,7 @@ def restore(checkpoint: Path, module: nn.Module, updater: Updater) -> Progress:
         state = _read_state(checkpoint)
         tensors, moments = (read_tensors(checkpoint, part) for part in PARTS)
         cursor = Cursor(int(state["epoch"]), int(state["batch"]))
-        progress = Progress(cursor, int(state["step"]), int(state["samples"]))
+        progress = Progress(cursor, int(state["step"]), int(state["samples"]), str(state.get("names", "")))
         if min(*cursor, progress.step, progress.samples) < 0:
             raise ValueError(f"it names {progress}")
         scaler_state = state["scaler"]

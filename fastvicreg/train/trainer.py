@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor
+from fastvicreg.datasets import names_digest
 from fastvicreg.errors import DivergedError, UserError
 from fastvicreg.evaluate.online import OnlineEvaluation
-from fastvicreg.pipelines.reading import Reading
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import recorder_of
 from fastvicreg.show.spread import SpreadLog
@@ -76,7 +76,6 @@ class Trainer:
         self._display = display
         self._run = run or assemble(config)
         processes = self._run.processes
-        self._reading = together(lambda: Reading(*self._run.data.places), processes)
         self._lock = None
         try:
             self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
@@ -98,8 +97,8 @@ class Trainer:
         self._probe_scale = config.run.probe_lr / config.optim.base_lr  # of the run's, which follows its schedule
         if self._run.probe:
             self._run.probe.listen(self._run.encoder)
-        self._samples = len(self._run.data.train)
-        self._progress = Progress(Cursor(0, 0), 0, self._samples)
+        images = self._run.data.train
+        self._progress = Progress(Cursor(0, 0), 0, len(images), names_digest(images))
         self._writing = Background(checkpoints.NoRoomError, lambda why: self._display.note(f"{why} Training goes on."))
         self._saving, self._not_finite, self._halted = 0.0, 0, False
         self._agreed = Agreement(processes)
@@ -168,7 +167,7 @@ class Trainer:
         return self._outcome
 
     def _release(self) -> None:
-        self._reading.close()
+        self._run.data.close()
         if self._lock:
             self._lock.release()
 
@@ -194,7 +193,7 @@ class Trainer:
                 self._recorder.step(step, at, terms, scalars, images=config.batch_size, data_wait=waited)
                 ends = at.batch + 1 == self._per_epoch
                 following = Cursor(at.epoch + 1, 0) if ends else Cursor(at.epoch, at.batch + 1)
-                self._progress = Progress(following, step, self._samples)
+                self._progress = replace(self._progress, cursor=following, step=step)
                 halt = self._stops(stopped) or step == last
                 saves = halt or ends or step % config.checkpoint_every == 0
                 if step % config.log_every == 0:
@@ -278,16 +277,14 @@ class Trainer:
         found = checkpoints.listed(self._folder / "checkpoints")
         for path in reversed(found):
             try:
-                self._progress = checkpoints.restore(path, run.module, run.step.updater)
+                saved = checkpoints.restore(path, run.module, run.step.updater)
             except checkpoints.CheckpointError as error:
                 self._display.note(f"{error}: trying the one before it.")
                 continue
-            if self._progress.samples != self._samples:
-                raise UserError(
-                    f"{self._folder} was trained on {self._progress.samples} images and its data now has "
-                    f"{self._samples}: give --data as it was, or start a new run in another --out."
-                )
-            cursor = self._progress.cursor
+            if other := checkpoints.compare_data(saved, self._progress, self._folder):
+                self._display.note(other)
+            self._progress = replace(self._progress, cursor=saved.cursor, step=saved.step)
+            cursor = saved.cursor
             self._display.note(f"resumed {path}: epoch {cursor.epoch}, batch {cursor.batch}.")
             return
         if found:

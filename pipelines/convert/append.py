@@ -23,7 +23,7 @@ from fastvicreg.pipelines.convert.extended import ExtendedSource
 from fastvicreg.pipelines.convert.journal import Journal
 from fastvicreg.pipelines.convert.labels import require_labels
 from fastvicreg.pipelines.convert.replaced import Replaced, replaced_in, require_unreplaced
-from fastvicreg.pipelines.convert.run import command_of, opened, refused, shuffled
+from fastvicreg.pipelines.convert.run import command_of, labelled_by, opened, refused, shuffled
 from fastvicreg.pipelines.convert.settings import Settings
 from fastvicreg.pipelines.convert.workspace import Workspace, discard, finish_interrupted
 from fastvicreg.pipelines.formats.beton.source import BetonSource
@@ -84,7 +84,7 @@ def append_dataset(
         return _nothing_new(target, before, stored)
     order_N = np.arange(len(extended)) if extended.whole else shuffled(settings.seed, len(extended))
     names = names_of(extended)
-    command = command_of(names, len(extended), source_path, settings, label_file)
+    command = command_of(names, len(extended), source_path, settings, labelled_by(source, label_file))
     if taken:
         command["replaced"] = f"{len(taken)} files, {xxh3_64_hexdigest(repr(sorted(taken)).encode())}"
     command["appended_to"] = f"{before.index_hash:016x}"

@@ -12,6 +12,8 @@ PACKAGES = ("pillow", "simplejpeg")
 """Whose versions may change re-encoded bytes."""
 FILES = ("names", "samples")
 """What a command says of the source's files; the rest are its options."""
+KIT = "what meta.mat says"
+"""What a command calls the digest of it; none where no label needed it."""
 
 
 def names_of(source: Source) -> bytes:
@@ -46,7 +48,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _option(key: str) -> str:
-    return key if key == "source" else f"--{key.replace('_', '-')}"
+    return key if key in ("source", KIT) else f"--{key.replace('_', '-')}"
 
 
 def _files(kept: Path, names: bytes) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.manifest import Manifest
+from fastvicreg.pipelines.sources.labelled import class_name
 
 
 class Relabelled(NamedTuple):
@@ -27,8 +28,8 @@ def relabelled(source: Source, manifest: Manifest) -> Iterator[Relabelled]:
     for index in range(len(source)):
         if (at := place.get(name := source.name(index))) is None:
             continue
-        was = _class(manifest.classes, int(manifest.label_N[at]))
-        now = _class(source.classes, source.label(index))
+        was = class_name(manifest.classes, int(manifest.label_N[at]))
+        now = class_name(source.classes, source.label(index))
         if was != now:
             yield Relabelled(name, was, now)
 
@@ -46,12 +47,6 @@ def require_labels(source: Source, manifest: Manifest, target: object, *, renumb
                 f"--append: {target}: {one}, and what is stored keeps its labels: give those of before, or convert to "
                 "another name without --append."
             )
-
-
-def _class(classes: Sequence[str], label: int) -> str:
-    if label < 0:
-        return ""
-    return classes[label] if label < len(classes) else str(label)
 
 
 def _in_words(name: str) -> str:

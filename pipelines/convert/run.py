@@ -13,7 +13,7 @@ from xxhash import xxh3_64_hexdigest
 
 from fastvicreg.contracts import Source
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.convert.changes import names_of
+from fastvicreg.pipelines.convert.changes import KIT, names_of
 from fastvicreg.pipelines.convert.conversion import Conversion, MostSkipped, Progress, Summary, versions
 from fastvicreg.pipelines.convert.journal import Journal
 from fastvicreg.pipelines.convert.settings import FORMATS, Settings
@@ -22,7 +22,7 @@ from fastvicreg.pipelines.convert.writer import Writer
 from fastvicreg.pipelines.draws import permutation
 from fastvicreg.pipelines.manifest import manifest_path, read_manifest, to_bytes
 from fastvicreg.pipelines.sources import one_dataset, open_source
-from fastvicreg.pipelines.sources.labelled import label_by_file, numbered_as
+from fastvicreg.pipelines.sources.labelled import LabelledSource, label_by_file, numbered_as
 from fastvicreg.registry import resolve
 from fastvicreg.stalls import LIMIT
 
@@ -73,7 +73,7 @@ def convert_dataset(
     source, spool = opened(source_path, settings, numbered_like, label_file)
     order_N = shuffled(settings.seed, len(source)) if build.shuffled else np.arange(len(source))
     names = names_of(source)
-    command = command_of(names, len(source), source_path, settings, label_file)
+    command = command_of(names, len(source), source_path, settings, labelled_by(source, label_file))
     try:
         with closing(Workspace(target, command, names)) as work:
             if spool is not None and build.shuffled:
@@ -101,9 +101,14 @@ def opened(
     return numbered_as(source, classes) if numbered_like else source, spool
 
 
-def command_of(names: bytes, samples: int, path: Path, settings: Settings, label_file: Path | None) -> dict[str, Any]:
-    """All that decides the written bytes, the source's content excepted."""
-    labelled = {} if label_file is None else {"val_labels": xxh3_64_hexdigest(label_file.read_bytes())}
+def labelled_by(source: Source, file: Path | None) -> dict[str, str]:
+    """What a command says of the labels that ``file``, and a development kit beside it, give ``source``."""
+    said = {} if file is None else {"val_labels": xxh3_64_hexdigest(file.read_bytes())}
+    return said | ({KIT: source.kit} if isinstance(source, LabelledSource) and source.kit else {})
+
+
+def command_of(names: bytes, samples: int, path: Path, settings: Settings, labelled: dict[str, str]) -> dict[str, Any]:
+    """All that decides the written bytes, the source's content excepted; ``labelled`` as ``labelled_by`` gives it."""
     return labelled | {
         "source": str(path.resolve()),
         "samples": samples,

@@ -21,7 +21,7 @@ from torch import Tensor
 from fastvicreg.pipelines.engines.dali_samples import Request
 
 CHANNELS_2 = np.array([1, 3], np.int32)
-"""What an axis of pixels is in bytes: rows, columns."""
+"""What an axis of pixels is in bytes: rows, columns. On the GPU regions are cut as rows of bytes."""
 
 
 class GraphError(RuntimeError):
@@ -90,15 +90,17 @@ class Graph:
 
         self._ahead.append(request)
         self._pipeline.feed_input("encoded", request.encoded_P)
-        start_PV2 = request.start_PV2
-        if self._shape.device_id is None:
+        start_PV2, size_PV2 = request.start_PV2, request.size_PV2
+        if self._shape.device_id is not None:
+            start_PV2, size_PV2 = start_PV2 * CHANNELS_2, size_PV2 * CHANNELS_2
+        else:
             first_P2 = start_PV2.min(1)
             feed("first", first_P2)
-            feed("extent", (start_PV2 + request.size_PV2).max(1) - first_P2)
+            feed("extent", (start_PV2 + size_PV2).max(1) - first_P2)
             start_PV2 = start_PV2 - first_P2[:, None]
         for v in range(len(self._shape.sides)):
-            feed(f"start{v}", start_PV2[:, v] * CHANNELS_2)
-            feed(f"size{v}", request.size_PV2[:, v] * CHANNELS_2)
+            feed(f"start{v}", start_PV2[:, v])
+            feed(f"size{v}", size_PV2[:, v])
             feed(f"flip{v}", request.flip_PV[:, v])
 
 
@@ -128,17 +130,16 @@ def _define(shape: Shape) -> Any:
                 affine=False,  # else the threads of several ranks are tied to the same first cores
                 **colours,
             )
+            # As rows of bytes: slice copies a region of two axes faster than one of three.
+            image = fn.reshape(image, src_dims=[0, 1], rel_shape=[1, 3], layout="HW")
         else:  # no more than all the views need: 4 % more images a processor second
             first, extent = (external(name, 1) for name in ("first", "extent"))
             image = fn.decoders.image_slice(encoded, start=first, shape=extent, axes=[0, 1], device="cpu", **colours)
-        # As rows of bytes: DALI copies a region of two axes in two thirds of the time that one of three takes.
-        image = fn.reshape(image, src_dims=[0, 1], rel_shape=[1, 3], layout="HW")
         cut = []
         for v, side in enumerate(shape.sides):
             start, size, flip = external(f"start{v}", 1), external(f"size{v}", 1), external(f"flip{v}", 0)
             # A resize of a region reads the pixels around it too, at the crop's edge up to 44 of 255 away from ours.
-            crop = fn.slice(image, start, size, axes=[0, 1])
-            crop = fn.reshape(crop, src_dims=[0, 1, -1], rel_shape=[1, -1, 3], layout="HWC")
+            crop = _region_of_bytes(image, start, size) if on_gpu else _region(image, start, size)
             cut.append(
                 fn.resize_crop_mirror(
                     crop, size=[side] * 2, mirror=flip, interp_type=types.INTERP_CUBIC, antialias=True
@@ -158,3 +159,15 @@ def _gist(error: RuntimeError) -> str:
         lines = lines[lines.index("encountered:") + 1 :]
     noise = ("C++ context", "Current pipeline object", "Stacktrace", "[frame", "Critical error")
     return " ".join(line for line in lines if line and not line.startswith(noise))[:300]
+
+
+def _region(image: Any, start: Any, size: Any) -> Any:
+    """A copy of a rectangle on the CPU, row by row as it lies there: ``slice`` takes 1.8 times as long for it."""
+    one: dict[str, Any] = {"in_anchors": fn.reshape(start, shape=[1, 2]), "shapes": fn.reshape(size, shape=[1, 2])}
+    return fn.multi_paste(image, output_size=size, **one)
+
+
+def _region_of_bytes(image: Any, start: Any, size: Any) -> Any:
+    """The same of an image whose rows are bytes."""
+    crop = fn.slice(image, start, size, axes=[0, 1])
+    return fn.reshape(crop, src_dims=[0, 1, -1], rel_shape=[1, -1, 3], layout="HWC")

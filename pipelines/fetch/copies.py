@@ -6,12 +6,12 @@ import contextlib
 import fcntl
 import itertools
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch.address import is_remote, require_complete
 from fastvicreg.pipelines.fetch.download import download
 from fastvicreg.pipelines.fetch.remote import Remote, RemoteFile
 from fastvicreg.pipelines.fetch.unpack import unpack
@@ -29,24 +29,19 @@ from fastvicreg.pipelines.formats.listing import (
 )
 from fastvicreg.pipelines.patterns import expand, is_pattern
 
-_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/{1,2}[^/]", re.IGNORECASE)
 LOCK = ".lock"
 """Name of the file that makes a folder ours: what else lies in it is deleted."""
 Told = Callable[[int, int, int], None]
 """(files done, of, bytes that came)."""
 
 
-def is_remote(source: str | Path) -> bool:
-    """Whether ``source`` is an address on another machine; a ``Path`` has lost one of its slashes."""
-    return _ADDRESS.match(str(source)) is not None
-
-
 def needs_copy(source: str | Path) -> bool:
     """Whether ``source`` cannot be read where it lies: it is remote, a compressed tar file, or a place of such files.
 
-    Archives beside images or a ``.beton`` are what these were made of.
+    Archives beside images or a ``.beton`` are what these were made of. ``UserError`` for an incomplete address.
     """
     if is_remote(source):
+        require_complete(str(source))
         return True
     names = [name for _, name in _local(Path(source))]
     others = any(is_image(name) or ending_of(name) in BETON_ENDINGS for name in names)
@@ -61,14 +56,12 @@ def local_copy(source: str | Path, folder: Path, told: Told = lambda done, total
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LOCK).exists():
         raise UserError(f"{folder} holds other files, and {source} would be brought there: move it away.")
+    remote = Remote(str(source)) if is_remote(source) else None  # before there is a folder for it
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if is_remote(source):
-                placed = _fetch(Remote(str(source)), folder, told)
-            else:
-                placed = _unpack(Path(source), folder, told)
+            placed = _unpack(Path(source), folder, told) if remote is None else _fetch(remote, folder, told)
             for path in folder.rglob("*"):
                 if is_data(path.name) and path not in placed:  # of another source, or not there any more
                     path.unlink()

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch.address import HUB, WEB, require_complete
 from fastvicreg.pipelines.fetch.hub import HubRanges
 from fastvicreg.pipelines.fetch.systems import (
-    HUB,
-    WEB,
     checksum,
     content_tag,
     open_system,
@@ -62,8 +61,9 @@ class Remote:
     def __init__(self, address: str, patience: float = 0.0) -> None:
         """``patience``: seconds in which what does not come is named; 0: after all of ``PAUSES``.
 
-        ``UserError`` where there is no such protocol, or its package is missing.
+        ``UserError`` where the address is incomplete, there is no such protocol, or its package is missing.
         """
+        require_complete(address)
         self.address = address
         self._protocol = address.partition("://")[0]
         self._patience = patience or math.inf

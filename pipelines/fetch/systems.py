@@ -15,12 +15,12 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.fetch.address import GOOGLE, HUB, WEB
 
 TRANSIENT = frozenset({408, 425, 429})
 """HTTP's answers below 500 that another time may be others."""
 OTHER_CONTENT = 412
 """HTTP's answer where the file is not the one of the ETag that was sent along."""
-WEB, GOOGLE, HUB = ("http", "https"), ("gs", "gcs"), ("hf",)
 _DENIED = frozenset({401, 403})
 _ACCESS = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",

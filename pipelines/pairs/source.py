@@ -16,6 +16,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines.ahead import reading_in_order
 from fastvicreg.pipelines.decode import DecodeError, image_size
 from fastvicreg.pipelines.fetch.mirror import attach
+from fastvicreg.pipelines.formats.absent import require_folder
 from fastvicreg.pipelines.formats.folder.source import read_file
 from fastvicreg.pipelines.formats.keys import Keys
 from fastvicreg.pipelines.formats.listing import (
@@ -177,9 +178,7 @@ def _members(path: Path, side: Side, modality: Modality | None, to_rgb: str, lab
         shards = ShardSource(path, parse_rule(to_rgb), Keys(",".join(wanted), label))
         attach(shards)
         return _Found(shards, [_key(key_of(shards.name(index))) for index in range(len(shards))])
-    if not path_exists(path) or not path.is_dir():
-        what = "is a file" if path_exists(path) else "does not exist"
-        raise UserError(f"{path} {what}: give a folder of pairs, or tar shards of them.")
+    require_folder(path, "a folder of pairs, or tar shards of them")
     if label:
         raise UserError(f"--label {label} names a member of tar shards, and {path} is a folder: leave it out.")
     root = path / side.member if side.member and (path / side.member).is_dir() else path

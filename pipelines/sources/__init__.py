@@ -10,6 +10,7 @@ from fastvicreg.pipelines.decode import DecodeError, decode_sample
 from fastvicreg.pipelines.fetch import is_remote
 from fastvicreg.pipelines.fetch.mirror import attach
 from fastvicreg.pipelines.fetch.placed import placed
+from fastvicreg.pipelines.formats.absent import require_there
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.formats.dataset import DatasetSource
 from fastvicreg.pipelines.formats.folder.source import FolderSource
@@ -59,7 +60,8 @@ def open_source(
 def _open(path: Path, rule: ToRGB, keys: Keys) -> DatasetSource:
     if is_pattern(path):
         return _open_pattern(path, rule, keys)
-    if path_exists(path) and path.is_file():
+    require_there(path)
+    if path.is_file():
         if path.suffix == ".idx" or (manifest_path(path.parent).is_file() and path.suffix == ".tar"):
             raise UserError(f"{path} is one shard: give the folder {path.parent}, which is read as a whole.")
         if ending_of(path.name) in ARCHIVES:

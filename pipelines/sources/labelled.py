@@ -3,14 +3,14 @@
 A line is a label alone, in the order of the sorted file names, or a file's name and its label (further columns do not
 matter: Kaggle's ``LOC_val_solution.csv`` has boxes there). JSON is {file: label} or {label: [files]}. A label is a
 class's name or its number from 0. ``ILSVRC2012_validation_ground_truth.txt`` counts from 1 in an order of its own,
-which only the development kit's ``meta.mat`` beside it tells.
+which only the development kit beside it tells (``development_kit``).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,33 @@ from fastvicreg.errors import UserError
 from fastvicreg.json_text import parse_json
 from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.passed import Passed, Passing, notes_of
+from fastvicreg.pipelines.sources.development_kit import DevelopmentKit
 from fastvicreg.pipelines.to_rgb import rule_of
 
 _SEPARATOR = re.compile(r"[,;\t ]+")
-META = ("meta.mat", "data/meta.mat", "../data/meta.mat")
 
 
 class LabelledSource:
-    """``source`` with labels of its own; -1 where the file names none."""
+    """``source`` with labels of its own; -1 where the file names none.
 
-    def __init__(self, source: Source, label_N: list[int], classes: tuple[str, ...]) -> None:
+    ``notes`` follow those of ``source``; ``kit`` is the digest of what a development kit said of them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        label_N: list[int],
+        classes: tuple[str, ...],
+        *,
+        notes: tuple[str, ...] = (),
+        kit: str = "",
+    ) -> None:
         self._source, self._label = source, label_N
         self.classes = classes
+        self.kit = kit
         self.to_rgb = rule_of(source)
         self.modality = modality_of(source)
-        self.notes = notes_of(source)
+        self.notes = (*notes_of(source), *notes)
         self.passed = source.passed if isinstance(source, Passing) else Passed()
 
     def __len__(self) -> int:
@@ -69,34 +81,61 @@ def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) ->
     """``source`` with the labels that ``file`` gives, numbered as in ``classes`` (none: as they come, sorted).
 
     Without classes numbers are their own in their order, or where the development kit lies beside the file its WordNet
-    ids. ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
+    ids. Labels that the images have already, as those in class folders, are replaced, which a note tells.
+    ``UserError`` where the file cannot be read, does not fit the images, or its labels are no classes.
     """
     file = Path(file)
     label_by_index = _read(file, source)
     found = [label_by_index.get(index, "") for index in range(len(source))]
     if not any(found):
         raise UserError(f"--val-labels {file} names none of the images, such as {source.name(0)}.")
+    kit = DevelopmentKit(file)
     if not classes:
-        found, classes = _named(found, file)
-    return LabelledSource(source, _numbers(found, classes, file), classes)
+        found, classes = _named(found, file, kit)
+    label_N = _numbers(found, classes, file, kit)
+    notes = tuple(_replaced(source, label_N, classes, file))
+    return LabelledSource(source, label_N, classes, notes=notes, kit=kit.digest())
 
 
-def _named(labels: list[str], file: Path) -> tuple[list[str], tuple[str, ...]]:
+def _replaced(source: Source, label_N: list[int], classes: tuple[str, ...], file: Path) -> Iterator[str]:
+    """A word on the labels that ``source`` has of its own, where it has some: those of the file stand for them."""
+    before = [class_name(source.classes, source.label(index)) for index in range(len(source))]
+    if not any(before):
+        return
+    now = [class_name(classes, label) for label in label_N]
+    differ = [index for index in range(len(source)) if now[index] != before[index]]
+    said = "all are the same"
+    if differ:
+        was, is_now = (f"{names[differ[0]]!r}" if names[differ[0]] else "no label" for names in (before, now))
+        said = (
+            f"{len(differ):,} of {len(before):,} differ ({source.name(differ[0])}: {was} there, {is_now} by the file)"
+        )
+    yield f"--val-labels {file} replaces the labels that the images have already, by folder or as stored: {said}"
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """The name of a class, or its number where it has none; "" for no label."""
+    if label < 0:
+        return ""
+    return classes[label] if label < len(classes) else str(label)
+
+
+def _named(labels: list[str], file: Path, kit: DevelopmentKit) -> tuple[list[str], tuple[str, ...]]:
     """(labels, the classes that they name): numbers become WordNet ids where the development kit tells them."""
     given = {label for label in labels if label}
     if not all(label.isdecimal() for label in given):
         return labels, tuple(sorted(given))
-    if "0" in given or _meta(file) is None:
+    if "0" in given or kit.path is None:
         return labels, tuple(sorted(given, key=int))
-    names, last = _development_kit(file), max(map(int, given))
+    names, last = kit.names, max(map(int, given))
     if strange := sorted(set(map(int, given)) - set(names)):
-        raise UserError(f"--val-labels {file} has the label {strange[0]}, which {_meta(file)} does not know.")
+        raise UserError(f"--val-labels {file} has the label {strange[0]}, which {kit.path} does not know.")
     # The kit goes on with groups of classes, which no image has.
     classes = tuple(sorted(name for number, name in names.items() if number <= last))
     return [names.get(int(label), "") if label else "" for label in labels], classes
 
 
-def _numbers(labels: list[str], classes: tuple[str, ...], file: Path) -> list[int]:
+def _numbers(labels: list[str], classes: tuple[str, ...], file: Path, kit: DevelopmentKit) -> list[int]:
     place = {name: number for number, name in enumerate(classes)}
     given = {label for label in labels if label}
     if given <= set(place):
@@ -108,26 +147,7 @@ def _numbers(labels: list[str], classes: tuple[str, ...], file: Path) -> list[in
         return [int(label) if label else -1 for label in labels]
     if min(numbers) < 1 or max(numbers) > len(classes):
         raise UserError(f"--val-labels {file} has the label {max(numbers)}, and there are {len(classes)} classes.")
-    names = _development_kit(file)
-    return [place.get(names.get(int(label), ""), -1) if label else -1 for label in labels]
-
-
-def _meta(file: Path) -> Path | None:
-    return next((file.parent / name for name in META if (file.parent / name).is_file()), None)
-
-
-def _development_kit(file: Path) -> Mapping[int, str]:
-    """{ILSVRC2012_ID: WordNet id}; ``UserError`` where there is no meta.mat beside ``file``."""
-    meta = _meta(file)
-    if meta is None:
-        raise UserError(
-            f"--val-labels {file} counts from 1, and class numbers count from 0: give the classes' names, or put the "
-            f"development kit's meta.mat beside it."
-        )
-    from scipy.io import loadmat
-
-    synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
-    return {int(entry["ILSVRC2012_ID"]): str(entry["WNID"]) for entry in synsets}
+    return [place.get(kit.names.get(int(label), ""), -1) if label else -1 for label in labels]
 
 
 def _read(file: Path, source: Source) -> dict[int, str]:

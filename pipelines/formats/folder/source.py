@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.decode import MAX_BYTES, image_size
+from fastvicreg.pipelines.formats.absent import require_folder
 from fastvicreg.pipelines.formats.dataset import Finding
 from fastvicreg.pipelines.formats.folder.listings import Entries, Listings, state_of
 from fastvicreg.pipelines.formats.listing import (
@@ -44,9 +45,7 @@ class FolderSource:
     def __init__(self, root: str | Path, to_rgb: ToRGB = RANGE) -> None:
         """``UserError`` where ``root`` is missing, no folder, holds no image, or may not be listed."""
         self.path = Path(root)
-        if not path_exists(self.path) or not self.path.is_dir():
-            what = "is a file, not a folder" if self.path.exists() else "does not exist"
-            raise UserError(f"the image folder {root} {what}: give a folder of images, or of class folders.")
+        require_folder(self.path)
         self.passed = Passed()
         self.to_rgb = to_rgb
         listings = self._listings = Listings(self.path)

@@ -93,7 +93,9 @@ def test_eval_takes_other_data_and_checkpoints_and_refuses_what_means_nothing(
 
     (tmp_path / "labels.txt").write_text("class1\nclass0\nclass1\n")
     known = ("--val-data", str(split(tmp_path / "unsorted", unsorted=3)), "--val-labels", str(tmp_path / "labels.txt"))
-    assert "of 3 images" in answer(*known, "--json", str(tmp_path / "figures.json"))[1]
+    text = answer(*known, "--json", str(tmp_path / "figures.json"))[1]
+    assert "of 3 images" in text
+    assert "replaces the labels that the images have already, by folder or as stored: 3 of 3 differ" in text
     assert json.loads((tmp_path / "figures.json").read_text())["rows"][0]["val_labels"] == known[3]
 
     flat, renamed = split(tmp_path / "flat", flat=3), split(tmp_path / "renamed", class0=1, other=1)

@@ -166,6 +166,18 @@ def test_data_that_changed_is_noticed_on_resume(tmp_path: Path, make_folder) -> 
     assert (tmp_path / "run" / "config.json").read_bytes() == saved
 
 
+def test_as_many_other_images_are_told_of_once(tmp_path: Path, make_folder) -> None:
+    data, said = make_folder(train=24, val=0), "the 24 images have other names, or another order, than those that"
+    config = tiny(data)
+    for steps in (2, 3):
+        train(replace(config, run=replace(config.run, steps=steps)), tmp_path / "run", resume=steps > 2)
+    assert said not in (tmp_path / "display.txt").read_text()
+    (data / "class0" / "000.jpg").rename(data / "class2" / "999.jpg")
+    for steps in (4, 5):
+        train(replace(config, run=replace(config.run, steps=steps)), tmp_path / "run", resume=True)
+    assert (tmp_path / "display.txt").read_text().count(said) == 1
+
+
 def test_checkpoints_that_are_all_damaged_are_not_started_over(tmp_path: Path, make_folder) -> None:
     config = tiny(make_folder(val=0))
     train(replace(config, run=replace(config.run, steps=3)), tmp_path / "run")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import pytest
 from images import encoded, photo
 from runs import tiny, train
 
+from fastvicreg import datasets
 from fastvicreg.cli import main
+from fastvicreg.datasets import open_data
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines import ViewLoader
+from fastvicreg.pipelines import ViewLoader, loader
 from fastvicreg.pipelines.convert import Settings, append_dataset, convert_dataset
 from fastvicreg.pipelines.convert import append as appending
 from fastvicreg.pipelines.manifest import manifest_path, read_manifest
-from fastvicreg.pipelines.reading import Reading
+from fastvicreg.pipelines.reading import Reading, unread
 from fastvicreg.train import trainer
 
 
@@ -109,6 +112,92 @@ def test_a_run_holds_its_data_to_its_end(
     train(tiny(data, steps=1), tmp_path / "run")
     assert tried == [2]
     assert f"{data} is being read by process {os.getpid()}: wait for its end" in capsys.readouterr().err
+    assert grows(data)
+
+
+def locks_of(data: Path) -> list[str]:
+    """This process's open handles of manifests at ``data`` or beside it."""
+    handles = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [place for one in handles if os.path.lexists(one) and (place := os.readlink(one)).endswith(".manifest")]
+
+
+def try_to_add_as_it_opens(data: Path, module: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What an addition is told that begins as soon as ``module`` has opened the data; empty until it does."""
+    really, told = module.open_source, []
+
+    def opened(*arguments: Any, **named: Any) -> Any:
+        source = really(*arguments, **named)
+        with pytest.raises(UserError, match="is being read by process") as error:
+            grows(data)
+        told.append(str(error.value))
+        return source
+
+    monkeypatch.setattr(module, "open_source", opened)
+    return told
+
+
+def test_nothing_is_added_between_a_runs_index_and_its_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        told = try_to_add_as_it_opens(data, datasets, patch)
+        train(tiny(data, steps=1), tmp_path / "run")
+        assert len(told) == 1
+    assert not locks_of(data)
+    assert grows(data)
+
+
+def test_nothing_is_added_between_a_loaders_index_and_its_first_batch(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        told = try_to_add_as_it_opens(data, loader, patch)
+        with ViewLoader(data, batch_size=4, image_size=32, recipe="small"):
+            assert len(told) == 1
+    assert not locks_of(data)
+    assert grows(data)
+
+
+def test_what_is_being_added_to_is_not_opened_by_a_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(datasets, "open_source", lambda *_, **__: read.append(True))
+    with unread(data), pytest.raises(UserError, match="is being added to at this moment"):
+        train(tiny(data, steps=1), tmp_path / "run")
+    assert not read
+    assert not locks_of(data)
+
+
+def test_a_run_that_does_not_begin_lets_its_data_go(data: Path, tmp_path: Path) -> None:
+    config, folder = tiny(data, steps=1), tmp_path / "run"
+    none = str(tmp_path / "none")
+    other = tmp_path / "other"
+    other.write_text("a file")
+    for refused_, where in (
+        (replace(config, data=replace(config.data, val_data=none)), folder),  # the training data are open
+        (replace(config, data=replace(config.data, val_labels=none)), folder),
+        (replace(config, run=replace(config.run, batch_size=400)), folder),  # by the engine
+        (config, other),  # by the folder, when all is assembled
+    ):
+        with pytest.raises(UserError) as error:
+            train(refused_, where)
+        assert not locks_of(data), error.value
+    with pytest.raises(UserError, match="recipe"):
+        ViewLoader(data, batch_size=4, recipe="none")
+    with pytest.raises(RuntimeError, match=r"(?i)device"):
+        ViewLoader(data, batch_size=4, image_size=32, recipe="small", device="no device")
+    assert not locks_of(data)
+    assert grows(data)
+
+
+def test_data_opened_by_themselves_are_held_until_nobody_has_them(data: Path) -> None:
+    found = open_data(tiny(data))
+    refused(data, f"process {os.getpid()}")
+    source = found.train
+    del found
+    assert not locks_of(data)
+    assert len(source) == 12
     assert grows(data)
 
 

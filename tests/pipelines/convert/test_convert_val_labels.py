@@ -10,6 +10,8 @@ import pytest
 from images import encoded, photo
 
 from fastvicreg.cli import main
+from fastvicreg.config import DataConfig, TrainConfig
+from fastvicreg.datasets import open_data
 from fastvicreg.pipelines import open_source
 
 CLASSES = ("n01", "n02", "n03")
@@ -52,6 +54,17 @@ def labels(path: Path) -> dict[str, str]:
 EXPECTED = dict(zip(NAMES, [CLASSES[label] for label in LABELS], strict=True))
 
 
+def interrupt(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ``command`` and stop it before it has converted anything."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastvicreg.pipelines.convert.run.Conversion.run", interrupted)
+        assert main(command) == 130
+
+
 @pytest.mark.parametrize("format", ["beton", "shards"])
 def test_a_flat_validation_split_is_labelled(imagenet: Path, tmp_path: Path, format: str) -> None:
     file = ground_truth(tmp_path)
@@ -79,17 +92,10 @@ def test_a_tar_of_validation_images_alone_has_the_classes_of_the_development_kit
 def test_an_interrupted_conversion_goes_on_with_the_same_labels_alone(
     imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastvicreg.pipelines.convert import run
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
     file = tmp_path / "labels.txt"
     file.write_text("".join(f"{CLASSES[label]}\n" for label in LABELS))
     command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
-    with monkeypatch.context() as patch:
-        patch.setattr(run.Conversion, "run", interrupted)
-        assert main(command) == 130
+    interrupt(command, monkeypatch)
     text = file.read_text()
     file.write_text(text.replace("n03", "n01"))
     capsys.readouterr()
@@ -98,6 +104,50 @@ def test_an_interrupted_conversion_goes_on_with_the_same_labels_alone(
     file.write_text(text)
     assert main(command) == 0
     assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+def test_an_interrupted_conversion_goes_on_with_the_same_development_kit_alone(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other kit's classes have the same numbers, so that the labels alone do not tell it."""
+    scipy_io = pytest.importorskip("scipy.io")
+    file = ground_truth(tmp_path)
+    kit = (tmp_path / "meta.mat").read_bytes()
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    interrupt(command, monkeypatch)
+    renamed = [(number, name.replace("n", "m")) for number, name in KIT.items()]
+    scipy_io.savemat(tmp_path / "meta.mat", {"synsets": np.array(renamed, [("ILSVRC2012_ID", "i4"), ("WNID", "O")])})
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "of another command or of other files (what meta.mat says was " in capsys.readouterr().err
+    (tmp_path / "meta.mat").write_bytes(kit)
+    assert main(command) == 0
+    assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+def test_a_development_kit_that_no_label_needs_may_change(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("".join(f"{CLASSES[label]}\n" for label in LABELS))
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    interrupt(command, monkeypatch)
+    (tmp_path / "meta.mat").write_bytes(b"no kit")
+    assert main(command) == 0
+    assert labels(tmp_path / "val.beton") == EXPECTED
+
+
+def test_a_development_kit_that_cannot_be_read_is_one_line(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ground_truth(tmp_path)
+    command = ["convert", str(imagenet / "val"), str(tmp_path / "val.beton"), "--val-labels", str(file)]
+    for content in (b"", b"MATLAB 5.0 MAT-file" + bytes(200), (tmp_path / "meta.mat").read_bytes()[:300]):
+        (tmp_path / "meta.mat").write_bytes(content)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"cannot read {tmp_path / 'meta.mat'} (" in error
+        assert error.count("\n") == 1
 
 
 def test_numbers_that_the_development_kit_does_not_know_are_refused(
@@ -165,6 +215,29 @@ def test_a_split_that_is_there_under_other_labels_is_refused(
     assert not (out / "train.beton").exists()
     assert main([*command, "--val-labels", str(file)]) == 0
     assert labels(out / "val.beton") == EXPECTED
+
+
+def test_labels_that_stand_for_those_of_class_folders_are_told(
+    imagenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of four images lies in the folder of the class that the file gives it."""
+    for name, folder in zip(NAMES, ("n03", "n02", "n03", "n03"), strict=True):
+        (imagenet / "val" / folder).mkdir(exist_ok=True)
+        (imagenet / "val" / name).rename(imagenet / "val" / folder / name)
+    file = tmp_path / "labels.csv"
+    file.write_text("".join(f"{name},{CLASSES[label]}\n" for name, label in zip(NAMES, LABELS, strict=True)))
+    command = ["convert", str(imagenet), str(tmp_path / "out"), "--val-labels", str(file)]
+    assert main(command) == 0
+    told = (
+        f"--val-labels {file} replaces the labels that the images have already, by folder or as stored: 3 of 4 differ"
+    )
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "replaces the labels" in line)
+    assert line == f"{told} (n02/{NAMES[1]}: 'n02' there, 'n01' by the file)"
+    assert labels(tmp_path / "out/val.beton") == EXPECTED
+    found = open_data(TrainConfig(data=DataConfig(data=str(imagenet), val_labels=str(file))))
+    assert line in found.notes
+    again = open_data(TrainConfig(data=DataConfig(data=str(tmp_path / "out"), val_labels=str(file))))
+    assert any(note.endswith("as stored: all are the same") for note in again.notes)
 
 
 @pytest.mark.parametrize("format", ["beton", "shards"])

@@ -20,7 +20,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.pipelines import build_engine, open_source
 from fastvicreg.pipelines.convert.run import convert_dataset
 from fastvicreg.pipelines.convert.settings import Settings
-from fastvicreg.pipelines.engines.dali_samples import Samples
+from fastvicreg.pipelines.engines.dali_samples import Request, Samples
 from fastvicreg.pipelines.formats.beton.source import BetonSource
 from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.pipelines.sources.subset import SubsetSource
@@ -65,6 +65,26 @@ def test_boxes_and_flips_are_the_plans(beton: Path) -> None:
     found_BV4 = np.concatenate([job.request.start_PV2[..., ::-1], job.request.size_PV2[..., ::-1]], -1)
     assert np.array_equal(found_BV4, box_BV4.numpy())
     assert np.array_equal(job.request.flip_PV, flip_BV.numpy())
+
+
+@needs_dali
+def test_a_view_is_cut_at_its_box_to_the_pixel() -> None:
+    """Boxes of the view's own size need no resize, and pixels stored as they are no decoder."""
+    from fastvicreg.pipelines.engines.dali_graph import Graph, Shape
+
+    rng, side = np.random.default_rng(0), 9
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((9, 9), (9, 40), (33, 9), (25, 31), (64, 10))]
+    start_PV2 = np.array(
+        [[[rng.integers(0, n - side + 1) for n in i.shape[:2]] for _ in "ab"] for i in images], np.int32
+    )
+    flip_PV = np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0]], np.int32)
+    ppm = [np.frombuffer(b"P6\n%d %d\n255\n%b" % (i.shape[1], i.shape[0], i.tobytes()), np.uint8) for i in images]
+    graph = Graph(Shape(batch=5, sides=(side, side), threads=2, depth=2))
+    graph.submit(Request(ppm, start_PV2, np.full_like(start_PV2, side), flip_PV))
+    for v, view_PHWC in enumerate(graph.take()):
+        for image, (y, x), flip, found in zip(images, start_PV2[:, v], flip_PV[:, v], view_PHWC, strict=True):
+            cut = image[y : y + side, x : x + side]
+            assert np.array_equal(found.numpy(), cut[:, ::-1] if flip else cut)
 
 
 @needs_dali

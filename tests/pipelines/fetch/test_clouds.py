@@ -136,7 +136,10 @@ def test_what_cannot_be_read_is_one_line_and_is_not_asked_for_again(
         *(
             ()
             if gs
-            else (("hf://datasets/one", "namespace/name"), ("hf://datasets/user/name@v9/x.tar", "no such revision"))
+            else (
+                ("hf://datasets/one", "names no repository"),
+                ("hf://datasets/user/name@v9/x.tar", "no such revision"),
+            )
         ),
     ):
         assert main(["verify", address]) == 2
