@@ -9,7 +9,10 @@ import torch
 from skipping import Skipping
 from torch import Tensor, nn
 
-from fastvicreg.train.updater import NON_FINITE, Updater
+from fastvicreg.config import OptimConfig
+from fastvicreg.contracts import by_dimension
+from fastvicreg.train.assemble import build_optimizer
+from fastvicreg.train.updater import NON_FINITE, Updater, UpdaterState
 
 OVERFLOW = 1e6
 """Beyond what fp16 holds."""
@@ -111,3 +114,17 @@ def test_a_gradient_that_is_not_finite_counts_as_much_as_a_loss() -> None:
     before = state(net)
     assert not step(net, updater, next(source), "off")
     assert_equal(state(net), before)
+
+
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_resumed_step_count_lies_where_the_optimizer_reads_it(name: str, captured: bool) -> None:
+    """On a device that is not the host: a fused kernel given the host's address reads what is not its own."""
+    net = nn.Linear(4, 3, device="meta")
+    config = OptimConfig(optimizer=name)  # type: ignore[arg-type]
+    optimizer = build_optimizer(config, by_dimension(net), batch_size=256, captured=captured)
+    saved = {"weight/step": torch.tensor(7.0), "weight/exp_avg": torch.ones(3, 4)}
+    Updater(net, optimizer).load(UpdaterState(saved, {}))
+    loaded = optimizer.state[net.weight]
+    assert loaded["step"].device.type == ("meta" if captured else "cpu")
+    assert loaded["exp_avg"].device.type == "meta"
