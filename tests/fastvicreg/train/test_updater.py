@@ -128,3 +128,24 @@ def test_a_resumed_step_count_lies_where_the_optimizer_reads_it(name: str, captu
     loaded = optimizer.state[net.weight]
     assert loaded["step"].device.type == ("meta" if captured else "cpu")
     assert loaded["exp_avg"].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_captured_optimizer_whose_first_step_is_skipped_starts_with_the_second(name: str) -> None:
+    """Under fp16 the first ones are skipped until the scale fits; fresh memory holds NaN here."""
+    config = OptimConfig(optimizer=name)  # type: ignore[arg-type]
+    found = []
+    torch.use_deterministic_algorithms(True)  # which fills it
+    try:
+        for skipped in (True, False):
+            net = network()
+            updater = Updater(net, build_optimizer(config, by_dimension(net), batch_size=256, captured=True))
+            source = batches()
+            if skipped:
+                assert not step(net, updater, next(batches()) * torch.nan, "off")
+            assert step(net, updater, next(source), "off")
+            assert step(net, updater, next(source), "off")
+            found.append(state(net))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal(*found)
