@@ -15,7 +15,7 @@ def missing() -> str:
     from triton.runtime import driver
 
     try:
-        driver.active.get_current_device()
+        driver.active.get_current_target()
     except Exception as error:  # a compiler's, a linker's or the driver's, of any class
         reason = str(error).partition("\n")[0][:160] or type(error).__name__
         return f"Triton cannot launch here ({reason}): install a C compiler and Python's headers (gcc, python3-dev)"

@@ -20,8 +20,8 @@ WORDS = "Failed to find C compiler. Please specify via CC environment variable"
 class Driver:
     """Triton's of a machine with a GPU."""
 
-    def get_current_device(self) -> int:
-        return 0
+    def get_current_target(self) -> tuple[str, int]:
+        return "cuda", 90
 
 
 @pytest.fixture(params=["with a compiler", "without"])
