@@ -85,6 +85,8 @@ class CudaGraph:
 class _Recording:
     """A graph, and the memory that it reads and writes at every replay."""
 
+    shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+    """Of the views, with the places where there are any."""
     graph: Graph
     views: tuple[Tensor, ...]
     factor_VKB: Tensor | None
@@ -96,15 +98,16 @@ class _Recording:
 class GraphedStep(EagerStep):
     """Views are copied into the graph's own memory, the rates into scalars on the device; then the graph is replayed.
 
-    Each shape of the views has a graph. The first steps of each run eagerly. What a call returns is overwritten by
-    the next call. The optimizer must read its learning rate and ``found_inf`` on the device.
+    There is one graph, of the views' present shape: a run's sizes change from epoch to epoch, and a graph holds all
+    that its step ever computes. The first steps of a shape run eagerly. What a call returns is overwritten by the next
+    call. The optimizer must read its learning rate and ``found_inf`` on the device.
     """
 
     def __init__(self, method: Method, updater: Updater, *, graphs: Graphs | None = None, **common: Any) -> None:
         """``common`` are ``EagerStep``'s; ``graphs`` are CUDA's unless others are given."""
         self._graphs: Graphs = graphs or CudaGraphs()
         super().__init__(method, updater, **common)
-        self._recordings: dict[object, _Recording] = {}
+        self._recording: _Recording | None = None
         self._scalars: dict[str, Tensor] = {}
 
     def _settings(self) -> dict[str, Any]:
@@ -118,10 +121,10 @@ class GraphedStep(EagerStep):
         return self._graphs.aside()
 
     def close(self) -> None:
-        """Give the graphs back: NCCL waits for those that hold its messages before it lets processes part."""
-        for recording in self._recordings.values():
-            recording.graph.release()
-        self._recordings.clear()
+        """Give the graph back: NCCL waits for one that holds its messages before it lets processes part."""
+        if self._recording is not None:
+            self._recording.graph.release()
+            self._recording = None
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``UserError`` where the method asks the device for a value, which a graph cannot do."""
@@ -129,11 +132,12 @@ class GraphedStep(EagerStep):
         self._set_scalars(scalars, batch.views[0].device)
         factor_VKB = drawn(self._drops, batch) if self._drops else None
         shapes = tuple((view.shape, view.dtype) for view in batch.inputs)
-        if shapes not in self._recordings:
+        if self._recording is None or self._recording.shapes != shapes:
+            self.close()
             static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.inputs)
             own_VKB = None if factor_VKB is None else factor_VKB.clone()
-            self._recordings[shapes] = _Recording(self._graphs.new(), static, own_VKB)
-        recording = self._recordings[shapes]
+            self._recording = _Recording(shapes, self._graphs.new(), static, own_VKB)
+        recording = self._recording
         for own, view in zip(recording.views, batch.inputs, strict=True):
             own.copy_(view, non_blocking=True)
         if recording.factor_VKB is not None and factor_VKB is not None:
