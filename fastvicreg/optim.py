@@ -166,6 +166,17 @@ def lars_groups(adapted: Sequence[Tensor], plain: Sequence[Tensor], *, form: str
     return [group for group in groups if group["params"]]
 
 
+def with_momenta(sgd: torch.optim.SGD) -> torch.optim.SGD:
+    """``sgd`` whose momenta begin as zeros where its kernel may skip a step, which changes no other step.
+
+    torch makes them in the first step, and if that is skipped (fp16's first one mostly is) they are never written.
+    """
+    for group in sgd.param_groups:
+        for param in group["params"] if group["fused"] and group["momentum"] else ():
+            sgd.state[param]["momentum_buffer"] = torch.zeros_like(param, memory_format=torch.preserve_format)
+    return sgd
+
+
 def half_cosine(step: int, *, start: float, end: float, steps: int) -> float:
     """``end`` - (``end`` - ``start``) (1 + cos(pi step / steps)) / 2: ``start`` at step 0, ``end`` at ``steps``."""
     return end - (end - start) * (1.0 + math.cos(math.pi * step / steps)) / 2.0

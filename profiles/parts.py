@@ -43,6 +43,7 @@ def opened(config: TrainConfig) -> Iterator[Run]:
     finally:
         run.engine.close()
         run.data.close()
+        run.step.close()
 
 
 def endless(batches: Callable[[Cursor], Iterator[Item]], start: Cursor) -> Generator[Item, None, None]:

@@ -183,3 +183,7 @@ class Step(Protocol):
         What is returned holds until the next call.
         """
         ...
+
+    def close(self) -> None:
+        """Give back what it has recorded on the device; it is not called again."""
+        ...

@@ -67,7 +67,7 @@ def probe(bank: Features, queries: Features, *, euclidean: bool = False) -> dict
         mean, std = bank_ND.mean(0), bank_ND.std(0).clamp_min(1e-6)
         # Far from the origin the angle between two points grows with their distance alone.
         knn_bank, knn_query = (
-            torch.cat([(x - mean) / std, torch.full((len(x), 1), 10.0)], 1) for x in (bank_ND, query_MD)
+            torch.cat([(x - mean) / std, x.new_full((len(x), 1), 10.0)], 1) for x in (bank_ND, query_MD)
         )
     few = []
     for draw in range(DRAWS):

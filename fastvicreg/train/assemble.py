@@ -17,7 +17,7 @@ from fastvicreg.datasets import Datasets, open_data, training_plan
 from fastvicreg.encoders import build_encoder
 from fastvicreg.errors import UserError
 from fastvicreg.methods.settings import branch_of, takes_places
-from fastvicreg.optim import LARS, lars_groups, spare_the_compiler
+from fastvicreg.optim import LARS, lars_groups, spare_the_compiler, with_momenta
 from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
@@ -159,7 +159,7 @@ def build_optimizer(
         return LARS(groups, lr=0.0, weight_decay=config.weight_decay, impl=impl, capturable=captured, **options)
     spare_the_compiler()
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum, fused=captured)
+        return with_momenta(torch.optim.SGD(groups, lr=0.0, momentum=config.sgd_momentum, fused=captured))
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     return kind(groups, lr=0.0, capturable=captured, fused=captured)
 

@@ -5,6 +5,7 @@ The one place, with doctor, that reads the environment: torchrun's and SLURM's v
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def join(processes: Processes, device: str, *, patience: float = PATIENCE) -> No
 def leave() -> None:
     """Part from the other processes, where there are any."""
     if dist.is_initialized():
+        gc.collect()  # a recorded step that nobody holds any more still holds NCCL, which would wait for it for ever
         dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ Shape suffix: B batch (this process's share).
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -135,7 +136,7 @@ def fitted(config: TrainConfig, processes: Processes, *, device: str, precision:
     )
     if not device.startswith("cuda") or config.step.name == "compiled":  # which keeps what its compiler chooses
         return kept, ""
-    free = torch.cuda.mem_get_info(device)[0]
+    free = _free(device)
     if not shortage_of(kept, processes, free, where=device, precision=precision):
         return kept, ""
     if shortage_of(recomputed, processes, free, where=device, precision=precision):
@@ -155,7 +156,17 @@ def shortage(config: TrainConfig, processes: Processes, *, device: str, precisio
     """
     if not device.startswith("cuda"):
         return ""
-    return shortage_of(config, processes, torch.cuda.mem_get_info(device)[0], where=device, precision=precision)
+    return shortage_of(config, processes, _free(device), where=device, precision=precision)
+
+
+def _free(device: str) -> int:
+    """Bytes that a run can have there, with what torch still keeps of an earlier run of this process given back.
+
+    A study trains many: what one has used counts as taken until then, and the next would be refused.
+    """
+    gc.collect()  # a step refers to itself
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def shortage_of(config: TrainConfig, processes: Processes, free: int, *, where: str, precision: str) -> str:

@@ -159,6 +159,7 @@ class Trainer:
             self._display.stop()
             self._writing.close()
             self._run.engine.close()
+            self._run.step.close()
             try:
                 self._recorder.close()
             finally:

@@ -143,12 +143,21 @@ class Updater:
     def load(self, state: UpdaterState) -> None:
         """The inverse of ``state``."""
         parameters = dict(self._module.named_parameters())
+        # Where the optimizer counts steps on the device: its kernel reads the count there, a graph at every replay.
+        counting = {
+            id(parameter)
+            for group in self.optimizer.param_groups
+            if group.get("capturable") or group.get("fused")
+            for parameter in group["params"]
+        }
         for entry, value in state.tensors.items():
             name, _, key = entry.rpartition("/")
             parameter = parameters[name]
-            # A scalar step count stays where the optimizer keeps it; a moment takes its parameter's place and layout.
+            # A scalar step count goes where the optimizer keeps it; a moment takes its parameter's place and layout.
             if value.ndim:
                 value = torch.empty_like(parameter).copy_(value)
+            elif id(parameter) in counting:
+                value = value.to(parameter.device)
             self.optimizer.state[parameter][key] = value
         if self.scaler.is_enabled() and state.scaler:
             self.scaler.load_state_dict(state.scaler)

@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from fastvicreg.kernels import triton_host
 from fastvicreg.kernels.loss import fused, triton_kernels
 from fastvicreg.kernels.loss.operators import Weights
 from fastvicreg.kernels.loss.ranks import Ranks
@@ -59,7 +60,7 @@ def interpreted() -> bool:
 def obstacle(device: str, dtype: torch.dtype) -> str:
     """Why these passes cannot run; "" where they can."""
     if not interpreted():
-        return fused.obstacle(device, dtype)
+        return fused.obstacle(device, dtype) or triton_host.missing()
     if dtype not in (torch.float32, torch.float16):
         return f"Triton's interpreter multiplies float32 and float16 alone, not {str(dtype).removeprefix('torch.')}"
     return ""

@@ -18,6 +18,7 @@ import triton
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
+from fastvicreg.kernels import triton_host
 from fastvicreg.kernels.loss import fused as loss
 from fastvicreg.kernels.norm import fused, torch_passes, triton_kernels
 from fastvicreg.kernels.norm.collectives import traced
@@ -38,7 +39,9 @@ def obstacle(device: str, dtype: torch.dtype) -> str:
     """Why these passes cannot run; "" where they can."""
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"it takes float32, bfloat16 and float16, not {str(dtype).removeprefix('torch.')}"
-    return "" if isinstance(triton_kernels.normalise, InterpretedFunction) else loss.obstacle(device, dtype)
+    if isinstance(triton_kernels.normalise, InterpretedFunction):
+        return ""
+    return loss.obstacle(device, dtype) or triton_host.missing()
 
 
 def tiles(c: int) -> dict[str, int]:

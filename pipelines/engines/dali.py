@@ -92,6 +92,8 @@ class DALIBackend:
         """What ``deliver`` gives, with up to ``DEPTH`` batches submitted to DALI; runs in a thread of its own."""
         from fastvicreg.pipelines.engines.dali_graph import GraphError
 
+        if self._device is not None:
+            torch.cuda.set_device(self._device)  # a thread begins on device 0, and would open a context there
         ahead = iter(epoch.batches)
         pending: deque[Job] = deque()
         submitted = 0  # of ``pending``, the first ones

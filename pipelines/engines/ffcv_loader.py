@@ -114,6 +114,8 @@ class Worker(EpochIterator):
 
     def run(self) -> None:
         try:
+            if stream := getattr(self, "current_stream", None):  # FFCV's, where torch finds a GPU, whatever we train on
+                torch.cuda.set_device(stream.device)  # a thread begins on device 0, and would open a context there
             super().run()
         except BaseException as error:  # handed to whoever waits for this thread's next share
             self.error = error

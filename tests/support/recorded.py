@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -41,5 +42,26 @@ class TracedGraph:
             for own, value in zip(self._made, self._operators(), strict=True):
                 own.copy_(value)
 
-    def on_the_side(self, function: Callable[[], Terms]) -> Terms:
-        return function()
+    def release(self) -> None:
+        self._operators = list
+
+
+class TracedGraphs:
+    """``made`` are the graphs of a step, ``inside`` how many contexts of their stream are open."""
+
+    def __init__(self, held: Callable[[], list[Tensor]]) -> None:
+        self._held = held
+        self.made: list[TracedGraph] = []
+        self.inside = 0
+
+    def new(self) -> TracedGraph:
+        self.made.append(TracedGraph(self._held))
+        return self.made[-1]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1

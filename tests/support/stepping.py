@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from methods import METHOD_CONFIGS, batch_for, batch_of
-from recorded import TracedGraph
+from recorded import TracedGraphs
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Batch, BuildContext, Horizon
@@ -101,9 +101,7 @@ def held(method: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 def graphed(method: VICReg | BYOL) -> GraphedStep:
     optimizer = lars(method, capturable=True)
-    return GraphedStep(
-        method, Updater(method, optimizer), new_graph=lambda: TracedGraph(lambda: held(method, optimizer))
-    )
+    return GraphedStep(method, Updater(method, optimizer), graphs=TracedGraphs(lambda: held(method, optimizer)))
 
 
 def assert_alike(one: nn.Module, other: nn.Module, *, rtol: float, atol: float) -> None:

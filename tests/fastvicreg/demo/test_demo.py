@@ -88,6 +88,26 @@ def test_probe_scores_known_features() -> None:
     assert probe(Features(line, labels), Features(line, labels), euclidean=True)["knn"] == 100.0
 
 
+def test_features_on_a_device_are_probed_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed of them stays where they are: a device refuses the host's numbers beside its own."""
+    import torch
+
+    seen: list[str] = []
+
+    def predicted(bank: torch.Tensor, labels: torch.Tensor, query: torch.Tensor, **options: float) -> torch.Tensor:
+        seen.extend(part.device.type for part in (bank, labels, query))
+        return labels
+
+    labels = torch.zeros(60, dtype=torch.int64, device="meta")
+    features = Features(torch.zeros(60, 2, device="meta"), labels)
+    monkeypatch.setattr("fastvicreg.demo.story.few_labels", lambda labels, count, seed: labels[:count])
+    monkeypatch.setattr("fastvicreg.demo.story.accuracy", lambda predictions, labels: 50.0)
+    for name in ("knn_predict", "linear_predict"):
+        monkeypatch.setattr(f"fastvicreg.demo.story.{name}", predicted)
+    assert probe(features, features, euclidean=True) == {"knn": 50.0, "linear": 50.0, "few": 50.0}
+    assert set(seen) == {"meta"}
+
+
 @pytest.mark.slow
 def test_the_demo_tells_its_whole_story(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from methods import BRANCHED_CONFIGS, METHOD_CONFIGS, batch_of, built
-from recorded import TracedGraph
+from recorded import TracedGraphs
 from runs import log, tiny, train
 from stepping import Small, assert_alike, double, held, lars, totals
 from torch import nn
@@ -91,7 +91,7 @@ def test_compiled_and_replayed_steps_are_the_eager_one() -> None:
     replayed, _ = pair()
     optimizer = lars(replayed, capturable=True)
     graphed = GraphedStep(
-        replayed, Updater(replayed, optimizer), new_graph=lambda: TracedGraph(lambda: held(replayed, optimizer))
+        replayed, Updater(replayed, optimizer), graphs=TracedGraphs(lambda: held(replayed, optimizer))
     )
     assert totals(replayed, graphed) == pytest.approx(wanted, rel=1e-6)
     assert_alike(replayed, eager, rtol=1e-6, atol=1e-6)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded import TracedGraph
+from recorded import TracedGraphs
 from refusing import assert_refused
 from runs import log, require_same_when_resumed, tiny
 from skipping import Skipping
@@ -138,7 +138,7 @@ def test_a_cached_step_clips_once_and_a_replayed_one_at_every_step(by: Any) -> N
         GraphedStep(
             replayed,
             Updater(replayed, optimizer, clipping=limit),
-            new_graph=lambda: TracedGraph(lambda: held(replayed, optimizer)),
+            graphs=TracedGraphs(lambda: held(replayed, optimizer)),
         ),
     ]
     found = [run(step, 6, dtype=torch.float64) for step in steps]

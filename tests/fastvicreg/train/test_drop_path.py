@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from methods import METHOD_CONFIGS, batch_of
-from recorded import TracedGraph
+from recorded import TracedGraphs
 from runs import require_same_when_resumed, tiny, with_dino_s_options
 from stepping import TOLERANCE, assert_alike, double, held, lars
 from torch import Tensor, nn
@@ -138,8 +138,8 @@ def test_a_cached_step_leaves_out_the_same_in_both_passes(wanted: Any, micro_bat
 def test_a_replayed_step_reads_each_step_s_own_draws(wanted: Any) -> None:
     method = vit()
     optimizer = lars(method, capturable=True)
-    graph = TracedGraph(lambda: held(method, optimizer))
-    found = totals(GraphedStep(method, Updater(method, optimizer), new_graph=lambda: graph))
+    graphs = TracedGraphs(lambda: held(method, optimizer))
+    found = totals(GraphedStep(method, Updater(method, optimizer), graphs=graphs))
     assert found == pytest.approx(wanted[0], rel=TOLERANCE)
     assert_alike(method, wanted[1], rtol=1e-5, atol=1e-7)  # its learning rate is an fp32 scalar
 

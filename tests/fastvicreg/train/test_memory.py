@@ -132,6 +132,23 @@ def test_a_cpu_is_not_asked_and_a_device_is_before_anything_is_on_it(monkeypatch
     assert "--batch-size" not in line.partition("give ")[2]  # not even the weights fit
 
 
+def test_what_an_earlier_run_of_the_process_has_left_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps what is freed, and what refers to itself is not even that."""
+    taken = ["the run's", "kept by torch"]
+
+    class Earlier:
+        def __init__(self) -> None:
+            self.own = self
+
+        def __del__(self) -> None:
+            taken.remove("the run's")
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: taken.remove("kept by torch") if len(taken) == 1 else None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 20 if taken else 1 << 40, 1 << 40))
+    Earlier()
+    assert shortage(config(), Processes(), device="cuda:0", precision="bf16") == ""
+
+
 def test_a_total_is_the_sum_of_its_parts() -> None:
     assert Memory(1, 2, 3, 4, 5).total == 15
 

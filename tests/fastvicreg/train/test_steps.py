@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded import TracedGraph
+from recorded import TracedGraphs
 from runs import tiny, train
 from stepping import (
     METHODS,
@@ -74,7 +74,7 @@ def test_a_number_from_the_host_would_stay_what_it_was_in_a_graph() -> None:
             self._scalars = self._scalars or {name: float(value) for name, value in scalars.items()}  # type: ignore[assignment]
 
     optimizer = lars(method, capturable=True)
-    step = Baked(method, Updater(method, optimizer), new_graph=lambda: TracedGraph(lambda: held(method, optimizer)))
+    step = Baked(method, Updater(method, optimizer), graphs=TracedGraphs(lambda: held(method, optimizer)))
     run(step, dtype=torch.float64)
     other = byol().double()
     run(EagerStep(other, Updater(other, lars(other))), dtype=torch.float64)

@@ -33,6 +33,10 @@ class Failing:
         self.updater = step.updater
         self._error = error
         self._done = False
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         if self._done:
@@ -69,6 +73,7 @@ def test_a_failed_assertion_is_told_in_one_line_whichever_call_met_it(
     with pytest.raises(UserError, match=r"no longer finite after step 1 .*a lower --base-lr than"):
         trainer.train()
     assert read(tmp_path / "run") == []
+    assert trainer._run.step.closed == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])

@@ -9,7 +9,10 @@ import torch
 from skipping import Skipping
 from torch import Tensor, nn
 
-from fastvicreg.train.updater import NON_FINITE, Updater
+from fastvicreg.config import OptimConfig
+from fastvicreg.contracts import by_dimension
+from fastvicreg.train.assemble import build_optimizer
+from fastvicreg.train.updater import NON_FINITE, Updater, UpdaterState
 
 OVERFLOW = 1e6
 """Beyond what fp16 holds."""
@@ -111,3 +114,38 @@ def test_a_gradient_that_is_not_finite_counts_as_much_as_a_loss() -> None:
     before = state(net)
     assert not step(net, updater, next(source), "off")
     assert_equal(state(net), before)
+
+
+@pytest.mark.parametrize("captured", [True, False])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_resumed_step_count_lies_where_the_optimizer_reads_it(name: str, captured: bool) -> None:
+    """On a device that is not the host: a fused kernel given the host's address reads what is not its own."""
+    net = nn.Linear(4, 3, device="meta")
+    config = OptimConfig(optimizer=name)  # type: ignore[arg-type]
+    optimizer = build_optimizer(config, by_dimension(net), batch_size=256, captured=captured)
+    saved = {"weight/step": torch.tensor(7.0), "weight/exp_avg": torch.ones(3, 4)}
+    Updater(net, optimizer).load(UpdaterState(saved, {}))
+    loaded = optimizer.state[net.weight]
+    assert loaded["step"].device.type == ("meta" if captured else "cpu")
+    assert loaded["exp_avg"].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_captured_optimizer_whose_first_step_is_skipped_starts_with_the_second(name: str) -> None:
+    """Under fp16 the first ones are skipped until the scale fits; fresh memory holds NaN here."""
+    config = OptimConfig(optimizer=name)  # type: ignore[arg-type]
+    found = []
+    torch.use_deterministic_algorithms(True)  # which fills it
+    try:
+        for skipped in (True, False):
+            net = network()
+            updater = Updater(net, build_optimizer(config, by_dimension(net), batch_size=256, captured=True))
+            source = batches()
+            if skipped:
+                assert not step(net, updater, next(batches()) * torch.nan, "off")
+            assert step(net, updater, next(source), "off")
+            assert step(net, updater, next(source), "off")
+            found.append(state(net))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal(*found)

@@ -69,7 +69,15 @@ class EagerStep:
             # Otherwise gradients are arranged anew after the first backward pass, of a resumed run too, and more than
             # two processes then add in another order: a resumed run would not be the same to the bit.
             options["find_unused_parameters"] = world_size > 2 and device == "cpu"
-            self._forward = DistributedDataParallel(self._forward, **options)
+            with self._making():
+                self._forward = DistributedDataParallel(self._forward, **options)
+
+    def _making(self) -> AbstractContextManager[None]:
+        """What DistributedDataParallel is made in."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Give back what the device has recorded: at a run's end, before the processes part."""
 
     def _settings(self) -> dict[str, Any]:
         """What a subclass's constructor takes besides."""

@@ -24,7 +24,7 @@ class GraphedConfig:
         """It has no settings."""
 
     def check_batch(self, batch_size: int, world_size: int) -> None:
-        """It takes any batch; each size of the views is a graph of its own."""
+        """It takes any batch; another size of the views is recorded anew."""
 
     def build(self, method: Method, updater: Updater, *, device: str, precision: str, world_size: int) -> GraphedStep:
         """The step. ``UserError`` without CUDA."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,17 +30,43 @@ class Graph(Protocol):
         ...
 
     def replay(self) -> None: ...
-    def on_the_side(self, function: Callable[[], Terms]) -> Terms:
-        """Run ``function`` as it will be recorded: on a stream of its own."""
+    def release(self) -> None:
+        """Give back what was recorded."""
         ...
 
 
-class CudaGraph:
-    """A CUDA graph on a stream of its own."""
+class Graphs(Protocol):
+    """Makes graphs that all record from one stream."""
+
+    def new(self) -> Graph: ...
+    def aside(self) -> AbstractContextManager[None]:
+        """Inside, work goes to that stream, behind what was asked for before and before what comes after."""
+        ...
+
+
+class CudaGraphs:
+    """CUDA graphs, and the stream that they are recorded from."""
 
     def __init__(self) -> None:
-        self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream()
+
+    def new(self) -> Graph:
+        return CudaGraph(self._stream)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+
+class CudaGraph:
+    """A CUDA graph that is recorded from ``stream``."""
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+        self._stream = stream
 
     def record(self, function: Callable[[], Terms]) -> Terms:
         # The loader's threads pin memory meanwhile, which a "global" capture would take for its own.
@@ -50,18 +76,17 @@ class CudaGraph:
     def replay(self) -> None:
         self._graph.replay()
 
-    def on_the_side(self, function: Callable[[], Terms]) -> Terms:
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            terms = function()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return terms
+    def release(self) -> None:
+        with suppress(RuntimeError):  # of a device that has failed: what ended the run is told already
+            self._graph.reset()
 
 
 @dataclass
 class _Recording:
     """A graph, and the memory that it reads and writes at every replay."""
 
+    shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+    """Of the views, with the places where there are any."""
     graph: Graph
     views: tuple[Tensor, ...]
     factor_VKB: Tensor | None
@@ -73,21 +98,33 @@ class _Recording:
 class GraphedStep(EagerStep):
     """Views are copied into the graph's own memory, the rates into scalars on the device; then the graph is replayed.
 
-    Each shape of the views has a graph. The first steps of each run eagerly. What a call returns is overwritten by
-    the next call. The optimizer must read its learning rate and ``found_inf`` on the device.
+    There is one graph, of the views' present shape: a run's sizes change from epoch to epoch, and a graph holds all
+    that its step ever computes. The first steps of a shape run eagerly. What a call returns is overwritten by the next
+    call. The optimizer must read its learning rate and ``found_inf`` on the device.
     """
 
-    def __init__(
-        self, method: Method, updater: Updater, *, new_graph: Callable[[], Graph] = CudaGraph, **common: Any
-    ) -> None:
-        """``common`` are ``EagerStep``'s."""
-        self._new_graph = new_graph
+    def __init__(self, method: Method, updater: Updater, *, graphs: Graphs | None = None, **common: Any) -> None:
+        """``common`` are ``EagerStep``'s; ``graphs`` are CUDA's unless others are given."""
+        self._graphs: Graphs = graphs or CudaGraphs()
         super().__init__(method, updater, **common)
-        self._recordings: dict[object, _Recording] = {}
+        self._recording: _Recording | None = None
         self._scalars: dict[str, Tensor] = {}
 
     def _settings(self) -> dict[str, Any]:
-        return {"new_graph": self._new_graph}
+        return {"graphs": self._graphs}
+
+    def _making(self) -> AbstractContextManager[None]:
+        """DistributedDataParallel keeps each parameter's node of autograd, and a node runs on the stream of its making.
+
+        Made on another than is recorded, it would draw that one into the recording, which CUDA refuses.
+        """
+        return self._graphs.aside()
+
+    def close(self) -> None:
+        """Give the graph back: NCCL waits for one that holds its messages before it lets processes part."""
+        if self._recording is not None:
+            self._recording.graph.release()
+            self._recording = None
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``UserError`` where the method asks the device for a value, which a graph cannot do."""
@@ -95,11 +132,12 @@ class GraphedStep(EagerStep):
         self._set_scalars(scalars, batch.views[0].device)
         factor_VKB = drawn(self._drops, batch) if self._drops else None
         shapes = tuple((view.shape, view.dtype) for view in batch.inputs)
-        if shapes not in self._recordings:
+        if self._recording is None or self._recording.shapes != shapes:
+            self.close()
             static = tuple(view.clone(memory_format=torch.preserve_format) for view in batch.inputs)
             own_VKB = None if factor_VKB is None else factor_VKB.clone()
-            self._recordings[shapes] = _Recording(self._new_graph(), static, own_VKB)
-        recording = self._recordings[shapes]
+            self._recording = _Recording(shapes, self._graphs.new(), static, own_VKB)
+        recording = self._recording
         for own, view in zip(recording.views, batch.inputs, strict=True):
             own.copy_(view, non_blocking=True)
         if recording.factor_VKB is not None and factor_VKB is not None:
@@ -108,7 +146,8 @@ class GraphedStep(EagerStep):
         if recording.terms is None:
             if recording.eager_steps < enough:
                 recording.eager_steps += 1
-                return recording.graph.on_the_side(lambda: self._once(recording))
+                with self._graphs.aside():
+                    return self._once(recording)
             recording.terms = self._recorded(recording)
         recording.graph.replay()
         return recording.terms
