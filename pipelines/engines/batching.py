@@ -23,6 +23,10 @@ class Batching:
     world_size: int = 1
 
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size {self.batch_size} is no batch: give 1 or more.")
+        if not 0 <= self.rank < self.world_size:
+            raise UserError(f"rank {self.rank} is none of {self.world_size} processes: ranks count from 0.")
         if self.batch_size % self.world_size:
             raise UserError(
                 f"--batch-size {self.batch_size}, the total batch, does not divide among {self.world_size} processes."

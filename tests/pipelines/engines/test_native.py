@@ -209,6 +209,11 @@ def test_batches_that_cannot_be_are_refused() -> None:
         Batching(10, 11, drop_last=True)
     with pytest.raises(UserError, match=r"--batch-size 6, .* 4 processes"):
         Batching(10, 6, drop_last=True, world_size=4)
+    with pytest.raises(UserError, match=r"--batch-size 0 is no batch: give 1 or more"):
+        Batching(10, 0, drop_last=True)
+    for rank, world_size in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(UserError, match=rf"rank {rank} is none of {world_size} processes"):
+            Batching(10, 4, drop_last=True, rank=rank, world_size=world_size)
     assert Batching(10, 4, drop_last=True).batches_per_epoch == 2
     assert Batching(10, 4, drop_last=False).batches_per_epoch == 3
 
