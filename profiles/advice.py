@@ -31,6 +31,7 @@ from fastvicreg.pipelines.plan import eval_plan, train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.pipelines.to_rgb import rule_of
 from fastvicreg.profiles.measure import alternating, summarize
+from fastvicreg.threads import one_thread
 
 SIZE = 224
 """Side of the views in pixels."""
@@ -147,17 +148,13 @@ def measure_forms(source: DatasetSource, indices: Sequence[int], repeats: int = 
     decoders = {form: _decoder(form, pixels) for form in FORMS}
     passes = {form: _pass(stored[form], decoders[form]) for form in FORMS}
     seconds: dict[Form, list[float]] = {form: [] for form in FORMS}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for repeat in range(repeats + 1):
             for form in alternating(passes, repeat):
                 started = time.thread_time()  # of the core: other programs do not count
                 passes[form]()
                 if repeat:  # the first round compiles and warms caches
                     seconds[form].append(time.thread_time() - started)
-    finally:
-        torch.set_num_threads(threads)
     found = []
     for form in FORMS:
         timing = summarize(seconds[form])

@@ -35,6 +35,7 @@ from fastvicreg.profiles.bench.peers_dali import own_reader_pass
 from fastvicreg.profiles.bench.peers_ffcv import ffcv_as_shipped_pass
 from fastvicreg.profiles.bench.registry import Benchmark, Options, Picture
 from fastvicreg.profiles.measure import alternating, summarize
+from fastvicreg.threads import one_thread
 
 COLUMNS = (
     "pipeline", "workers", "images_per_s", "images_per_cpu_s", "spread", "mean_bytes",
@@ -209,13 +210,9 @@ def _floor_pass(source: Source, size: int, seed: int, impl: str) -> Callable[[],
     out = np.empty((2, size, size, 3), np.uint8)
 
     def one_pass() -> int:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             for i, data in enumerate(encoded):
                 resample_views(decode_rgb(data), boxes[i], flips[i], out, impl=impl)
-        finally:
-            torch.set_num_threads(threads)
         return len(encoded)
 
     return one_pass

@@ -18,6 +18,7 @@ from fastvicreg.kernels.resample import resample_views
 from fastvicreg.profiles import measure
 from fastvicreg.profiles.bench.peers import random_resized_crop
 from fastvicreg.profiles.bench.registry import Benchmark, Options
+from fastvicreg.threads import one_thread
 
 COLUMNS = ("impl", "size", "ms", "spread", "mean_error", "max_error")
 
@@ -40,16 +41,12 @@ def run(size: int = 224, images: int = 64, repeats: int = 7, seed: int = 0) -> l
     implementations = {name: _impl(name) for name in KERNELS["resample"].runnable("cpu", torch.uint8)}
     if importlib.util.find_spec("cv2"):
         implementations["cv2-area"] = _cv2_area()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         errors = {name: np.abs(_crops(call, work, shape) - truth) for name, call in implementations.items()}
         out_VSSC = np.empty(shape, dtype=np.uint8)
         timings = measure.interleaved(
             {name: _pass_over(work, call, out_VSSC) for name, call in implementations.items()}, repeats=repeats
         )
-    finally:
-        torch.set_num_threads(threads)
     return [
         {
             "impl": name,

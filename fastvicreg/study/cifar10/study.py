@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ class Cifar10:
     """cpu: the narrow network of the preset cifar10-cpu, each run by --cpu-seconds; full: the full ResNet-18 and the
     methods' own presets, by --epochs, for a GPU."""
     cpu_seconds: float | None = None
-    """CPU-seconds of each run, of all its threads (cpu scale); default 400."""
+    """CPU-seconds of each run, on one thread of torch's and those that decode (cpu scale); default 400."""
     epochs: tuple[int, ...] = ()
     """Lengths of the runs, each with a schedule of its own (full scale); default 10 30."""
     seeds: int = 3
@@ -105,6 +106,7 @@ class Cifar10:
         """Train and measure what is missing, then show and write all; returns the exit code."""
         # torch is imported only here: help and mistakes in the options answer at once.
         from fastvicreg.study.session import opened
+        from fastvicreg.threads import one_thread
         from fastvicreg.train.distributed import launched
 
         if self.scale == "cpu" and (processes := launched().world_size) > 1:
@@ -117,7 +119,8 @@ class Cifar10:
             "pipeline": self.pipeline,
             "device": self.device,
         }
-        with opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
+        alone = one_thread() if self.scale == "cpu" else nullcontext()
+        with alone, opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
             images, batch_size = len(session.data.train), max(self.config(row).run.batch_size for row in self.rows())
             if images < batch_size:
                 raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from images import encoded, photo
 from PIL import Image
 from rich.console import Console
@@ -157,6 +158,23 @@ def test_a_row_asked_for_later_is_timed_beside_an_earlier_one(
     kept = json.loads((out / "study.json").read_text())
     assert kept["step_cpu_seconds"] == {"vicreg": 10.0, "vicreg-4views": 5.0}
     assert rows_of(out)["VICReg, four views"]["views"] == 2 * STEPS * BATCH * 4
+
+
+def test_cpu_seconds_are_of_one_thread(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, seen = torch.get_num_threads(), []
+
+    def taken(config: TrainConfig) -> runs.StepTime:
+        seen.append(torch.get_num_threads())
+        return ten_seconds_a_step(config)
+
+    monkeypatch.setattr(runs, "step_time", taken)
+    try:
+        torch.set_num_threads(3)
+        assert carried_out(images, tmp_path / "study", "--cpu-seconds", "1") == 2
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert set(seen) == {1}
 
 
 def test_a_study_by_epochs_has_a_schedule_for_each_length(images: Path, tmp_path: Path) -> None:
