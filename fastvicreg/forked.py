@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+from types import FrameType
 
 log = logging.getLogger(__name__)
 _foreign = False
@@ -37,8 +38,18 @@ def _do_without() -> None:
         torch.set_num_threads(1)
     except AttributeError:  # it was still being imported
         return
-    if several:
+    if several and not _by_a_dataloader():
         log.warning(
             "forked from a process whose libraries had threads, which do not survive that: torch runs on one here; "
             "multiprocessing's spawn, or a process of its own, keeps them."
         )
+
+
+def _by_a_dataloader() -> bool:
+    """Whether the process is a worker of torch's DataLoader, which wants one thread: there is nothing to tell."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch.utils.data.dataloader":
+            return True
+        frame = frame.f_back
+    return False

@@ -259,3 +259,20 @@ def test_a_child_that_was_forked_from_a_notebook_trains(tmp_path: Path) -> None:
     assert b"torch runs on one here" in ran.stderr
     assert ran.returncode == 0, ran.stderr.decode()[-3000:]
     assert [row["step"] for row in log(tmp_path / "run") if "total" in row] == [1, 2, 3, 4]
+
+
+LOADED = """
+import torch
+import fastvicreg
+torch.set_num_threads(2)
+a = torch.randn(512, 512)
+float((a @ a).sum() + a.sigmoid().sum())  # torch's threads are there now
+loader = torch.utils.data.DataLoader(torch.arange(8), num_workers=2, multiprocessing_context="fork")
+print(sum(int(one) for one in loader))
+"""
+
+
+def test_torch_s_dataloader_forks_without_a_word() -> None:
+    ran = run(["-c", LOADED])
+    assert (ran.returncode, ran.stdout.strip()) == (0, b"28"), ran.stderr.decode()[-3000:]
+    assert b"forked" not in ran.stderr
