@@ -143,6 +143,7 @@ def test_a_study_by_cpu_time_writes_runs_figures_and_picture(images: Path, tmp_p
     assert rows_of(out) == found, "a part that is asked for later leaves the rest in the figures"
 
 
+@pytest.mark.slow
 def test_a_row_asked_for_later_is_timed_beside_an_earlier_one(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
