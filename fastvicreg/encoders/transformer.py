@@ -1,4 +1,4 @@
-"""Blocks of the transformers, under timm's parameter names, and their initial weights.
+"""Blocks of the transformers, and of ConvNeXts their MLP, under timm's parameter names; initial weights.
 
 Shape suffixes: B batch, T tokens, D width, K heads, E width of a head.
 """

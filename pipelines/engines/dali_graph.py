@@ -162,7 +162,7 @@ def _gist(error: RuntimeError) -> str:
 
 
 def _region(image: Any, start: Any, size: Any) -> Any:
-    """A copy of a rectangle on the CPU, row by row as it lies there: ``slice`` takes 1.8 times as long for it."""
+    """A copy of a rectangle on the CPU, row by row as it lies there; ``slice`` takes longer for it."""
     one: dict[str, Any] = {"in_anchors": fn.reshape(start, shape=[1, 2]), "shapes": fn.reshape(size, shape=[1, 2])}
     return fn.multi_paste(image, output_size=size, **one)
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
 from fastvicreg.encoders.drop_path import DropPath, rising
-from fastvicreg.encoders.transformer import EPS, STD
+from fastvicreg.encoders.transformer import EPS, STD, Mlp
 from fastvicreg.errors import UserError
 
 
@@ -27,18 +26,6 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class Mlp(nn.Module):
-    """Two layers with GELU between, of every position."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BHWC)))
 
 
 class Block(nn.Module):
