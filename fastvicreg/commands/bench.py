@@ -165,7 +165,7 @@ def _checked(options: Chosen) -> Chosen:
         if value < least:
             raise UserError(f"--{name} {value}: give {least} or more.")
     if isinstance(options, DeviceOptions):
-        from fastvicreg.train.assemble import resolve_device
+        from fastvicreg.train.device import resolve_device
 
         return replace(options, device=resolve_device(options.device))
     return options

@@ -40,6 +40,10 @@ class InspectOptions:
     """auto, cpu or cuda."""
     workers: int = 0
     """Decoding threads; 0: one a core."""
+    fault_count: int | None = None
+    """The command ends when more images than this cannot be read, each being replaced by a neighbour ..."""
+    fault_share: float | None = None
+    """... and more than this share of the images; default of both: as the run was trained."""
     out: str | None = None
     """The page, an .html file; default: inspect.html in RUN, or beside a file; of another encoder inspect-b.html."""
     json: str | None = None
@@ -82,6 +86,8 @@ def main(arguments: Sequence[str]) -> int:
             views=options.views,
             device=options.device,
             workers=options.workers,
+            fault_count=options.fault_count,
+            fault_share=options.fault_share,
             note=display.note,
         )
         for place, path in enumerate(runs)

@@ -13,7 +13,7 @@ from fastvicreg.methods.vicreg.method import VICReg
 from fastvicreg.show import plots
 from fastvicreg.show.metrics import read
 from fastvicreg.show.page import page, provenance
-from fastvicreg.train.assemble import resolve_device
+from fastvicreg.train.device import resolve_device
 
 
 def write_report(story: Story) -> Path:

@@ -25,7 +25,8 @@ from fastvicreg.presets import preset
 from fastvicreg.pretrained import load_encoder
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import read
-from fastvicreg.train.assemble import as_module, resolve_device
+from fastvicreg.train.assemble import as_module
+from fastvicreg.train.device import resolve_device
 from fastvicreg.train.trainer import Trainer
 
 FEW = 10

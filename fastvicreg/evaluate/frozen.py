@@ -26,7 +26,7 @@ from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.passed import notes_of
 from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.stalls import LIMIT
-from fastvicreg.train.assemble import resolve_device
+from fastvicreg.train.device import evaluation_device
 
 Told = Callable[[str], None]
 
@@ -196,7 +196,7 @@ def _features_subject(asked: Evaluation) -> Opened:
     where = f"--features {asked.features}"
     if reason := obstacle(bank, queries, bank_where=f"{where}: train", queries_where=f"{where}: val"):
         raise UserError(f"no accuracy: {reason}")
-    subject = FeatureSubject(bank, queries, device=resolve_device(asked.device))
+    subject = FeatureSubject(bank, queries, device=evaluation_device(asked.device))
     return Opened(subject, {"features": asked.features})
 
 

@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.datasets import open_data, training_plan
-from fastvicreg.errors import UserError
+from fastvicreg.errors import UserError, at_least
 from fastvicreg.evaluate import diagnostics
 from fastvicreg.evaluate.features import extract
 from fastvicreg.evaluate.whole import whole_method
 from fastvicreg.methods.embeddings import unit_std
 from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
 from fastvicreg.pretrained import load_trained
-from fastvicreg.train.assemble import as_module, resolve_device
+from fastvicreg.train.assemble import as_module
+from fastvicreg.train.device import evaluation_device
 
 BATCH = 64
 """Images of a batch of augmented views."""
@@ -88,17 +90,21 @@ def inspect_run(
     views: int = 10,
     device: str = "auto",
     workers: int = 0,
+    fault_count: int | None = None,
+    fault_share: float | None = None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Inspection:
     """Diagnostics of ``run``, a folder or a file of weights, on images and ``views`` augmented views of each.
 
     The images, at most ``images``, are those of the validation split, or spread over the training data where there is
     none; the views follow the run's recipe. ``UserError`` for a run that is not there or not finite (``load_trained``),
-    and for images or views too few to say anything.
+    for images or views too few to say anything, and for more faults than ``fault_count`` and ``fault_share`` allow
+    (default: as the run was trained), of the images or in an epoch of their views.
     """
     for flag, value, least in (("--images", images, LEAST), ("--views", views, 2), ("--workers", workers, 0)):
         if value < least:
             raise UserError(f"{flag} {value}: give {least} or more.")
+    at_least({"--fault-count": (fault_count or 0, 0), "--fault-share": (fault_share or 0.0, 0.0)})
     trained = load_trained(run, checkpoint, encoder=encoder, arch=arch, stem=stem)
     if trained.config.pair.pair:
         raise UserError(
@@ -107,9 +113,11 @@ def inspect_run(
         )
     if trained.run is None and data is None:
         raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
-    config, device = trained.config, resolve_device(device)
+    config, device = trained.config, evaluation_device(device)
     if data is not None:
         config = replace(config, data=replace(config.data, data=data, val_data=None, val_labels=None))
+    faults = {"fault_count": fault_count, "fault_share": fault_share}
+    config = replace(config, data=replace(config.data, **{name: x for name, x in faults.items() if x is not None}))
     found = open_data(config)
     source = found.validation if found.validation is not None else found.train
     where = found.validation_where if found.validation is not None else found.where
@@ -124,13 +132,25 @@ def inspect_run(
         else:
             head = getattr(method, {"a": "head", "b": "head_b"}[encoder]).eval()
     note(f"features of {len(source):,} images of {where}")
-    features = extract(network, source, image_size=config.data.image_size, device=device, workers=workers)
+    features = extract(
+        network,
+        source,
+        image_size=config.data.image_size,
+        device=device,
+        workers=workers,
+        budget=FaultBudget(config.data.fault_count, config.data.fault_share),
+    )
     note(f"{views} views of each by the recipe {config.data.recipe}")
     views_NQF = augmented_features(network, source, config, views=views, device=device, workers=workers)
     taken = [("features", features.features_NF, views_NQF)]
     if head is not None:
         with torch.no_grad():
             taken.append(("embeddings", head(features.features_NF), _each_row(head, views_NQF)))
+    notes = list(trained.notes)
+    if trained.passed_over:
+        notes.append(f"{trained.passed_over}: what was inspected is older.")
+    if features.faults:
+        notes.append(f"{features.faults} of the images could not be read; a neighbour stands for each.")
     note("diagnostics")
     return Inspection(
         run if encoder == "a" else f"{run} ({encoder})",
@@ -141,7 +161,7 @@ def inspect_run(
         features.labels_N.cpu(),
         len(views_NQF),
         tuple(space(name, images_ND.cpu(), views_NQD.cpu()) for name, images_ND, views_NQD in taken),
-        (*trained.notes, *([f"{trained.passed_over}: what was inspected is older."] * bool(trained.passed_over))),
+        tuple(notes),
     )
 
 
@@ -161,7 +181,8 @@ def augmented_features(
     sizes = plan.sizes(first)
     large = [at for at, size in enumerate(sizes) if size == max(sizes)]
     turns = -(-views // len(large))
-    engine = build_engine("native", own, plan, batch_size=batch, workers=workers, device=device)
+    budget = FaultBudget(config.data.fault_count, config.data.fault_share)
+    engine = build_engine("native", own, plan, batch_size=batch, workers=workers, device=device, budget=budget)
     feed = AugmentedFeed(engine, plan, device=device)
     views_NQF: Tensor | None = None
     try:

@@ -24,7 +24,7 @@ from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource, member
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 from fastvicreg.pretrained import TrainedEncoder
 from fastvicreg.stalls import LIMIT, NEVER
-from fastvicreg.train.assemble import resolve_device
+from fastvicreg.train.device import evaluation_device
 
 
 @dataclass
@@ -116,7 +116,7 @@ def open_paired(
         if not isinstance(data.validation, PairedSource):
             raise UserError(f"{data.where} has no validation pairs beside it: give --val-data.")
         first, second = config.pair.parsed()
-        device = resolve_device(asked.device)
+        device = evaluation_device(asked.device)
         method = whole_method(trained, device)
         sides = (first.modality, second.modality)
         stall = asked.stall_timeout or NEVER

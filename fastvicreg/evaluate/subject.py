@@ -16,7 +16,7 @@ from fastvicreg.evaluate.features_file import LabelledFeatures
 from fastvicreg.evaluate.labels import Labelled
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.stalls import LIMIT, NEVER
-from fastvicreg.train.assemble import resolve_device
+from fastvicreg.train.device import evaluation_device
 
 if TYPE_CHECKING:
     from fastvicreg.config import TrainConfig
@@ -161,7 +161,7 @@ class ImageSubject:
     ) -> Self:
         """A run's encoder, on both splits of ``data``."""
         assert data.validation is not None
-        device = resolve_device(asked.device)
+        device = evaluation_device(asked.device)
         return cls(
             trained.encoder.to(device),
             data.train,

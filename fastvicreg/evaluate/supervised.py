@@ -26,6 +26,7 @@ from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.plan import train_plan
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.stalls import LIMIT
+from fastvicreg.train.device import sent
 
 MOMENTUM = 0.9
 
@@ -188,7 +189,7 @@ class ImageBatches:
         self._engine = build_engine(
             "native", source, plan, batch_size=batch_size, workers=workers, device=device, budget=budget, stall=stall
         )
-        self._feed, self._device = AugmentedFeed(self._engine, plan, device=device), device
+        self._feed = AugmentedFeed(self._engine, plan, device=device)
 
     def __enter__(self) -> ImageBatches:
         return self
@@ -198,7 +199,7 @@ class ImageBatches:
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for fed in self._feed.epoch(Cursor(epoch, 0)):
-            yield fed.batch.views[0], fed.batch.label_B.to(self._device)
+            yield fed.batch.views[0], sent(fed.batch.label_B, fed.batch.views[0].device)
 
     @property
     def faults(self) -> int:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastvicreg.contracts import Source
-from fastvicreg.pipelines.decode import decode_sample
+from fastvicreg.pipelines.decode import DecodeError, decode_sample
 
 OWN, OTHER, GREY = "#1f6feb", "#d1495b", "#8a94a3"
 SIDE = 32
@@ -58,8 +58,12 @@ def png(pixels_HWC: np.ndarray, alt: str) -> str:
 
 
 def thumbnail(source: Source, index: int, side: int) -> np.ndarray:
-    """(side, side, 3) uint8, the whole image squeezed into it."""
-    image = Image.fromarray(decode_sample(source, index))
+    """(side, side, 3) uint8, the whole image squeezed into it; two crossed lines where it cannot be read."""
+    try:
+        image = Image.fromarray(decode_sample(source, index))
+    except (DecodeError, OSError):
+        crossed = np.eye(side, dtype=bool)
+        return np.where((crossed | crossed[::-1])[:, :, None], np.uint8(120), np.uint8(235)).repeat(3, 2)
     return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
 
 

@@ -30,7 +30,8 @@ from fastvicreg.evaluate.online import NEIGHBOURS, RANK_SAMPLES, shared_features
 from fastvicreg.methods.embeddings import unit_std
 from fastvicreg.show.display import Display
 from fastvicreg.train import checkpoint as checkpoints
-from fastvicreg.train.assemble import as_module, assemble, build_method, resolve_device
+from fastvicreg.train.assemble import as_module, assemble, build_method
+from fastvicreg.train.device import resolve_device
 from fastvicreg.train.distributed import device_of, launched
 from fastvicreg.train.online_probe import without_probe
 from fastvicreg.train.schedules import schedules_of

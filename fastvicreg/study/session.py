@@ -18,7 +18,7 @@ from fastvicreg.provenance import write_json
 from fastvicreg.show.display import Display
 from fastvicreg.study.folder import StudyFolder
 from fastvicreg.study.runs import Stopped, labelled_data
-from fastvicreg.train.assemble import resolve_device
+from fastvicreg.train.device import resolve_device
 from fastvicreg.train.distributed import Processes, device_of, gather, join, launched, leave, together
 from fastvicreg.train.signals import exit_code
 

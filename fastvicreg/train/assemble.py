@@ -25,6 +25,7 @@ from fastvicreg.stalls import NEVER
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.clipping import COLUMN as CLIPPED
 from fastvicreg.train.clipping import clipping_of
+from fastvicreg.train.device import SLOW_FP16, exact_products, resolve_device, resolve_precision
 from fastvicreg.train.distributed import Processes, device_of, join, launched, together
 from fastvicreg.train.drop_path import install
 from fastvicreg.train.memory import fitted, shortage
@@ -82,28 +83,6 @@ class Run:
             f"{len(self.data.train):,} images from {self.data.where} · {config.data.pipeline} pipeline · "
             f"batch {config.run.batch_size} · {self.device}, autocast {self.precision}"
         )
-
-
-def resolve_device(asked: str) -> str:
-    """ "auto" as cuda where there is one; ``UserError`` for a device that is not here.
-
-    A numbered device becomes the current one: kernels that are not torch's are launched there.
-    """
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise UserError(f"--device {asked!r} is no device: give auto, cpu, cuda or cuda:0.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {asked} is not supported: give auto, cpu or cuda.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {asked}: torch {torch.__version__} finds no CUDA device here; give --device cpu.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {asked}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    return asked
 
 
 def build_method(config: TrainConfig, kernels: Mapping[str, str], device: str) -> Method:
@@ -206,14 +185,6 @@ def build_step(
     return step
 
 
-def exact_products(precision: str) -> None:
-    """Whether a GPU may round an fp32 product's factors to TF32: only where it was asked for.
-
-    Under autocast too the loss and the optimizer compute in fp32 and mean it.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
 def patience_of(config: TrainConfig) -> float:
     """Seconds that a process waits for others: longer than each for its own images, so that the stuck one is named."""
     return 2 * (config.data.stall_timeout or NEVER)
@@ -229,9 +200,7 @@ def assemble(config: TrainConfig) -> Run:
     processes = launched()
     device = device_of(processes, resolve_device(config.run.device))
     join(processes, device, patience=patience_of(config))
-    precision = config.run.precision
-    if precision == "auto":
-        precision = "bf16" if device.startswith("cuda") else "off"
+    precision = resolve_precision(config.run.precision, device)
     if device.startswith("cuda"):
         torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
     exact_products(precision)
@@ -250,7 +219,8 @@ def _assembled(config: TrainConfig, data: Datasets, processes: Processes, device
     config, decided = fitted(config, processes, device=device, precision=precision)
     if line := shortage(config, processes, device=device, precision=precision):
         raise UserError(line)
-    data = replace(data, notes=(*data.notes, *([decided] if decided else [])))
+    slow = SLOW_FP16 if precision == "fp16" and device == "cpu" else ""
+    data = replace(data, notes=(*data.notes, *(line for line in (decided, slow) if line)))
     step = build_step(config, device=device, precision=precision, processes=processes)
     if check := getattr(step.method, "check_sizes", None):
         epochs, count = config.run.epochs, len(config.data.training_sizes())

@@ -16,6 +16,7 @@ from fastvicreg.caches import njit
 from fastvicreg.contracts import Batch
 from fastvicreg.encoders.drop_path import DropPath, Drops
 from fastvicreg.pipelines.rng import Purpose, fold_in, stream, uniform
+from fastvicreg.train.device import sent
 
 
 def install(method: nn.Module, seed: int) -> Drops | None:
@@ -44,8 +45,7 @@ def drawn(drops: Drops, batch: Batch) -> Tensor:
     index_B = batch.index_B.cpu().numpy()
     factor_VKB = np.empty((len(batch.views), len(drops.rates), len(index_B)))
     _fill(drops.seed, batch.cursor.epoch, index_B, np.array(drops.rates), factor_VKB)
-    factor, device = torch.from_numpy(factor_VKB), batch.views[0].device
-    return factor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else factor.to(device)
+    return sent(torch.from_numpy(factor_VKB), batch.views[0].device)
 
 
 @njit(nogil=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Terms
+from fastvicreg.train.device import sent
 
 NAME = "probe"
 """Under which a checkpoint holds its tensors."""
@@ -60,8 +61,7 @@ class OnlineProbe(nn.Module):
         """
         features_BF = torch.cat(self._seen).to(self.weight_CF.dtype)
         self._seen.clear()
-        if features_BF.is_cuda and not label_B.is_cuda:
-            label_B = label_B.pin_memory().to(features_BF.device, non_blocking=True)  # the host does not wait for it
+        label_B = sent(label_B, features_BF.device)
         label_B = label_B.repeat(len(features_BF) // len(label_B))
         known_B = label_B >= 0
         count = known_B.sum().clamp_min(1)

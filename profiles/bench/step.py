@@ -23,7 +23,8 @@ from fastvicreg.profiles.bench.peers_step import PeerStep, installed, peer_step
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.bench.step_variants import Case, cases, chosen_of
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
-from fastvicreg.train.assemble import as_module, build_step, exact_products
+from fastvicreg.train.assemble import as_module, build_step
+from fastvicreg.train.device import exact_products
 from fastvicreg.train.memory import predict
 from fastvicreg.train.steps import config_class
 from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep

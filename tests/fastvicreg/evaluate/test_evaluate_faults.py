@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from fastvicreg.cli import main
+
 Answer = Callable[..., tuple[int, str]]
 QUIET = ("--device", "cpu", "--workers", "1", "--no-cache")
 
@@ -48,6 +50,20 @@ def test_what_may_be_unreadable_is_asked_for_by_the_options_that_the_refusal_nam
     assert answer(*asked, "--fault-count", "0", "--fault-share", ".5")[0] == 0
     code, line = answer(*asked, "--fault-count", "-1")
     assert (code, "--fault-count -1 is too small" in line) == (2, True)
+
+
+def test_inspect_is_asked_for_it_alike(
+    damaged: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = damaged
+    few = ("--views", "2", "--device", "cpu", "--workers", "1", "--out", str(tmp_path / "page.html"))
+    asked = ("inspect", str(run), "--data", str(data), *few)
+    assert main([*asked, "--fault-count", "2"]) == 2
+    assert "allow more with --fault-count and --fault-share" in capsys.readouterr().err
+    assert main([*asked, "--fault-count", "3"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 of the images could not be read; a neighbour stands for each." in shown
+    assert (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize("protocol", [("linear", "--epochs", "1"), ("finetune", "--epochs", "1")])

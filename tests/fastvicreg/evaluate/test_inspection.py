@@ -118,6 +118,8 @@ def test_a_file_of_weights_has_features_alone(
         (["--out", "page.txt"], "--out page.txt: give the name of an .html file"),
         (["--against", "nowhere"], "nowhere"),
         (["--checkpoint", "77"], "--checkpoint 77"),
+        (["--fault-count", "-1"], "--fault-count -1 is too small"),
+        (["--fault-share", "nan"], "--fault-share nan is too small"),
     ],
 )
 def test_what_cannot_be_inspected_is_one_line(

@@ -6,6 +6,7 @@ Shape suffixes: B batch, V views, K residual branches that drop.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,8 +197,8 @@ def test_benchmarks_run_the_step_that_the_settings_describe(uninterrupted: tuple
     subject = build_case(config, Case(), "cpu", 8)
     assert drops_of(subject.step.method) is not None
     assert subject.step.updater.clipping is not None
-    with opened(config) as run:
-        for name, loop in loops_of(config, run).items():
+    with opened(config) as run, ExitStack() as ending:
+        for name, loop in loops_of(config, run, ending).items():
             turn = loop(Cursor(0, 0))
             next(turn)
             turn.close()

@@ -36,7 +36,6 @@ from fastvicreg.cli import main
 from fastvicreg.errors import UserError
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.vicreg.method import VICReg
-from fastvicreg.train.assemble import exact_products
 from fastvicreg.train.steps import STEPS
 from fastvicreg.train.steps.cached.config import CachedConfig
 from fastvicreg.train.steps.cached.step import CachedStep
@@ -212,16 +211,3 @@ def test_a_resumed_run_may_change_how_a_step_is_run_but_not_what_it_computes(
         train(replace(config, step=CachedConfig(2)), tmp_path / "run", resume=True)
     with pytest.raises(UserError, match="needs CUDA"):  # not refused as another run
         train(replace(config, step=GraphedConfig()), tmp_path / "run", resume=True)
-
-
-@pytest.mark.parametrize("precision", ["off", "tf32", "bf16", "fp16"])
-def test_products_in_fp32_are_rounded_only_where_it_was_asked_for(precision: str) -> None:
-    """Under autocast the loss is in fp32: rounded to TF32 it would be off by more than its gates, and nobody told."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    try:
-        exact_products(precision)
-        assert (matmul.allow_tf32, cudnn.allow_tf32) == ((precision == "tf32"),) * 2
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
