@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -62,8 +63,8 @@ def run(
     ``UserError`` where the run cannot be built.
     """
     began = time.perf_counter()
-    with opened(config) as built:
-        loops = loops_of(config, built)
+    with opened(config) as built, ExitStack() as ending:
+        loops = loops_of(config, built, ending)
         turns = {name: Turn(loop, built.device, filling(config, name)) for name, loop in loops.items()}
         cursor, round_s = START, 0.0
         for turn in turns.values():  # compiles, and tells how long a step takes
@@ -141,7 +142,8 @@ def filling(config: TrainConfig, name: str) -> int:
     return 2 if made_at_once else config.data.prefetch + 2
 
 
-def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop]]:
+def loops_of(config: TrainConfig, run: Run, ending: ExitStack) -> dict[str, Callable[[Cursor], Loop]]:
+    """The rows' loops; ``ending`` closes the steps that they have beside the run's own."""
     processes = run.processes.world_size
     alone = run if processes == 1 else _copied(config, run, _alone())
     model = alone.step.replaced(loss=mean_square, updater=without_update(alone))
@@ -179,6 +181,10 @@ def loops_of(config: TrainConfig, run: Run) -> dict[str, Callable[[Cursor], Loop
             places=takes_places(config.method),
         )
         runs[WITHOUT["data"]] = with_engine(run, noise)
+    for step_of_row in {id(built.step): built.step for built in (*runs.values(), alone)}.values():
+        if step_of_row is not run.step:
+            ending.callback(step_of_row.close)
+    ending.callback(model.close)
     loops = {name: partial(whole, config, built) for name, built in runs.items()}
     return loops | {
         LOADER: partial(loader, config, run),

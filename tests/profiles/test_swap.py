@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.profiles.bench import swap, swap_verdict
 from fastvicreg.profiles.charts import bars
 from fastvicreg.profiles.parts import Loop, first_batch, opened
+from fastvicreg.train.steps.eager.step import EagerStep
 
 TINY = ("--preset", "demo", "--batch-size", "8", "--image-size", "16", "--width", "16", "--expander", "16", "16")
 ROWS = [swap.FULL, *(name for part, name in swap.WITHOUT.items() if part != "comm"), swap.LOADER, swap.FED, swap.MODEL]
@@ -83,9 +85,27 @@ def test_each_row_leaves_out_its_part_and_nothing_else(make_folder) -> None:
         swap.MODEL: model,
     }
     config = tiny(make_folder(val=0))
-    with opened(config) as run:
-        loops = swap.loops_of(config, run)
+    with opened(config) as run, ExitStack() as ending:
+        loops = swap.loops_of(config, run, ending)
         assert {name: stages_of(loop(Cursor(0, 0))) for name, loop in loops.items()} == expected
+
+
+def test_each_row_s_step_is_closed_even_where_one_fails(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded step that is not would keep the processes from parting."""
+    built, closed = set(), []
+
+    def build(step: EagerStep, *arguments: Any, **options: Any) -> None:
+        made(step, *arguments, **options)
+        built.add(id(step))
+
+    made = EagerStep.__init__
+    monkeypatch.setattr(EagerStep, "__init__", build)
+    monkeypatch.setattr(EagerStep, "close", lambda step: closed.append(id(step)))
+    monkeypatch.setattr(swap.Turn, "take", lambda turn, start: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        swap.run(tiny(make_folder(val=0)), repeats=1)
+    assert len(built) == 4  # the run's own, without loss, without optimizer, and the model alone
+    assert sorted(closed) == sorted(built)
 
 
 def test_synthetic_data_decodes_nothing_and_no_augmentation_computes_nothing(
@@ -97,7 +117,7 @@ def test_synthetic_data_decodes_nothing_and_no_augmentation_computes_nothing(
         first = first_batch(run)
         count(monkeypatch, "fastvicreg.pipelines.engines.host.decode_sample", decoded)
         count(monkeypatch, "fastvicreg.kernels.augment.parallel.augment", augmented)
-        loops = swap.loops_of(config, run)
+        loops = swap.loops_of(config, run, ExitStack())
         for calls, name in ((decoded, swap.WITHOUT["data"]), (augmented, swap.WITHOUT["augment"])):
             for counted, calls_there in ((swap.FULL, True), (name, False)):
                 calls.clear()
@@ -209,7 +229,7 @@ def test_the_verdict_names_the_dearest_part_and_says_when_it_cannot_tell(
 def test_synthetic_data_is_not_left_out_twice(make_folder) -> None:
     config = tiny(make_folder(val=0), pipeline="synthetic")
     with opened(config) as run:
-        assert swap.WITHOUT["data"] not in swap.loops_of(config, run)
+        assert swap.WITHOUT["data"] not in swap.loops_of(config, run, ExitStack())
 
 
 def test_only_what_is_decoded_ahead_is_waited_out_before_a_turn() -> None:
