@@ -89,6 +89,9 @@ class PairedBackend:
                 if not pending:
                     return
                 (crops, replaced), parts = pending.popleft()
+                for group_BVHWC in crops.groups:
+                    if group_BVHWC.is_cuda:  # it is read after the images' backend was asked for later ones
+                        group_BVHWC.record_stream(torch.cuda.current_stream(group_BVHWC.device))
                 yield self._joined(crops, replaced, [self._result(part) for part in parts])
         finally:
             images.close()

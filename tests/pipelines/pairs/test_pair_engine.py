@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from paired import SOUND, captions, shards, sounds
 from fastvicreg.contracts import Crops, Cursor
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines import build_engine
+from fastvicreg.pipelines.engines.native import NativeBackend
 from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.pipelines.pairs.plan import PairPlan
@@ -103,6 +105,30 @@ def test_dali_cuts_a_pairs_images_as_it_does_without_captions(tmp_path: Path) ->
     assert [len(one) for one in own] == [8, 8, 8]
     for one, two in zip(own, paired, strict=True):
         assert torch.equal(one[:, 0], two.groups[0][:, 0])
+
+
+def test_images_on_a_device_are_kept_until_the_stream_that_asks_has_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their backend may write over a batch once it was asked for another, which it is before this one is used."""
+    kept = []
+
+    class OnDevice(torch.Tensor):
+        is_cuda = True
+
+        def record_stream(self, s: object) -> None:
+            kept.append((int(self.sum()), s))
+
+    def on_device(crops: Crops) -> Crops:
+        return replace(crops, groups=tuple(group.as_subclass(OnDevice) for group in crops.groups))
+
+    deliver = NativeBackend.deliver
+    monkeypatch.setattr(
+        NativeBackend, "deliver", lambda *about: ((on_device(cut), bad) for cut, bad in deliver(*about))
+    )
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the stream that asks")
+    found = delivered(pictures(tmp_path))
+    assert kept == [(int(crops.groups[0].sum()), "the stream that asks") for crops in found]
 
 
 def test_what_lies_beside_the_images_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
