@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.manifest import manifest_path
+from fastvicreg.pipelines.patterns import expand, is_pattern
 
 
 class Reading:
@@ -32,12 +33,13 @@ class Reading:
     def hold(self, *data: str | Path) -> None:
         """Hold these too; ``UserError`` where one is being added to, when nothing is held any more.
 
-        What has no manifest is not held: it cannot be added to.
+        Of a pattern the folders of its files are held. What has no manifest is not held: it cannot be added to.
         """
         assert self._end.alive, "closed"
         for path in data:
-            with suppress(OSError):  # elsewhere, a pattern, or without a manifest
-                self._hold(path)
+            for own in _folders(path) if is_pattern(path) else (path,):
+                with suppress(OSError):  # elsewhere, or without a manifest
+                    self._hold(own)
 
     def _hold(self, path: str | Path) -> None:
         manifest = manifest_path(path)
@@ -53,6 +55,14 @@ class Reading:
     def close(self) -> None:
         """Let others add to the data."""
         self._end()
+
+
+def _folders(pattern: str | Path) -> dict[Path, None]:
+    """Of the files that ``pattern`` names, each once; none where it names none."""
+    try:
+        return dict.fromkeys(path.parent for path in expand(pattern))
+    except UserError:
+        return {}  # whoever opens it says what is wrong with it
 
 
 def _let_go(held: list[int]) -> None:

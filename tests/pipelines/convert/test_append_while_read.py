@@ -66,6 +66,19 @@ def test_what_several_read_is_not_added_to(data: Path) -> None:
     assert grows(data)
 
 
+def test_shards_named_by_a_pattern_are_held(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+    source, target = make_folder(train=12, val=0), tmp_path / "shards"
+    convert_dataset(source, target, Settings(format="shards"))
+    (source / "class0/new.jpg").write_bytes(encoded(photo(99, 40, 40)))
+    source.rename(tmp_path / "source")
+    config = tiny(target, steps=1)
+    held = open_data(replace(config, data=replace(config.data, data=str(target / "*.tar"))))
+    refused(target, f"process {os.getpid()}")
+    held.close()
+    Reading(tmp_path / "none-*.tar").close()
+    assert grows(target)
+
+
 def test_a_process_that_was_killed_reads_no_more(data: Path) -> None:
     code = (
         "import sys; from fastvicreg.pipelines.reading import Reading\n"
