@@ -48,6 +48,11 @@ def open_sets(folder: str, classes: tuple[str, ...], *, to_rgb: str = "range", k
             strange = next((one for one in source.classes if one not in set(classes)), None)
             what = f"{strange!r} is no class of the training data" if strange else "its images have no class folders"
             raise UserError(f"--robustness {path}: {what}: give class folders of the same names.")
+        if len(numbers) < 2:
+            raise UserError(
+                f"--robustness {path}: all images are of one class, {source.classes[0]!r}, and any guess is right: "
+                "give two classes or more."
+            )
         sets.append(ImageSet(name, str(path), *matched(source, numbers, classes)))
     return sets
 

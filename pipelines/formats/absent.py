@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -25,6 +26,8 @@ from fastvicreg.pipelines.unfinished import partial_of
 IMAGES = "a folder of images or of class folders, a .beton file, or tar shards"
 SIMILAR = 0.7
 """Least share of two names' letters that must agree, their endings left out."""
+_FILE_ADDRESS = re.compile(r"(?:^|/)file:/+(.+)", re.IGNORECASE)
+"""As a ``Path`` leaves it, which may have been taken from the working folder on."""
 MOST = 5_000
 """Entries of a folder that are compared."""
 
@@ -33,6 +36,8 @@ def require_there(path: Path, wanted: str = IMAGES) -> None:
     """``UserError`` where there is nothing at ``path``; it offers what has a similar name, else says ``wanted``."""
     if path_exists(path):
         return
+    if (found := _FILE_ADDRESS.search(str(path))) is not None:
+        raise UserError(f"{found[0].lstrip('/')} is an address of this machine: give its path, /{found[1]}.")
     said = f"the {_kind(path.name)} {path} does not exist"
     if path.is_symlink():
         raise UserError(f"{path} is a link to {os.readlink(path)}, which does not exist: give {wanted}.")

@@ -143,7 +143,8 @@ def test_other_images_are_classified_by_the_same_classifier(
 ) -> None:
     data, run = uninterrupted
     some, corrupted = tmp_path / "imagenet-r", tmp_path / "imagenet-c"
-    shutil.copytree(data / "val" / "class2", some / "class2")
+    for name in ("class0", "class2"):
+        shutil.copytree(data / "val" / name, some / name)
     for name, severity in (("noise", "1"), ("noise", "2"), ("blur", "1")):
         shutil.copytree(data / "val", corrupted / name / severity)
     report = tmp_path / "out"
@@ -156,18 +157,20 @@ def test_other_images_are_classified_by_the_same_classifier(
         written = json.loads((report / f"{name}.json").read_text())
         chosen = max(written["rows"], key=lambda row: row["accuracy"])
         one, *several, mean = written["robustness"]
-        assert (one["images_of"], one["classes"], one["accuracy"]) == ("imagenet-r", 1, 100)
+        assert (one["images_of"], one["classes"], one["images"]) == ("imagenet-r", 2, 6)
         assert [row["images_of"] for row in several] == [
             f"imagenet-c/{name}" for name in ("blur/1", "noise/1", "noise/2")
         ]
         assert {row["accuracy"] for row in several} == {chosen["accuracy"]}
         assert mean["accuracy"] == pytest.approx(chosen["accuracy"])
         assert "mean of 3 sets" in (report / f"{name}.html").read_text()
+    shutil.copytree(some / "class2", tmp_path / "alone" / "class2")
     shutil.copytree(some / "class2", some / "zebra")
     for protocol, folder, says in (
         ("knn", some, "'zebra' is no class of the training data"),
         ("knn", some / "class2", "have no class folders"),
         ("knn", tmp_path / "missing", "is no folder"),
+        ("knn", tmp_path / "alone", "all images are of one class, 'class2', and any guess is right"),
         ("retrieval", corrupted, "eval retrieval classifies nothing"),
     ):
         code, line = answer(protocol, run, "--k", "3", *QUIET, "--robustness", folder) if protocol == "knn" else answer(

@@ -102,6 +102,18 @@ def test_commands_say_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert capsys.readouterr().err == line
 
 
+@pytest.mark.parametrize("address", ["file:///data/images", "file:/data/images", "FILE://data/images"])
+def test_an_address_of_this_machine_is_told_as_a_path(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (["convert", address, "x.beton"], ["train", "--data", address, "--out", "run"]):
+        assert main(command) == 2
+        said = "file:/data/images is an address of this machine: give its path, /data/images."
+        assert capsys.readouterr().err.lower() == f"fastvicreg: {said}\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_of_pairs_too(tmp_path: Path) -> None:
     (tmp_path / "captions").mkdir()
     with pytest.raises(UserError, match=r"the folder .*caption does not exist: did you mean .*/captions\?"):
