@@ -79,6 +79,7 @@ def test_a_run_resumed_in_mid_epoch_repeats_the_log(data: Path, tmp_path: Path, 
     assert_golden(golden.resumed(golden.config(data), tmp_path / "run", after=5), "gram", committed)
 
 
+@pytest.mark.slow
 def test_two_processes_repeat_their_log(data: Path, tmp_path: Path, committed: dict[str, Any]) -> None:
     found = golden.launched(golden.config(data), tmp_path / "run", processes=2)
     assert_golden(found, "gram, 2 processes", committed)

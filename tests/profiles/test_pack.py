@@ -116,6 +116,7 @@ def test_kernels_that_were_compiled_ahead_are_found_where_they_were_taken(tmp_pa
     assert {path for path in moved.rglob("*") if path.suffix in (".cubin", ".ptx", ".ttir", ".llir")} == there
 
 
+@pytest.mark.slow
 def test_a_cache_can_be_made_for_the_triton_of_another_python(tmp_path: Path) -> None:
     triton = pytest.importorskip("triton")
     from triton.runtime.cache import triton_key

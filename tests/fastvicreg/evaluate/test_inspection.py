@@ -82,6 +82,7 @@ def test_the_command_writes_figures_and_a_page(
     assert "CKA of embeddings" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_against_itself_is_the_same(
     uninterrupted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,6 +178,7 @@ def test_cpu_seconds_are_of_one_thread(images: Path, tmp_path: Path, monkeypatch
     assert set(seen) == {1}
 
 
+@pytest.mark.slow
 def test_a_study_by_epochs_has_a_schedule_for_each_length(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     assert carried_out(images, out, "--scale", "full", "--epochs", "10", "1", "--seeds", "1") == 0
@@ -193,6 +194,7 @@ def test_a_study_by_epochs_has_a_schedule_for_each_length(images: Path, tmp_path
     assert steps[-1]["lr"] < max(row["lr"] for row in steps)
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_says_that_the_time_is_not_known(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

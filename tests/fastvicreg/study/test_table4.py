@@ -96,6 +96,7 @@ def test_a_study_writes_runs_table_and_picture(whole: Path) -> None:
     assert (whole / "table4.png").stat().st_size < 200_000
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_repeats_nothing(
     whole: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

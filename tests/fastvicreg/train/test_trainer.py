@@ -212,7 +212,7 @@ def test_without_labels_rankme_is_recorded_alone(tmp_path: Path, make_folder) ->
     assert [row.keys() for row in read(tmp_path / "run") if "rankme" in row] == [{"epoch", "step", "rankme"}]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_autocast_trains_and_resumes_with_its_scaler(
     uninterrupted: tuple[Path, Path], tmp_path: Path, precision: str
 ) -> None:
@@ -246,6 +246,7 @@ def test_faults_are_named_at_the_end_of_an_epoch(make_folder, tmp_path: Path) ->
     assert "class1/001.jpg: not an image of a known type" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("ffcv") is None, reason="FFCV is not installed")
 def test_the_pipeline_makes_no_difference_to_what_is_learnt(tmp_path: Path, make_folder) -> None:
     data = make_folder(train=24, val=0)
