@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         if path:
             require_place(path)
 
-    from fastvicreg.evaluate.inspection import compared, inspect_run, row
+    from fastvicreg.evaluate.inspection import Asked, compared, inspect_run, row
     from fastvicreg.pretrained import load_trained
     from fastvicreg.show.display import Display
     from fastvicreg.show.inspect_page import table, write
@@ -73,26 +73,11 @@ def main(arguments: Sequence[str]) -> int:
     display = Display()
     if options.against:
         load_trained(options.against, arch=options.arch, stem=options.stem)  # a mistake is told before minutes of work
-    runs: list[str] = [options.run, *([options.against] if options.against else [])]
-    found = [
-        inspect_run(
-            path,
-            data=options.data,
-            checkpoint=None if place else options.checkpoint,
-            encoder="a" if place else options.encoder,
-            arch=options.arch,
-            stem=options.stem,
-            images=options.images,
-            views=options.views,
-            device=options.device,
-            workers=options.workers,
-            fault_count=options.fault_count,
-            fault_share=options.fault_share,
-            note=display.note,
-        )
-        for place, path in enumerate(runs)
-    ]
+    asked = Asked(**{one.name: getattr(options, one.name) for one in fields(Asked)})
+    found = [inspect_run(options.run, asked, note=display.note)]
     if options.against:
+        # The checkpoint and the branch are RUN's.
+        found.append(inspect_run(options.against, replace(asked, checkpoint=None, encoder="a"), note=display.note))
         found[0] = compared(found[0], found[1])
     for each in found:
         for note in each.notes:

@@ -25,7 +25,7 @@ from fastvicreg.pipelines.engines import build_engine
 from fastvicreg.pipelines.faults import FaultBudget
 from fastvicreg.pipelines.feed import AugmentedFeed
 from fastvicreg.pipelines.sources.subset import SubsetSource, spread
-from fastvicreg.pretrained import load_trained
+from fastvicreg.pretrained import TrainedEncoder, load_trained
 from fastvicreg.train.assemble import as_module
 from fastvicreg.train.device import evaluation_device
 
@@ -78,70 +78,60 @@ class Inspection:
     """Of each space to that of the run that this one is compared with."""
 
 
-def inspect_run(
-    run: str,
-    *,
-    data: str | None = None,
-    checkpoint: str | None = None,
-    encoder: str = "a",
-    arch: str | None = None,
-    stem: str | None = None,
-    images: int = 1000,
-    views: int = 10,
-    device: str = "auto",
-    workers: int = 0,
-    fault_count: int | None = None,
-    fault_share: float | None = None,
-    note: Callable[[str], None] = lambda line: None,
-) -> Inspection:
-    """Diagnostics of ``run``, a folder or a file of weights, on images and ``views`` augmented views of each.
+@dataclass(frozen=True)
+class Asked:
+    """Which encoder, on which images and how; the command's options have the same names."""
 
-    The images, at most ``images``, are those of the validation split, or spread over the training data where there is
-    none; the views follow the run's recipe. ``UserError`` for a run that is not there or not finite (``load_trained``),
-    for images or views too few to say anything, and for more faults than ``fault_count`` and ``fault_share`` allow
-    (default: as the run was trained), of the images or in an epoch of their views.
+    data: str | None = None
+    checkpoint: str | None = None
+    encoder: str = "a"
+    arch: str | None = None
+    stem: str | None = None
+    images: int = 1000
+    views: int = 10
+    device: str = "auto"
+    workers: int = 0
+    fault_count: int | None = None
+    fault_share: float | None = None
+
+    def check(self) -> None:
+        """``UserError`` for a value that says nothing."""
+        for flag, value, least in (("--images", self.images, LEAST), ("--views", self.views, 2)):
+            if value < least:
+                raise UserError(f"{flag} {value}: give {least} or more.")
+        bounds = {"--workers": self.workers, "--fault-count": self.fault_count, "--fault-share": self.fault_share}
+        at_least({flag: (value or 0, 0) for flag, value in bounds.items()})
+
+
+def inspect_run(run: str, asked: Asked, *, note: Callable[[str], None] = lambda line: None) -> Inspection:
+    """Diagnostics of ``run``, a folder or a file of weights, on images and on augmented views of each.
+
+    The images, at most ``asked.images``, are those of the validation split, or spread over the training data where
+    there is none; the views follow the run's recipe. ``UserError`` for a run that is not there or not finite
+    (``load_trained``), for images or views too few to say anything, and for more faults than are allowed (default: as
+    the run was trained), of the images or in an epoch of their views.
     """
-    for flag, value, least in (("--images", images, LEAST), ("--views", views, 2), ("--workers", workers, 0)):
-        if value < least:
-            raise UserError(f"{flag} {value}: give {least} or more.")
-    at_least({"--fault-count": (fault_count or 0, 0), "--fault-share": (fault_share or 0.0, 0.0)})
-    trained = load_trained(run, checkpoint, encoder=encoder, arch=arch, stem=stem)
-    if trained.config.pair.pair:
-        raise UserError(
-            f"inspect draws images, and {run} is of pairs: fastvicreg eval retrieval {run}, or export its encoder of "
-            "images and inspect that file with --data."
-        )
-    if trained.run is None and data is None:
-        raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
-    config, device = trained.config, evaluation_device(device)
-    if data is not None:
-        config = replace(config, data=replace(config.data, data=data, val_data=None, val_labels=None))
-    faults = {"fault_count": fault_count, "fault_share": fault_share}
-    config = replace(config, data=replace(config.data, **{name: x for name, x in faults.items() if x is not None}))
+    asked.check()
+    trained = load_trained(run, asked.checkpoint, encoder=asked.encoder, arch=asked.arch, stem=asked.stem)
+    config, device = _settings(trained, run, asked), evaluation_device(asked.device)
     found = open_data(config)
     source = found.validation if found.validation is not None else found.train
     where = found.validation_where if found.validation is not None else found.where
     if len(source) < LEAST:
         raise UserError(f"{where} holds {len(source)} images: a representation shows itself on {LEAST} at least.")
-    source = spread(source, images)
-    network, head = trained.encoder.to(device), None
-    if trained.run is not None:
-        method = whole_method(trained, device)
-        if encoder == "target":
-            head = as_module(method).get_submodule("target_projector.network").eval()
-        else:
-            head = getattr(method, {"a": "head", "b": "head_b"}[encoder]).eval()
+    source = spread(source, asked.images)
+    network, head = trained.encoder.to(device), _head(trained, asked.encoder, device)
     note(f"features of {len(source):,} images of {where}")
     features = extract(
         network,
         source,
         image_size=config.data.image_size,
         device=device,
-        workers=workers,
+        workers=asked.workers,
         budget=FaultBudget(config.data.fault_count, config.data.fault_share),
     )
-    note(f"{views} views of each by the recipe {config.data.recipe}")
-    views_NQF = augmented_features(network, source, config, views=views, device=device, workers=workers)
+    note(f"{asked.views} views of each by the recipe {config.data.recipe}")
+    views_NQF = augmented_features(network, source, config, views=asked.views, device=device, workers=asked.workers)
     taken = [("features", features.features_NF, views_NQF)]
     if head is not None:
         with torch.no_grad():
@@ -153,7 +143,7 @@ def inspect_run(
         notes.append(f"{features.faults} of the images could not be read; a neighbour stands for each.")
     note("diagnostics")
     return Inspection(
-        run if encoder == "a" else f"{run} ({encoder})",
+        run if asked.encoder == "a" else f"{run} ({asked.encoder})",
         str(trained.checkpoint),
         config,
         source,
@@ -163,6 +153,37 @@ def inspect_run(
         tuple(space(name, images_ND.cpu(), views_NQD.cpu()) for name, images_ND, views_NQD in taken),
         tuple(notes),
     )
+
+
+def _settings(trained: TrainedEncoder, run: str, asked: Asked) -> TrainConfig:
+    """The run's, with the data and the faults that are asked for."""
+    config = trained.config
+    if config.pair.pair:
+        raise UserError(
+            f"inspect draws images, and {run} is of pairs: fastvicreg eval retrieval {run}, or export its encoder of "
+            "images and inspect that file with --data."
+        )
+    if trained.run is None and asked.data is None:
+        raise UserError(f"{trained.checkpoint} does not say which images it was trained on: give --data FOLDER.")
+    data = config.data
+    if asked.data is not None:
+        data = replace(data, data=asked.data, val_data=None, val_labels=None)
+    if asked.fault_count is not None:
+        data = replace(data, fault_count=asked.fault_count)
+    if asked.fault_share is not None:
+        data = replace(data, fault_share=asked.fault_share)
+    return replace(config, data=data)
+
+
+def _head(trained: TrainedEncoder, encoder: str, device: str) -> nn.Module | None:
+    """What makes embeddings of that encoder's features; None of a file of weights, which has an encoder alone."""
+    if trained.run is None:
+        return None
+    method = whole_method(trained, device)
+    if encoder == "target":
+        return as_module(method).get_submodule("target_projector.network").eval()
+    head: nn.Module = getattr(method, {"a": "head", "b": "head_b"}[encoder])
+    return head.eval()
 
 
 @torch.no_grad()
