@@ -158,7 +158,7 @@ def test_prebuilt_code_that_the_driver_refuses_is_compiled_here(
     if compiler and loads:
         assert load("double.cu", "doubled", (), 0).usage.registers == 20
         return
-    with pytest.raises(UserError, match="does not load double.cu for sm_90"):
+    with pytest.raises(UserError, match=r"does not load double\.cu for sm_90"):
         load("double.cu", "doubled", (), 0)
 
 

@@ -12,7 +12,14 @@ import torch
 from runs import tiny
 
 from fastvicreg.train.assemble import assemble
-from fastvicreg.train.device import SLOW_FP16, evaluation_device, exact_products, resolve_precision, search_convolutions, sent
+from fastvicreg.train.device import (
+    SLOW_FP16,
+    evaluation_device,
+    exact_products,
+    resolve_precision,
+    search_convolutions,
+    sent,
+)
 
 MATMUL: Any = torch.backends.cuda.matmul
 CUDNN: Any = torch.backends.cudnn
