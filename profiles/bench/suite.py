@@ -94,10 +94,10 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
         return [*checks, *times, *(bench(part, limit) for part, limit in HOST.items())]
     steps = [
         bench("step", limit, "--only", *STEPS[name], name=name)
-        for name, limit in zip(STEPS, (110, 90, 120, 140), strict=True)
+        for name, limit in zip(STEPS, (110, 90, 150, 170), strict=True)
     ]
     found = [bench("correctness", 60, "--training", name="correctness-training"), steps[0], bench("train", 60)]
-    found += [bench("loss", 45), bench("norm", 30), bench("lars", 20), bench("augment", 25), bench("ceilings", 20)]
+    found += [bench("loss", 60), bench("norm", 30), bench("lars", 20), bench("augment", 25), bench("ceilings", 20)]
     found += [bench("correctness", 90), steps[1], profile, swap, steps[2]]
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
