@@ -86,8 +86,8 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
         if gpu
         else ("--preset", "demo")
     )
-    swap = Job("swap", ("bench", "swap", *run, "--device", device, "--repeats", "3"), 60 if gpu else 180, "swap.json")
-    profile = Job("profile", ("profile", *run, "--device", device, "--out", str(out)), 45, "profile.json")
+    swap = Job("swap", ("bench", "swap", *run, "--device", device, "--repeats", "3"), 75 if gpu else 180, "swap.json")
+    profile = Job("profile", ("profile", *run, "--device", device, "--out", str(out)), 60, "profile.json")
     if not gpu:
         checks = [bench("ceilings", 30), bench("correctness", 110)]
         times = [bench("loss", 300), bench("lars", 30), bench("augment", 35), bench("step", 60), swap, profile]
