@@ -101,7 +101,7 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
     found += [bench("correctness", 90), steps[1], profile, swap, steps[2]]
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
-            small = bench("correctness", 50, "--small", name=f"sanitizer-{tool}")
+            small = bench("correctness", 90, "--small", name=f"sanitizer-{tool}")
             found.append(Job(small.name, small.arguments, small.limit, small.file, sanitized(sanitizer, tool)))
     decoders = Job("decoders", ("bench", "decoders", "--repeats", str(repeats)), 60, "decoders.json")
     return [*found, decoders, steps[3]]
