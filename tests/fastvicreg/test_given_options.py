@@ -59,11 +59,13 @@ def test_an_empty_path_is_no_path_left_out(flag: str, capsys: pytest.CaptureFixt
         ("--invariance 0 --variance 0 --covariance 0", "leaves no term to train by: give one of them a weight above 0"),
         ("--eta 0", "--eta 0.0 cannot train: give a finite value above 0"),
         ("--eta nan", "--eta nan"),
+        ("--method byol --no-predictor --predictor-hidden 8", "--predictor-hidden 8 needs a predictor"),
+        ("--method simsiam --no-predictor --predictor-hidden 8 4", "--predictor-hidden 8 4 needs a predictor"),
         ("--method swav --sharpness inf", "--sharpness inf cannot train"),
         ("--method swav --sharpness .01", "--sharpness 0.01 overflows"),
     ],
 )
-def test_values_that_train_nothing_or_the_other_way_are_refused(
+def test_values_that_do_nothing_or_train_the_other_way_are_refused(
     arguments: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *arguments.split(), "--print-config"]) == 2
