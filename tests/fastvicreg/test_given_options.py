@@ -70,3 +70,44 @@ def test_values_that_do_nothing_or_train_the_other_way_are_refused(
 ) -> None:
     assert main(["train", *arguments.split(), "--print-config"]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--optimizer sgd --eta .02", "--eta .02 is of --optimizer lars, not of sgd: leave it out."),
+        ("--optimizer adamw --sgd-momentum=.5", "--sgd-momentum .5 is of --optimizer lars and sgd, not of adamw"),
+        ("--optimizer adam --kernel loss=gram lars=foreach", "--kernel lars=foreach is of --optimizer lars, not of"),
+        ("--words 40", "--words 40 is of a text, and there is no --pair: leave it out."),
+        ("--unpaired skip", "--unpaired skip is of pairs, and there is no --pair: leave it out."),
+        ("--data D --pair image text --branch-b gru --mels 64", "of a spectrogram, and --pair image text has none"),
+        ("--data D --pair image text --branch-b gru --clip-seconds 2", "of sounds, and --pair image text has none"),
+    ],
+)
+def test_options_that_nothing_in_the_run_takes_are_refused(
+    arguments: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments.split(), "--print-config"]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_presets_value_that_its_optimizer_does_not_take_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "--preset", "cifar10", "--optimizer", "adamw")["optim"]["eta"] == 0.02
+    assert shown(capsys, "--optimizer", "sgd", "--sgd-momentum", ".5")["optim"]["sgd_momentum"] == 0.5
+    assert shown(capsys, "--optimizer", "sgd", "--kernel", "lars=auto")["optim"]["optimizer"] == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_out"),
+    [
+        ("--preset dino-imagenet-100ep --clip 0", "--clip-by total"),
+        ("--preset solo-cifar10 --optimizer adamw", "--lars-form official"),
+        ("--preset simsiam-imagenet-100ep --optimizer lars", "--no-decay-1d"),
+    ],
+)
+def test_a_presets_value_that_contradicts_an_option_is_refused_with_what_takes_it_back(
+    arguments: str, way_out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments.split(), "--print-config"]) == 2
+    assert way_out in capsys.readouterr().err
+    assert shown(capsys, *arguments.split(), *way_out.split())["optim"]["clip_by"] == "total"
