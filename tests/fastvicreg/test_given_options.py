@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -111,3 +112,22 @@ def test_a_presets_value_that_contradicts_an_option_is_refused_with_what_takes_i
     assert main(["train", *arguments.split(), "--print-config"]) == 2
     assert way_out in capsys.readouterr().err
     assert shown(capsys, *arguments.split(), *way_out.split())["optim"]["clip_by"] == "total"
+
+
+def test_a_word_for_a_number_that_may_be_left_out_is_refused_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--weight-decay-end", "none"]) == 2
+    assert capsys.readouterr().err == (
+        "fastvicreg: --weight-decay-end cannot be 'none': give a number, or None. See fastvicreg train --help.\n"
+    )
+    given = ("--preset", "dino-imagenet-100ep", "--weight-decay-end", "None")
+    assert shown(capsys, *given)["optim"]["weight_decay_end"] is None
+
+
+def test_what_is_refused_is_one_line_without_a_box_in_ascii_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(["train", "--epochs", "abc"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fastvicreg: Error parsing --epochs: invalid literal")
+    assert "---" not in said
