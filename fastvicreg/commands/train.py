@@ -22,6 +22,9 @@ from fastvicreg.train import steps
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files that hold weights."""
 
+TAKERS = {"--eta": ("lars",), "--sgd-momentum": ("lars", "sgd"), "--kernel lars": ("lars",)}
+"""Options that some optimizers alone take."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -134,6 +137,7 @@ def options_of(arguments: list[str]) -> TrainOptions:
     settings = _with_other_lengths(_with_parts(settings, arguments), arguments)
     options = _parsed(arguments, name, settings)
     _require_paths(options)
+    _require_takers(options.settings, arguments)
     from fastvicreg.pipelines.fetch import is_remote  # only here: help, which ends above, needs none of it
 
     data = options.settings.data
@@ -191,6 +195,18 @@ def _require_paths(options: TrainOptions) -> None:
     ):
         if path is not None and not path.strip():
             raise UserError(f"{flag} is empty: give a path, or leave it out.")
+
+
+def _require_takers(settings: TrainConfig, arguments: list[str]) -> None:
+    """``UserError`` for an option of another optimizer, which would be passed over; a preset may hold such a value."""
+    given = {flag: flag_value(arguments, flag) for flag in ("--eta", "--sgd-momentum")}
+    given["--kernel lars"] = next((word[5:] for word in settings.run.kernel if word.startswith("lars=")), None)
+    for flag, value in given.items():
+        if value in (None, "auto") or settings.optim.optimizer in TAKERS[flag]:
+            continue
+        joined = f"{flag}{'=' if ' ' in flag else ' '}{value}"
+        takers = " and ".join(TAKERS[flag])
+        raise UserError(f"{joined} is of --optimizer {takers}, not of {settings.optim.optimizer}: leave it out.")
 
 
 def _parsed(arguments: list[str], name: str, settings: TrainConfig) -> TrainOptions:

@@ -63,8 +63,22 @@ class PairConfig:
         ):
             if not value <= most:
                 raise UserError(f"{flag} {value} is too large: give {most:g} or less.")
-        if self.pair:
-            self.parsed()
+        self._refuse_unused({side.modality for side in self.parsed()} if self.pair else set())
+
+    def _refuse_unused(self, modalities: set[str]) -> None:
+        """``UserError`` for a setting of a modality that is not among these, which would change nothing."""
+        given = f"--pair {' '.join(self.pair)} has none" if self.pair else "there is no --pair"
+        sounds = ("waveform", "spectrogram")
+        for name, users in (
+            ("words", ("text",)),
+            ("sample_rate", sounds),
+            ("clip_seconds", sounds),
+            ("mels", ("spectrogram",)),
+            ("unpaired", NAMES),
+        ):
+            if (value := getattr(self, name)) != getattr(PairConfig, name) and not modalities & set(users):
+                of = "pairs" if users is NAMES else "sounds" if users is sounds else f"a {users[0]}"
+                raise UserError(f"--{name.replace('_', '-')} {value} is of {of}, and {given}: leave it out.")
 
     def parsed(self) -> tuple[Side, Side]:
         """Both sides; ``UserError`` for what is no pair."""

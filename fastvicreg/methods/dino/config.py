@@ -59,6 +59,11 @@ class DINOConfig(Regularized):
                 f"--teacher-temperature-start {self.teacher_temperature_start} and --teacher-temperature "
                 f"{self.teacher_temperature} differ without a way between: give --teacher-warmup too."
             )
+        if self.teacher_warmup > 0 and self.teacher_temperature_start == self.teacher_temperature:
+            raise UserError(
+                f"--teacher-warmup {self.teacher_warmup} has no way to go: give --teacher-temperature-start another "
+                f"value than --teacher-temperature {self.teacher_temperature}, or leave it out."
+            )
         check_share("--center-momentum", self.center_momentum, "the center")
         check_share("--momentum", self.momentum, "the momentum network")
         if self.prototypes < 2:

@@ -65,8 +65,16 @@ class DINO(Followed):
         return ""
 
     def schedules(self, horizon: Horizon) -> Mapping[str, Schedule]:
-        """The momentum copies'. ``UserError`` for prototypes that are frozen in all of the run."""
+        """The momentum copies'.
+
+        ``UserError`` for prototypes that are frozen in all of the run, and a temperature that never gets to its value.
+        """
         check_frozen(self.config.freeze_prototypes, horizon.steps)
+        if (warmup := self.config.teacher_warmup) > horizon.steps:
+            raise UserError(
+                f"--teacher-warmup {warmup} is longer than the run of {horizon.steps} steps, which never gets to "
+                f"--teacher-temperature {self.config.teacher_temperature}: give fewer updates, or train for longer."
+            )
         return super().schedules(horizon)
 
     def embed(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

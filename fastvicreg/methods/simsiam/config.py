@@ -41,6 +41,9 @@ class SimSiamConfig(Regularized):
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
         check_widths("--predictor-hidden", self.predictor_hidden)
+        if not self.predictor and self.predictor_hidden != SimSiamConfig.predictor_hidden:
+            given = " ".join(map(str, self.predictor_hidden))
+            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
         check_share("--momentum", self.momentum, "the target network")
         if not self.momentum_encoder and self.momentum != SimSiamConfig.momentum:
             raise UserError(f"--momentum {self.momentum} needs a target network: give --momentum-encoder.")
