@@ -69,14 +69,7 @@ def names_digest(source: Source) -> str:
 
 def recipe_of(data: DataConfig) -> Recipe:
     """The views that the settings ask for; ``UserError`` where they name no recipe, or one that they do not fit."""
-    recipe = named_recipe(data.recipe, small_size=data.small_size, num_views=data.num_views)
-    small, large = max(view.size or 0 for view in recipe.views), min(data.training_sizes())
-    if small > large:
-        raise UserError(
-            f"--recipe {data.recipe} cuts small views of {small} px, above the {large} px of its large ones: give "
-            f"--small-size {max(8, round(large * 3 / 7 / 8) * 8)}."
-        )
-    return recipe
+    return named_recipe(data.recipe, small_size=data.small_size, num_views=data.num_views)
 
 
 def training_plan(config: TrainConfig, samples: int) -> Plan:

@@ -18,6 +18,7 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
 from fastvicreg.train import steps
+from fastvicreg.unmeant import refuse_unmeant
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files that hold weights."""
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, show or train; returns the exit code."""
     options = options_of(list(arguments))
     options.settings.check()
+    if not options.resume:
+        refuse_unmeant(options.settings)
     if options.print_config:
         print(config_file.to_json(options.settings))
         return 0
@@ -200,7 +203,8 @@ def _require_paths(options: TrainOptions) -> None:
 def _require_takers(settings: TrainConfig, arguments: list[str]) -> None:
     """``UserError`` for an option of another optimizer, which would be passed over; a preset may hold such a value."""
     given = {flag: flag_value(arguments, flag) for flag in ("--eta", "--sgd-momentum")}
-    given["--kernel lars"] = next((word[5:] for word in settings.run.kernel if word.startswith("lars=")), None)
+    words = settings.run.kernel if flag_value(arguments, "--kernel") else ()
+    given["--kernel lars"] = next((word[5:] for word in words if word.startswith("lars=")), None)
     for flag, value in given.items():
         if value in (None, "auto") or settings.optim.optimizer in TAKERS[flag]:
             continue

@@ -63,10 +63,12 @@ class PairConfig:
         ):
             if not value <= most:
                 raise UserError(f"{flag} {value} is too large: give {most:g} or less.")
-        self._refuse_unused({side.modality for side in self.parsed()} if self.pair else set())
+        if self.pair:
+            self.parsed()
 
-    def _refuse_unused(self, modalities: set[str]) -> None:
-        """``UserError`` for a setting of a modality that is not among these, which would change nothing."""
+    def check_unused(self) -> None:
+        """``UserError`` for a setting of a modality that the pair lacks, which would change nothing."""
+        modalities = {side.modality for side in self.parsed()} if self.pair else set()
         given = f"--pair {' '.join(self.pair)} has none" if self.pair else "there is no --pair"
         sounds = ("waveform", "spectrogram")
         for name, users in (

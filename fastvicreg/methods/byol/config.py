@@ -39,9 +39,6 @@ class BYOLConfig(Regularized):
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
         check_widths("--predictor-hidden", self.predictor_hidden)
-        if not self.predictor and self.predictor_hidden != BYOLConfig.predictor_hidden:
-            given = " ".join(map(str, self.predictor_hidden))
-            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
         check_share("--momentum", self.momentum, "the target network")
         if not self.momentum_encoder and self.momentum != BYOLConfig.momentum:
             raise UserError(f"--momentum {self.momentum} needs a target network: leave out --no-momentum-encoder.")
@@ -50,6 +47,12 @@ class BYOLConfig(Regularized):
                 "--no-stop-gradient needs --no-momentum-encoder: no gradient reaches a momentum copy's targets."
             )
         self.check_regularized()
+
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if not self.predictor and self.predictor_hidden != BYOLConfig.predictor_hidden:
+            given = " ".join(map(str, self.predictor_hidden))
+            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""

@@ -59,11 +59,6 @@ class DINOConfig(Regularized):
                 f"--teacher-temperature-start {self.teacher_temperature_start} and --teacher-temperature "
                 f"{self.teacher_temperature} differ without a way between: give --teacher-warmup too."
             )
-        if self.teacher_warmup > 0 and self.teacher_temperature_start == self.teacher_temperature:
-            raise UserError(
-                f"--teacher-warmup {self.teacher_warmup} has no way to go: give --teacher-temperature-start another "
-                f"value than --teacher-temperature {self.teacher_temperature}, or leave it out."
-            )
         check_share("--center-momentum", self.center_momentum, "the center")
         check_share("--momentum", self.momentum, "the momentum network")
         if self.prototypes < 2:
@@ -75,6 +70,14 @@ class DINOConfig(Regularized):
             if value < 0:
                 raise UserError(f"{flag} {value} is too small: give 0 or more.")
         self.check_regularized()
+
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if self.teacher_warmup > 0 and self.teacher_temperature_start == self.teacher_temperature:
+            raise UserError(
+                f"--teacher-warmup {self.teacher_warmup} has no way to go: give --teacher-temperature-start another "
+                f"value than --teacher-temperature {self.teacher_temperature}, or leave it out."
+            )
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""

@@ -41,15 +41,18 @@ class SimSiamConfig(Regularized):
         """``UserError`` for the first value that no run can have."""
         check_widths("--projector", self.projector)
         check_widths("--predictor-hidden", self.predictor_hidden)
-        if not self.predictor and self.predictor_hidden != SimSiamConfig.predictor_hidden:
-            given = " ".join(map(str, self.predictor_hidden))
-            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
         check_share("--momentum", self.momentum, "the target network")
         if not self.momentum_encoder and self.momentum != SimSiamConfig.momentum:
             raise UserError(f"--momentum {self.momentum} needs a target network: give --momentum-encoder.")
         if self.momentum_encoder and not self.stop_gradient:
             raise UserError("--no-stop-gradient and --momentum-encoder: no gradient reaches a momentum copy's targets.")
         self.check_regularized()
+
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if not self.predictor and self.predictor_hidden != SimSiamConfig.predictor_hidden:
+            given = " ".join(map(str, self.predictor_hidden))
+            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""

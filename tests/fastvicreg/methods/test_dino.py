@@ -112,9 +112,9 @@ def test_the_teacher_s_temperature_goes_to_its_value_with_every_update() -> None
 def test_a_warm_up_of_the_temperature_that_outlasts_the_run_is_refused() -> None:
     # As main_dino.py, whose schedule then has a negative length.
     method = dino(teacher_temperature=0.07, teacher_temperature_start=0.04, teacher_warmup=6)
-    assert method.schedules(Horizon(6, 3, 8))["momentum"](0) == pytest.approx(0.9)
+    method.check_length(Horizon(6, 3, 8))
     with pytest.raises(UserError, match="--teacher-warmup 6 is longer than the run of 5 steps"):
-        method.schedules(Horizon(5, 5, 8))
+        method.check_length(Horizon(5, 5, 8))
 
 
 def test_prototypes_stay_until_they_thaw_and_the_target_follows() -> None:
@@ -174,7 +174,6 @@ def test_the_recipe_is_the_released_one() -> None:
         ({"momentum": -1.0}, "--momentum -1.0 is no share"),
         ({"prototypes": 1}, "--prototypes 1 leaves nothing"),
         ({"teacher_warmup": -1}, "--teacher-warmup -1 is too small"),
-        ({"teacher_warmup": 30}, "--teacher-warmup 30 has no way to go: give --teacher-temperature-start"),
         ({"temperature": 0.0}, "--temperature 0.0 cannot train"),
     ],
 )
