@@ -86,11 +86,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.settings.data.data is None:
         notes.insert(0, "no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
-        made = preset(options.preset)
-        told = made.told(options.settings)
-        if made.config.method.name != (name := options.settings.method.name):
-            told = [f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule"]
-        notes += [f"{options.preset}: {divergence}" for divergence in told]
+        told = told_of_preset(options.preset, options.settings)
+        notes += [f"{options.preset}: {line}" for line in told]
     try:
         with watching(options.settings.data.stall_timeout) as watch:
             watch("opening the data", factor=FIRST)
@@ -116,6 +113,19 @@ def main(arguments: Sequence[str]) -> int:
     evaluation = f"retrieval {out}" if options.settings.pair.pair else f"knn {out}{labelled}"
     display.note(f"next: fastvicreg eval {evaluation}   or: tensorboard --logdir {out}")
     return 0
+
+
+def told_of_preset(name: str, own: TrainConfig) -> list[str]:
+    """Where the preset departs from its source, and what of it another method or family of encoders leaves behind."""
+    made = preset(name)
+    told = made.told(own)
+    if made.config.method.name != own.method.name:
+        told = [
+            f"made for {made.config.method.name}; of it, --method {own.method.name} keeps data, encoder and schedule"
+        ]
+    if type(own.encoder) is not type(made.config.encoder):
+        told.append(f"made for {made.config.encoder.arch}; --arch {own.encoder.arch} has its family's own settings")
+    return told
 
 
 def options_of(arguments: list[str]) -> TrainOptions:
