@@ -23,4 +23,4 @@ def main(arguments: Sequence[str]) -> Tensor:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:] or sys.exit(__doc__))

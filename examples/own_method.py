@@ -1,6 +1,7 @@
 """A method of your own: alignment and uniformity (Wang and Isola 2020, arXiv 2005.10242), trained by fastvicreg.
 
-python examples/own_method.py FOLDER RUN
+python examples/own_method.py FOLDER RUN          trains on a folder of images
+python examples/own_method.py eval knn RUN        any of fastvicreg's commands, which here know the method
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvicreg import cli
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from fastvicreg.contracts import (
     BuildContext,
@@ -31,13 +33,14 @@ from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.methods import METHODS
 from fastvicreg.methods.embeddings import kept_sides
 from fastvicreg.methods.heads import expander
+from fastvicreg.methods.views import expect_two
 from fastvicreg.show.display import Display
 from fastvicreg.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Settings; on the command line they would be --width-of-head and --uniformity."""
+    """Settings; on the command line --width-of-head and --uniformity."""
 
     name: ClassVar[str] = "alignment"
     width_of_head: int = 64
@@ -70,6 +73,7 @@ class Alignment(nn.Module):
         return {}
 
     def embed(self, views: tuple[Tensor, ...]) -> list[Tensor]:
+        expect_two(views, "alignment")
         return [F.normalize(self.head(self.encoder(view)), dim=1) for view in views]
 
     def target(self, views: tuple[Tensor, ...]) -> None:
@@ -90,9 +94,11 @@ class Alignment(nn.Module):
         return [*self.encoder.param_groups(), *by_dimension(self.head)]
 
 
+METHODS["alignment"] = f"{__name__}:AlignmentConfig"  # so that a saved run finds it again, where this file was imported
+
+
 def main(arguments: Sequence[str]) -> Path:
-    """Train on a folder of images; returns the run's folder, which eval, export and --resume take."""
-    METHODS["alignment"] = f"{__name__}:AlignmentConfig"  # so that a saved run finds it again
+    """Train on a folder of images; returns the run's folder."""
     folder, run = map(Path, arguments)
     config = TrainConfig(
         data=DataConfig(data=str(folder), image_size=32, recipe="small"),
@@ -106,4 +112,6 @@ def main(arguments: Sequence[str]) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] in cli.COMMANDS:
+        sys.exit(cli.main(sys.argv[1:]) if len(sys.argv) > 1 else __doc__)
     main(sys.argv[1:])

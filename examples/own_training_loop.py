@@ -42,4 +42,4 @@ def main(arguments: Sequence[str]) -> list[float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:] or sys.exit(__doc__))

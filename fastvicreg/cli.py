@@ -23,7 +23,7 @@ COMMANDS = {
     "inspect": "what a run's features are like without labels: rank, spectrum, dead dimensions, neighbours; CKA of two",
     "export": "an encoder as a file that others load",
     "demo": "the whole story on embedded images, in minutes on two CPU cores, with a report",
-    "study": "many runs that answer one question: table4, the variance and covariance terms in other methods",
+    "study": "many runs for one question: table4 (VICReg's terms in other methods), cifar10 (methods at equal cost)",
     "bench": "measure plan, convert, loader, loss, lars, augment, knn, step and more; swap tells what holds a run back",
     "profile": "a trace of a run, or of one of its parts alone, where TensorBoard finds it",
     "trace": "what a profiler trace says held a run back, and what changed between two",

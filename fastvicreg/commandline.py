@@ -166,7 +166,7 @@ def _one_line(boxed: str, kind: type[Any], arguments: Sequence[str], command: st
         if any(argument == flag or argument.startswith(flag + "=") for argument in arguments):
             return f"{flag} is no option: the {name} is given by its place, {usage}. See fastvicreg {command} --help."
     text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    text = " ".join(re.sub(r"[╭╮╰╯│─]+", "\n", text).split())
+    text = " ".join(re.sub(r"[╭╮╰╯│─]+|-{4,}", "\n", text).split())  # dashes where the terminal has ASCII alone
     see = f"See fastvicreg {command} --help."
     if unknown := re.search(r"Unrecognized options: (\S+?),?(?: |$)", text):
         given = unknown.group(1)
@@ -177,6 +177,8 @@ def _one_line(boxed: str, kind: type[Any], arguments: Sequence[str], command: st
         return f"unknown option {given}{f'; did you mean {matches[0]}?' if matches else '.'} {see}"
     if missing := re.search(r"Missing value for argument '(--[^']+)'", text):
         return f"{missing.group(1)} needs a value. {see}"
+    if optional := re.search(r"(--\S+): no type matching \{None\}\|(?:FLOAT|INT) .*? from \['(.*?)'\]", text):
+        return f"{optional.group(1)} cannot be {optional.group(2)!r}: give a number, or None. {see}"
     if places and "Missing " in text:
         return f"give {usage} [OPTIONS]. {see}"
     # Only the first of the box's paragraphs says what is wrong; the rest repeats the help.

@@ -170,7 +170,7 @@ class OptimConfig:
                 raise UserError(f"--{name.replace('_', '-')} {value} cannot train: give a finite value.")
         if self.clip_by != "total" and not self.clip:
             raise UserError(
-                f"--clip-by {self.clip_by} has nothing to clip: give --clip a norm above 0, or leave it out."
+                f"--clip-by {self.clip_by} has nothing to clip: give --clip a norm above 0, or --clip-by total."
             )
         if self.weight_decay_end is not None:
             given = f"--weight-decay-end {self.weight_decay_end}"
@@ -181,9 +181,9 @@ class OptimConfig:
         if not 0 <= self.sgd_momentum < 1:
             raise UserError(f"--sgd-momentum {self.sgd_momentum} is no share: give 0 or more, below 1.")
         if self.lars_form != "official" and self.optimizer != "lars":
-            raise UserError(f"--lars-form {self.lars_form} needs --optimizer lars, not {self.optimizer}.")
+            raise UserError(f"--lars-form {self.lars_form} is not {self.optimizer}'s: give --lars-form official.")
         if self.decay_1d and self.optimizer == "lars":
-            raise UserError("--decay-1d is not lars's: --lars-form larc decays and adapts biases and norms too.")
+            raise UserError("--decay-1d is not lars's: give --no-decay-1d (--lars-form larc decays such parameters).")
         for flag, value in (("--base-lr", self.base_lr), ("--eta", self.eta)):
             if not 0 < value < math.inf:
                 raise UserError(f"{flag} {value} cannot train: give a finite value above 0.")

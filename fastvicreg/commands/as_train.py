@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fastvicreg.commandline import parse_known
 from fastvicreg.commands.train import TrainOptions, options_of
 from fastvicreg.errors import UserError
+from fastvicreg.unmeant import refuse_unmeant
 
 Options = TypeVar("Options")
 
@@ -31,6 +32,7 @@ def parse_as_train(kind: type[Options], arguments: Sequence[str], command: str) 
         if given:
             raise UserError(f"{flag} belongs to fastvicreg train: fastvicreg {command} starts from fresh weights.")
     train.settings.check()
+    refuse_unmeant(train.settings)
     return options, train
 
 

@@ -18,9 +18,13 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.presets import PRESETS, preset
 from fastvicreg.train import steps
+from fastvicreg.unmeant import refuse_unmeant
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """Endings of files that hold weights."""
+
+TAKERS = {"--eta": ("lars",), "--sgd-momentum": ("lars", "sgd"), "--kernel lars": ("lars",)}
+"""Options that some optimizers alone take."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     """Parse, show or train; returns the exit code."""
     options = options_of(list(arguments))
     options.settings.check()
+    if not options.resume:
+        refuse_unmeant(options.settings)
     if options.print_config:
         print(config_file.to_json(options.settings))
         return 0
@@ -80,11 +86,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.settings.data.data is None:
         notes.insert(0, "no --data given: training on the embedded images; --data FOLDER takes your own.")
     if options.preset in PRESETS and not options.config:
-        made = preset(options.preset)
-        told = made.told(options.settings)
-        if made.config.method.name != (name := options.settings.method.name):
-            told = [f"made for {made.config.method.name}; of it, --method {name} keeps data, encoder and schedule"]
-        notes += [f"{options.preset}: {divergence}" for divergence in told]
+        told = told_of_preset(options.preset, options.settings)
+        notes += [f"{options.preset}: {line}" for line in told]
     try:
         with watching(options.settings.data.stall_timeout) as watch:
             watch("opening the data", factor=FIRST)
@@ -112,6 +115,19 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def told_of_preset(name: str, own: TrainConfig) -> list[str]:
+    """Where the preset departs from its source, and what of it another method or family of encoders leaves behind."""
+    made = preset(name)
+    told = made.told(own)
+    if made.config.method.name != own.method.name:
+        told = [
+            f"made for {made.config.method.name}; of it, --method {own.method.name} keeps data, encoder and schedule"
+        ]
+    if type(own.encoder) is not type(made.config.encoder):
+        told.append(f"made for {made.config.encoder.arch}; --arch {own.encoder.arch} has its family's own settings")
+    return told
+
+
 def options_of(arguments: list[str]) -> TrainOptions:
     """Fill the defaults from preset or saved config, then parse."""
     for flag in ("--log", "--kernel"):
@@ -134,6 +150,7 @@ def options_of(arguments: list[str]) -> TrainOptions:
     settings = _with_other_lengths(_with_parts(settings, arguments), arguments)
     options = _parsed(arguments, name, settings)
     _require_paths(options)
+    _require_takers(options.settings, arguments)
     from fastvicreg.pipelines.fetch import is_remote  # only here: help, which ends above, needs none of it
 
     data = options.settings.data
@@ -191,6 +208,19 @@ def _require_paths(options: TrainOptions) -> None:
     ):
         if path is not None and not path.strip():
             raise UserError(f"{flag} is empty: give a path, or leave it out.")
+
+
+def _require_takers(settings: TrainConfig, arguments: list[str]) -> None:
+    """``UserError`` for an option of another optimizer, which would be passed over; a preset may hold such a value."""
+    given = {flag: flag_value(arguments, flag) for flag in ("--eta", "--sgd-momentum")}
+    words = settings.run.kernel if flag_value(arguments, "--kernel") else ()
+    given["--kernel lars"] = next((word[5:] for word in words if word.startswith("lars=")), None)
+    for flag, value in given.items():
+        if value in (None, "auto") or settings.optim.optimizer in TAKERS[flag]:
+            continue
+        joined = f"{flag}{'=' if ' ' in flag else ' '}{value}"
+        takers = " and ".join(TAKERS[flag])
+        raise UserError(f"{joined} is of --optimizer {takers}, not of {settings.optim.optimizer}: leave it out.")
 
 
 def _parsed(arguments: list[str], name: str, settings: TrainConfig) -> TrainOptions:

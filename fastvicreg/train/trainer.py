@@ -94,6 +94,8 @@ class Trainer:
         self._schedules, shortened = schedules_of(self._run.method, config.optim, horizon)
         if shortened:
             self._display.note(shortened)
+        if not resume and (check := getattr(self._run.method, "check_length", None)):
+            check(horizon)
         self._probe_scale = config.run.probe_lr / config.optim.base_lr  # of the run's, which follows its schedule
         if self._run.probe:
             self._run.probe.listen(self._run.encoder)

@@ -66,6 +66,22 @@ class PairConfig:
         if self.pair:
             self.parsed()
 
+    def check_unused(self) -> None:
+        """``UserError`` for a setting of a modality that the pair lacks, which would change nothing."""
+        modalities = {side.modality for side in self.parsed()} if self.pair else set()
+        given = f"--pair {' '.join(self.pair)} has none" if self.pair else "there is no --pair"
+        sounds = ("waveform", "spectrogram")
+        for name, users in (
+            ("words", ("text",)),
+            ("sample_rate", sounds),
+            ("clip_seconds", sounds),
+            ("mels", ("spectrogram",)),
+            ("unpaired", NAMES),
+        ):
+            if (value := getattr(self, name)) != getattr(PairConfig, name) and not modalities & set(users):
+                of = "pairs" if users is NAMES else "sounds" if users is sounds else f"a {users[0]}"
+                raise UserError(f"--{name.replace('_', '-')} {value} is of {of}, and {given}: leave it out.")
+
     def parsed(self) -> tuple[Side, Side]:
         """Both sides; ``UserError`` for what is no pair."""
         given = f"--pair {' '.join(self.pair)}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,24 +11,15 @@ from torch import Tensor
 from fastvicreg.contracts import ReadAhead, Source
 from fastvicreg.errors import UserError
 from fastvicreg.pipelines.ahead import reading_in_order
-from fastvicreg.pipelines.decode import DecodeError, image_size
+from fastvicreg.pipelines.decode import DecodeError
 from fastvicreg.pipelines.fetch.mirror import attach
 from fastvicreg.pipelines.formats.absent import require_folder
-from fastvicreg.pipelines.formats.folder.source import read_file
 from fastvicreg.pipelines.formats.keys import Keys
-from fastvicreg.pipelines.formats.listing import (
-    identity,
-    image_extensions,
-    is_file,
-    is_folder,
-    is_shown,
-    list_folder,
-    path_exists,
-    scan,
-)
+from fastvicreg.pipelines.formats.listing import image_extensions, list_folder, path_exists
 from fastvicreg.pipelines.formats.shards.source import ShardSource
 from fastvicreg.pipelines.formats.shards.tarfiles import key_of
 from fastvicreg.pipelines.pairs.config import PairConfig, Side
+from fastvicreg.pipelines.pairs.files import Files, sample_key
 from fastvicreg.pipelines.pairs.modalities import Modality, build
 from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.pipelines.passed import Passed, notes_of
@@ -106,6 +94,11 @@ class _Found(NamedTuple):
     source: Source
     keys: list[str]
 
+    @property
+    def lies_at(self) -> tuple[object, str]:
+        """Where the first of them is."""
+        return getattr(self.source, "root", None), self.source.name(0)
+
 
 def open_pairs(
     path: str | Path,
@@ -177,7 +170,7 @@ def _members(path: Path, side: Side, modality: Modality | None, to_rgb: str, lab
         wanted = endings or (() if modality is None else modality.endings)
         shards = ShardSource(path, parse_rule(to_rgb), Keys(",".join(wanted), label))
         attach(shards)
-        return _Found(shards, [_key(key_of(shards.name(index))) for index in range(len(shards))])
+        return _Found(shards, [sample_key(key_of(shards.name(index))) for index in range(len(shards))])
     require_folder(path, "a folder of pairs, or tar shards of them")
     if label:
         raise UserError(f"--label {label} names a member of tar shards, and {path} is a folder: leave it out.")
@@ -185,7 +178,7 @@ def _members(path: Path, side: Side, modality: Modality | None, to_rgb: str, lab
     by_folder = root != path
     own = modality.endings if modality is not None else tuple(one.lstrip(".") for one in image_extensions())
     wanted = own if by_folder or not endings else endings
-    source = _Files(root, wanted, to_rgb)
+    source = Files(root, wanted, to_rgb)
     if not len(source):
         names = ", ".join(f".{one}" for one in wanted[:SHOWN]) + (" ..." if len(wanted) > SHOWN else "")
         there = f"; it holds {', '.join(source.endings[:SHOWN])}" if source.endings else ""
@@ -201,17 +194,17 @@ def _is_shards(path: Path) -> bool:
     return bool(list_folder(path).tars) if path.is_dir() else path.suffix == ".tar"
 
 
-def _key(name: str) -> str:
-    """A sample's key, whichever way its accents are written: macOS parts them from their letters."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _matched(
     path: Path, sides: tuple[Side, Side], found: Sequence[_Found], *, skip: bool
 ) -> tuple[list[list[int] | None], Passed]:
     """For each side which of its members make the pairs, in the first side's order; None: all as they are."""
     passed = Passed()
     first, second = found
+    if sides[0].modality == sides[1].modality and first.lies_at == second.lies_at:
+        raise UserError(
+            f"--pair: both {sides[0].modality} views are {first.lies_at[1]} in {path}: name what holds each, such as "
+            "text=en text=de."
+        )
     if first.keys == second.keys:
         return [None, None], passed
     place = {key: at for at, key in enumerate(second.keys)}
@@ -233,67 +226,3 @@ def _matched(
     for side, key in lone:
         passed.add(f"sample without {side.modality}", key)
     return [[at for at, _ in both], [at for _, at in both]], passed
-
-
-class _Files:
-    """Files below ``root`` with one of ``endings``, sorted; the folders that they lie in are their classes."""
-
-    kind = "a folder of files"
-
-    def __init__(self, root: Path, endings: tuple[str, ...], to_rgb: str) -> None:
-        self._root = root
-        self.to_rgb = parse_rule(to_rgb)
-        self.endings: list[str] = []
-        """Of the files that were not taken."""
-        names = sorted(_walk(root))
-        self._names: list[str] = []
-        self.keys: list[str] = []
-        others: dict[str, None] = {}
-        for name in names:
-            ending = next((one for one in endings if name.lower().endswith(f".{one}")), None)
-            if ending is None:
-                others[os.path.splitext(name)[1].lower()] = None
-                continue
-            self._names.append(name)
-            self.keys.append(_key(name[: -len(ending) - 1]))
-        self.endings = [one for one in others if one]
-        if len(set(self.keys)) < len(self.keys):
-            twice = next(one for one, next_one in itertools.pairwise(sorted(self.keys)) if one == next_one)
-            raise UserError(f"{root} holds {twice} with several of the endings {', '.join(endings)}: name one of them.")
-        folders = [key.partition("/")[0] for key in self.keys if "/" in key]
-        nested = len(folders) == len(self.keys)
-        self.classes: tuple[str, ...] = tuple(sorted(set(folders))) if nested else ()
-        number = {name: at for at, name in enumerate(self.classes)}
-        self._label = [number.get(key.partition("/")[0], -1) for key in self.keys]
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def encoded(self, index: int) -> bytes:
-        return read_file(f"{self._root}/{self._names[index]}")
-
-    def label(self, index: int) -> int:
-        return self._label[index]
-
-    def size(self, index: int) -> tuple[int, int]:
-        return image_size(self.encoded(index))
-
-    def name(self, index: int) -> str:
-        return self._names[index]
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Paths of all files below ``root``, relative to it."""
-    pending, seen = [""], set()
-    while pending:
-        folder = pending.pop()
-        if (place := identity(root / folder)) in seen:  # a link that leads back
-            continue
-        seen.add(place)
-        for entry in scan(root / folder):
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if is_folder(entry):
-                if is_shown(entry.name):
-                    pending.append(path)
-            elif is_file(entry) and not entry.name.startswith("."):
-                yield path

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from runs import log
 from fastvicreg import load_encoder
 from fastvicreg.cli import main
 from fastvicreg.config_file import to_json
+from fastvicreg.contracts import BuildContext
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError
 from fastvicreg.export.detectron2 import settings_of
@@ -119,7 +122,9 @@ def test_features_from_a_run(uninterrupted: tuple[Path, Path], monkeypatch: pyte
     assert features_NF.isfinite().all()
 
 
-def test_own_method(make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_method(
+    make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(METHODS, "alignment", "")  # taken back after the test
     module = example("own_method", monkeypatch)
     run = module.main([str(make_folder()), str(tmp_path / "run")])
@@ -128,6 +133,25 @@ def test_own_method(make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(math.isfinite(row["alignment"]) and row["embedding_std"] > 0 for row in rows)
     trained = load_trained(run)
     assert '"name": "alignment"' in to_json(trained.config)
+    encoder: Any = trained.encoder
+    method = trained.config.method.build(BuildContext(lambda: encoder))
+    with pytest.raises(UserError, match="takes 2 views, not 3"):
+        method.embed((torch.zeros(2, 3, 32, 32),) * 3)
+    METHODS["alignment"] = ""  # the file has to say again where the method is, as in a process of its own
+    monkeypatch.setattr(sys, "argv", [str(module.__file__), "train", "--config", str(run), "--print-config"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(module.__file__), run_name="__main__")
+    assert ended.value.code == 0
+    assert '"width_of_head": 64' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["own_method", "own_training_loop", "features_from_a_run"])
+def test_an_example_without_arguments_says_how_it_is_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "alignment", "")
+    file = str(FOLDER / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [file])
+    with pytest.raises(SystemExit, match=f"python examples/{name}.py [A-Z]+"):
+        runpy.run_path(file, run_name="__main__")
 
 
 @pytest.mark.peers

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """By how many of the nearest training images are of the query's class: recall at 1, 5, 10 and mean precision. Of a
-    run of pairs: how often a validation sample's own caption, or sound, is among the nearest, and the other way round.
+    """By how many of the nearest training images are of the query's class: recall at 1, 5, 10, mean average
+    precision. Of a run of pairs: how often a validation sample's own caption, or sound, is among the nearest, and the
+    other way round.
     """
 
     recall: tuple[int, ...] = (1, 5, 10)

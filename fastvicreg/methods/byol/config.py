@@ -48,6 +48,12 @@ class BYOLConfig(Regularized):
             )
         self.check_regularized()
 
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if not self.predictor and self.predictor_hidden != BYOLConfig.predictor_hidden:
+            given = " ".join(map(str, self.predictor_hidden))
+            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
+
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""
         return self.regularized_notes()

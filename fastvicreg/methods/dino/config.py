@@ -71,6 +71,14 @@ class DINOConfig(Regularized):
                 raise UserError(f"{flag} {value} is too small: give 0 or more.")
         self.check_regularized()
 
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if self.teacher_warmup > 0 and self.teacher_temperature_start == self.teacher_temperature:
+            raise UserError(
+                f"--teacher-warmup {self.teacher_warmup} has no way to go: give --teacher-temperature-start another "
+                f"value than --teacher-temperature {self.teacher_temperature}, or leave it out."
+            )
+
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""
         return self.regularized_notes()

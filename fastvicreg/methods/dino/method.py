@@ -69,6 +69,14 @@ class DINO(Followed):
         check_frozen(self.config.freeze_prototypes, horizon.steps)
         return super().schedules(horizon)
 
+    def check_length(self, horizon: Horizon) -> None:
+        """``UserError`` for a temperature that never gets to its value."""
+        if (warmup := self.config.teacher_warmup) > horizon.steps:
+            raise UserError(
+                f"--teacher-warmup {warmup} is longer than the run of {horizon.steps} steps, which never gets to "
+                f"--teacher-temperature {self.config.teacher_temperature}: give fewer updates, or train for longer."
+            )
+
     def embed(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Two views or more, each (B, C, H, W) of any size, to projections (B, D). ``UserError`` for fewer."""
         if len(views) < TEACHING:

@@ -48,6 +48,12 @@ class SimSiamConfig(Regularized):
             raise UserError("--no-stop-gradient and --momentum-encoder: no gradient reaches a momentum copy's targets.")
         self.check_regularized()
 
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if not self.predictor and self.predictor_hidden != SimSiamConfig.predictor_hidden:
+            given = " ".join(map(str, self.predictor_hidden))
+            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
+
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""
         if self.regularize == "raw" and self.variance and self.batch_norm:

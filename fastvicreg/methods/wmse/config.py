@@ -23,7 +23,8 @@ class WMSEConfig(Regularized, Branched):
     projector: tuple[int, ...] = (1024, 64)
     """Widths of the projector's layers; the last is the projection's."""
     w_size: int = 128
-    """Rows of a slice that is whitened by itself: at least twice the projection's width, at most the batch."""
+    """Rows of a slice that is whitened by itself: at least twice the projection's width, at most the batch. Rows of a
+    process's batch that fill no slice have no part in the loss: give a divisor of it."""
     w_iter: int = 1
     """Times that the batch is cut anew; the loss is the mean."""
     w_eps: float = 0.0

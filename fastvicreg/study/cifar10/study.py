@@ -124,7 +124,7 @@ class Cifar10:
             images, batch_size = len(session.data.train), max(self.config(row).run.batch_size for row in self.rows())
             if images < batch_size:
                 raise UserError(
-                    f"--data {self.data} has {images} images to train on: give a batch of {batch_size} or more."
+                    f"--data {self.data} has {images} images to train on, less than a batch of {batch_size}: give more."
                 )
             jobs = self._jobs(session)
             session.display.note(f"{len(jobs)} runs; {self.out}/ROW-seedN/display.txt shows one")
@@ -198,6 +198,8 @@ class Cifar10:
         seeds = max(map(len, found.values()))
         rows = results.summary(found)
         content = document("study cifar10", rows, seeds) | {"settings": session.settings}
+        if timed := session.folder.kept.get("step_cpu_seconds"):
+            content["step_cpu_seconds"] = timed
         session.publish("cifar10", content, self.json, results.table(rows, seeds))
         picture.draw(folder / "cifar10.png", rows)
         display.note(f"figures: {folder}/cifar10.json   picture: {folder}/cifar10.png")

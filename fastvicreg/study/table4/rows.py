@@ -37,7 +37,8 @@ class Row:
     changed: Mapping[str, Any] = field(default_factory=dict)
 
 
-NO_NORM, BARE = {"batch_norm": False}, {"batch_norm": False, "predictor": False}
+NO_NORM = {"batch_norm": False}
+BARE = {**NO_NORM, "predictor": False, "predictor_hidden": SimSiamConfig.predictor_hidden}
 ROWS = {
     "byol": Row("BYOL: ME SG PR BN", "byol", (69.3, 70.2, 69.5)),
     "simsiam": Row("SimSiam: SG PR BN", "simsiam", (67.9, 68.1, 67.6)),

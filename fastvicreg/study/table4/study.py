@@ -70,6 +70,8 @@ class Table4:
                 raise UserError(f"--budget {self.budget}: --scale paper trains 100 epochs a run; leave it out.")
             if self.data is None:
                 raise UserError("--scale paper needs --data: the embedded images are 32 px patches.")
+            if self.width != Table4.width:
+                raise UserError(f"--width {self.width} is of --scale cpu's network: --scale paper trains ResNet-50.")
         if self.batch_size < 0:
             raise UserError(f"--batch-size {self.batch_size}: give 0 for the scale's own, or more.")
         for cell in self.cells():

@@ -109,6 +109,14 @@ def test_the_teacher_s_temperature_goes_to_its_value_with_every_update() -> None
     assert seen == pytest.approx([0.04, 0.05, 0.06, 0.07, 0.07])
 
 
+def test_a_warm_up_of_the_temperature_that_outlasts_the_run_is_refused() -> None:
+    # As main_dino.py, whose schedule then has a negative length.
+    method = dino(teacher_temperature=0.07, teacher_temperature_start=0.04, teacher_warmup=6)
+    method.check_length(Horizon(6, 3, 8))
+    with pytest.raises(UserError, match="--teacher-warmup 6 is longer than the run of 5 steps"):
+        method.check_length(Horizon(5, 5, 8))
+
+
 def test_prototypes_stay_until_they_thaw_and_the_target_follows() -> None:
     method = dino(freeze_prototypes=2)
     start = method.prototypes.weight.detach().clone()

@@ -120,6 +120,7 @@ def test_a_study_by_cpu_time_writes_runs_figures_and_picture(images: Path, tmp_p
     assert content == json.loads((tmp_path / "copy.json").read_text())
     assert (content["command"], content["n"]) == ("study cifar10", 2)
     assert content["settings"]["cpu_seconds"] == SECONDS
+    assert content["step_cpu_seconds"] == {"vicreg": 10.0, "vicreg-no-variance": 10.0}
     found = rows_of(out)
     assert list(found) == ["raw pixels", "random network", "VICReg", "VICReg without variance"]
     for name in ("vicreg", "vicreg-no-variance"):
@@ -230,7 +231,8 @@ def test_data_of_less_than_a_batch_are_told_of(
 ) -> None:
     monkeypatch.setattr(study, "row_config", row_config)
     assert carried_out(images, tmp_path / "study") == 2
-    assert f"--data {images} has {TRAIN} images to train on: give a batch of 256 or more" in capsys.readouterr().err
+    said = f"--data {images} has {TRAIN} images to train on, less than a batch of 256: give more."
+    assert said in capsys.readouterr().err
 
 
 def test_a_row_whose_runs_diverged_is_shown_as_such(tmp_path: Path) -> None:

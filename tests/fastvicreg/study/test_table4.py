@@ -234,6 +234,10 @@ def made(tmp_path: Path, kind: str) -> Path:
         (["table4", "--width", "8"], "--width 8 is below 16"),
         (["table4", "--scale", "paper"], "--scale paper needs --data"),
         (["table4", "--scale", "paper", "--budget", "2h"], "--budget 2h: --scale paper trains 100 epochs"),
+        (
+            ["table4", "--scale", "paper", "--data", "D", "--width", "32"],
+            "--width 32 is of --scale cpu's network: --scale paper trains ResNet-50",
+        ),
         (["table4", "--data", "{flat}"], "have no label"),
         (["table4", "--data", "{images}", "--out", "{occupied}"], "holds something else than a study"),
         (["table4", "--data", "{images}", "--out", "{whole}"], "was started with --budget 1h, not 20m"),

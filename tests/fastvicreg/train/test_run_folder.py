@@ -54,7 +54,7 @@ def test_a_refusal_lets_go_of_the_folder(tmp_path: Path) -> None:
 def test_a_run_that_a_mistake_ended_before_its_first_step_leaves_the_folder_free(tmp_path: Path) -> None:
     arguments = ["train", "--preset", "demo", "--epochs", "1", "--steps", "1", "--batch-size", "8", "--eval-every", "0"]
     arguments += ["--out", str(tmp_path / "run")]
-    refused = ["--method", "simclr", "--recipe", "multicrop"]  # which its first batch tells
+    refused = ["--method", "simclr", "--recipe", "multicrop", "--small-size", "16"]  # which its first batch tells
     assert main([*arguments, *refused]) == 2
     assert main([*arguments, "--recipe", "small"]) == 0
     assert main([*arguments, "--recipe", "small"]) == 2

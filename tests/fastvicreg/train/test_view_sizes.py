@@ -55,11 +55,28 @@ def test_a_method_of_two_views_refuses_eight_in_one_line(
     make_folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--data", str(make_folder(train=20, val=0)), "--out", str(tmp_path / "run"), *SMALL]
-    assert main([*arguments, "--recipe", "multicrop", "--method", "byol"]) == 2
+    assert main([*arguments, "--recipe", "multicrop", "--small-size", "16", "--method", "byol"]) == 2
     assert (
         "BYOL takes 2 views, not 8: choose a --recipe of two, without --num-views."
         in capsys.readouterr().err.splitlines()[-1]
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        (("--image-size", "32"), "--recipe multicrop cuts small views of 96 px, above the 32 px of its large ones"),
+        (("--image-size", "224", "--resolution", "64:224"), "above the 64 px of its large ones: give --small-size 24."),
+        (("--image-size", "64", "--small-size", "65"), "small views of 65 px, above the 64 px"),
+    ],
+)
+def test_small_views_are_no_larger_than_the_large_ones(
+    sizes: tuple[str, ...], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As --recipe multicrop beside a preset of 32 px images gives them.
+    arguments = ["--preset", "demo", "--method", "swav", "--recipe", "multicrop", *sizes]
+    assert main(["train", *arguments, "--freeze-prototypes", "0", "--out", str(tmp_path / "run")]) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_views_that_grow_by_epoch_train_and_resume_bit_for_bit(make_folder, tmp_path: Path) -> None:

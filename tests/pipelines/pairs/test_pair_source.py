@@ -101,6 +101,28 @@ def test_nothing_of_the_kind(tmp_path: Path, pair: tuple[str, ...], told: str) -
         open_pairs(captions(tmp_path) / "train", PairConfig(pair=pair))
 
 
+@pytest.mark.parametrize("pair", [("text", "text=txt"), ("text=.txt", "text=txt"), ("text=txt", "text=txt,caption")])
+def test_one_member_named_in_two_ways_is_no_pair(tmp_path: Path, pair: tuple[str, ...]) -> None:
+    # Both views would be the same, and every invariance 0.
+    with pytest.raises(UserError, match=r"both text views are .*\.txt in .*: name what holds each"):
+        open_pairs(captions(tmp_path) / "train", PairConfig(pair=pair))
+
+
+def test_one_member_of_shards_named_in_two_ways_is_no_pair(tmp_path: Path) -> None:
+    members = {"0.txt": b"a", "0.en.txt": b"b"}
+    with pytest.raises(UserError, match="both text views are"):
+        open_pairs(shards(tmp_path / "s", members), PairConfig(pair=("text", "text=txt")))
+    assert len(open_pairs(shards(tmp_path / "t", members), PairConfig(pair=("text", "text=en.txt")))) == 1
+
+
+def test_two_folders_of_one_modality_are_a_pair(tmp_path: Path) -> None:
+    for folder in ("en", "de"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(folder)
+    found = open_pairs(tmp_path, PairConfig(pair=("text=en", "text=de")))
+    assert [bytes(member.encoded(0)) for member in found.members] == [b"en", b"de"]
+
+
 def test_names_that_do_not_agree(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(JPEG)
     (tmp_path / "b.txt").write_text("b")

@@ -1,0 +1,29 @@
+"""Settings that a new run is refused and a saved one goes on with: they change nothing, or nobody means them."""
+
+from __future__ import annotations
+
+from fastvicreg.config import DataConfig, TrainConfig
+from fastvicreg.errors import UserError
+
+
+def refuse_unmeant(config: TrainConfig) -> None:
+    """``UserError`` for the first of them, of a config that has passed its ``check``.
+
+    A method's config may have a ``check_unused`` of its own.
+    """
+    _check_small_views(config.data)
+    config.pair.check_unused()
+    if check := getattr(config.method, "check_unused", None):
+        check()
+
+
+def _check_small_views(data: DataConfig) -> None:
+    from fastvicreg.pipelines.recipes import named_recipe  # only here: help needs no numpy
+
+    recipe = named_recipe(data.recipe, small_size=data.small_size, num_views=data.num_views)
+    small, large = max(view.size or 0 for view in recipe.views), min(data.training_sizes())
+    if small > large:
+        raise UserError(
+            f"--recipe {data.recipe} cuts small views of {small} px, above the {large} px of its large ones: give "
+            f"--small-size {max(8, round(large * 3 / 7 / 8) * 8)}."
+        )
