@@ -77,6 +77,7 @@ class ViewLoader:
         Raises:
             UserError: there is nothing to read, it is being added to, or an argument outside its range.
         """
+        self._device = device
         self._reading = Reading(*([data] if isinstance(data, str | Path) else []))
         try:
             source = open_source(data) if isinstance(data, str | Path) else data
@@ -152,7 +153,8 @@ class ViewLoader:
     def _batches(self, start: Cursor) -> Generator[tuple[ViewBatch, Cursor], None, None]:
         if self._feed is None:
             for crops in self._engine.batches(start):
-                yield ViewBatch(crops.views, crops.label_B, crops.index_B), crops.cursor
+                views = tuple(view.to(self._device, non_blocking=True) for view in crops.views)
+                yield ViewBatch(views, crops.label_B, crops.index_B), crops.cursor
             return
         for fed in self._feed.epoch(start):
             batch = fed.batch

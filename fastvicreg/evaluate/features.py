@@ -23,6 +23,10 @@ EvaluationViews = Generator[tuple[Tensor, Tensor, int]]
 """Batches of a fixed view on the device, their labels, and how many samples a neighbour has stood for so far."""
 
 
+CHECKED = 1 << 14
+"""Features whose values are looked at together: to look takes as much memory as they do."""
+
+
 class Features(NamedTuple):
     """float32 features and labels (-1: none), on the encoder's device, in the source's order."""
 
@@ -68,15 +72,20 @@ def extract(
         views = member_views(source, modality, **reading)
     was_training = encoder.training
     encoder.eval()
-    features, labels, faults = [], [], 0
+    # Of ImageNet 10 GB: written where they stay, as parts that are joined at the end would take twice that.
+    features_NF, labels, faults, done = torch.empty(0), [], 0, 0
     try:
         for view, label_B, faults in views:  # noqa: B007  # the last one's count is the whole
-            features.append(encoder(view).float())
+            features_BF = encoder(view).float()
+            if not done:
+                features_NF = features_BF.new_empty(len(source), *features_BF.shape[1:])
+            features_NF[done : done + len(features_BF)] = features_BF
             labels.append(label_B)
+            done += len(features_BF)
     finally:
         encoder.train(was_training)
         views.close()
-    features_NF = torch.cat(features)
+    assert done == len(source), (done, len(source))
     _require_finite(features_NF, encoder, source)
     return Features(features_NF, torch.cat(labels).to(features_NF.device), faults)
 
@@ -103,7 +112,7 @@ def _images(
 
 
 def _require_finite(features_NF: Tensor, encoder: nn.Module, source: Source) -> None:
-    finite_N = features_NF.isfinite().all(1)
+    finite_N = torch.cat([features_BF.isfinite().all(1) for features_BF in features_NF.split(CHECKED)])
     if finite_N.all():
         return
     count = f"the features of {int((~finite_N).sum()):,} of {len(finite_N):,} images are not finite"

@@ -100,6 +100,7 @@ class FeatureSubject:
     allowed_A: Tensor | None = None
     device: str = "cpu"
     seed: int = 0
+    _there: dict[int, Features] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,14 +111,17 @@ class FeatureSubject:
         return 0
 
     def features(self) -> tuple[Features, Features]:
-        one, two = (
-            Features(x.features.features_NF.to(self.device), x.features.labels_N.to(self.device))
-            for x in (self.bank, self.queries)
-        )
-        return one, two
+        return self._on_device(self.bank), self.query_features()
 
     def query_features(self) -> Features:
-        return self.features()[1]
+        return self._on_device(self.queries)
+
+    def _on_device(self, split: LabelledFeatures) -> Features:
+        """Copied once: ImageNet's are 10 GB, and several are asked for in one evaluation."""
+        if id(split) not in self._there:
+            held = split.features
+            self._there[id(split)] = Features(held.features_NF.to(self.device), held.labels_N.to(self.device))
+        return self._there[id(split)]
 
     def images(self, protocol: str) -> ImageSubject:
         ways = "give a run, or --frozen-features" if protocol == "linear" else "give a run in its place"

@@ -25,7 +25,7 @@ from fastvicreg.stalls import NEVER
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.clipping import COLUMN as CLIPPED
 from fastvicreg.train.clipping import clipping_of
-from fastvicreg.train.device import SLOW_FP16, exact_products, resolve_device, resolve_precision
+from fastvicreg.train.device import SLOW_FP16, exact_products, resolve_device, resolve_precision, search_convolutions
 from fastvicreg.train.distributed import Processes, device_of, join, launched, together
 from fastvicreg.train.drop_path import install
 from fastvicreg.train.memory import fitted, shortage
@@ -201,8 +201,7 @@ def assemble(config: TrainConfig) -> Run:
     device = device_of(processes, resolve_device(config.run.device))
     join(processes, device, patience=patience_of(config))
     precision = resolve_precision(config.run.precision, device)
-    if device.startswith("cuda"):
-        torch.backends.cudnn.benchmark = True  # as main_vicreg.py: shapes stay, a search for the best pays
+    search_convolutions(device)
     exact_products(precision)
     config.step.check_batch(config.run.batch_size, processes.world_size)
     data = together(lambda: open_data(config), processes)  # one that finds it being added to ends all

@@ -56,6 +56,15 @@ def exact_products(precision: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
+def search_convolutions(device: str) -> None:
+    """Let cuDNN try its kernels for each convolution at its first call, on a GPU: shapes stay, and it pays.
+
+    As main_vicreg.py has it. What is measured beside training must have it too, or is of other kernels.
+    """
+    if device.startswith("cuda"):
+        torch.backends.cudnn.benchmark = True
+
+
 def sent(host: Tensor, device: torch.device) -> Tensor:
     """``host`` on ``device``, for which a GPU's work under way is not waited for, as it is from pageable memory."""
     if device.type != "cuda" or host.is_cuda:

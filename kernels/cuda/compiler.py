@@ -120,14 +120,15 @@ def _toolchain() -> tuple[tuple[int, int], Path]:
     """NVRTC's version and the folder of CUDA's headers; ``UserError`` where a part is not installed."""
     try:
         pathfinder, nvrtc = import_module("cuda.pathfinder"), import_module("cuda.bindings.nvrtc")
+        header_directory = pathfinder.find_nvidia_header_directory
         cuda_core()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # the latter of packages older than what is asked for
         raise UserError(f"compiling CUDA kernels needs cuda-core and cuda-bindings ({error}): {INSTALL}") from error
     try:
         result, major, minor = nvrtc.nvrtcVersion()
     except Exception as error:  # the loader's own class differs between versions
         raise UserError(f"compiling CUDA kernels needs NVRTC ({type(error).__name__}): {INSTALL}") from error
-    folder = pathfinder.find_nvidia_header_directory("cudart")
+    folder = header_directory("cudart")
     if int(result) or folder is None:
         raise UserError(f"compiling CUDA kernels needs CUDA's headers (cuda_bf16.h): {INSTALL}")
     return (major, minor), Path(folder)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.cuda.compiler import cuda_core
+from fastvicreg.kernels.cuda.compiler import compile_cubin, cuda_core, missing_compiler
 from fastvicreg.kernels.cuda.cubin import OLDEST, Cubin, Usage
 from fastvicreg.kernels.cuda.prebuilt import machine_code, missing
 
@@ -186,17 +186,37 @@ def _load(source: str, name: str, defines: tuple[tuple[str, str | int], ...], in
     cubin = _compiled(source, defines, index)
     if name not in cubin.usage:
         raise ValueError(f"{source} has no kernel {name!r}: its kernels are {', '.join(cubin.usage)}")
-    core = cuda_core()
     with torch.cuda.device(index):
-        core.Device(index).set_current()
+        cuda_core().Device(index).set_current()
         try:
-            loaded = core.ObjectCode.from_cubin(cubin.code, name=source).get_kernel(name)
+            loaded = _entry(cubin, name)
         except Exception as error:
-            raise UserError(
-                f"the driver does not load {source} for {cubin.arch} ({error}): update the driver, or install the "
-                f"compiler of its own CUDA version, such as pip install 'cuda-core[cu12]'."
-            ) from error
+            cubin, loaded = _compiled_here(cubin, name, dict(defines), error)
         return Launcher(name, loaded, cubin.usage[name], index)
+
+
+def _entry(cubin: Cubin, name: str) -> Any:
+    """The kernel of that name, as the driver has loaded it."""
+    return cuda_core().ObjectCode.from_cubin(cubin.code, name=cubin.source).get_kernel(name)
+
+
+def _compiled_here(cubin: Cubin, name: str, defines: Mapping[str, str | int], error: Exception) -> tuple[Cubin, Any]:
+    """The machine's own compiler's code in place of the wheel's, which the driver refuses with ``error``.
+
+    Within a major version a driver takes the code of every compiler, so that this should not be asked for; where it is,
+    an older compiler beside an older driver serves all the same.
+    """
+    if cubin.origin == "prebuilt" and not missing_compiler():
+        log.warning("the driver does not load the prebuilt %s (%s): it is compiled here.", cubin.source, error)
+        cubin = compile_cubin(cubin.source, cubin.arch, defines=defines)
+        try:
+            return cubin, _entry(cubin, name)
+        except Exception as again:
+            error = again
+    raise UserError(
+        f"the driver does not load {cubin.source} for {cubin.arch} ({error}): update the driver, or install the "
+        f"compiler of its own CUDA version, such as pip install 'cuda-core[cu12]'."
+    ) from error
 
 
 @functools.cache

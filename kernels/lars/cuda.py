@@ -69,8 +69,8 @@ def update(
     for param, grad, buffer in zip(params, grads, momentum_buffers, strict=True):
         check(param, grad, buffer)
     check_scalars(lr, grad_scale, found_inf)
-    lr_value, lr_tensor = (0.0, lr) if isinstance(lr, Tensor) else (lr, None)
-    numbers = lr_value, lr_tensor, weight_decay, momentum, eta, grad_scale, found_inf
+    lr_value, lr_tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
+    numbers = lr_value, lr_tensor, float(weight_decay), float(momentum), float(eta), grad_scale, found_inf
     if torch.compiler.is_compiling():
         lars_step(params, grads, momentum_buffers, *numbers)
     else:  # an operator's dispatch over hundreds of tensors takes the host longer than the launches

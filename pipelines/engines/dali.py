@@ -80,10 +80,12 @@ class DALIBackend:
         )
         try:
             for delivery in running:
-                yield delivery
-                if self._stream is not None:
-                    # The batch is still held here: its memory serves another only once the consumer has read it.
-                    self._stream.wait_stream(torch.cuda.current_stream(self._device))
+                try:
+                    yield delivery
+                finally:  # of an epoch that is left early too: the next one's batches come into the same memory
+                    if self._stream is not None:
+                        # The batch is still held here: its memory serves another only once the consumer has read it.
+                        self._stream.wait_stream(torch.cuda.current_stream(self._device))
         finally:
             if not running.close():
                 self._graph = None  # it hangs: its thread is left to itself

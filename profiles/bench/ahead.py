@@ -27,6 +27,8 @@ PLACE = "@FOLDER@"
 """Stands for the cache's folder in its files, which name each other by whole paths."""
 KEPT = (".cubin", ".json")
 HALF = (torch.bfloat16, torch.float16)
+TESTED = ((5, 5), (64, 512), (128, 64), (257, 1000))
+"""Sizes of the loss in the tests that wait for a GPU (tests/kernels/test_loss.py)."""
 
 
 class Named:
@@ -114,7 +116,7 @@ def key_of_wheel(wheel: Path, version: str) -> str:
 
 
 def calls() -> Iterator[Callable[[], None]]:
-    """A forward and backward pass for everything that ``bench all`` and training launch on a GPU by Triton."""
+    """A forward and backward pass for all that ``bench all``, training and the GPU tests launch on a GPU by Triton."""
     from fastvicreg.profiles.bench import correctness, loss, train
     from fastvicreg.profiles.bench.norm import default_shapes
 
@@ -126,7 +128,11 @@ def calls() -> Iterator[Callable[[], None]]:
     for shape, dtype, views, added in itertools.product(dict.fromkeys(shapes), dtypes, (2, 1), (True, False)):
         if added <= (len(shape) == 4):
             yield lambda shape=shape, dtype=dtype, views=views, added=added: norm(shape, dtype, views, added=added)
-    sizes = dict.fromkeys((*loss.DEFAULT_SIZES["cuda"], *correctness.SIZES["cuda"], *correctness.SIZES["small"]))
+        if not added:  # as on a ResNet's shortcut
+            yield lambda shape=shape, dtype=dtype, views=views: norm(shape, dtype, views, added=False, relu=False)
+    sizes = dict.fromkeys(
+        (*loss.DEFAULT_SIZES["cuda"], *correctness.SIZES["cuda"], *correctness.SIZES["small"], *TESTED)
+    )
     for (n, d), dtype in itertools.product(sizes, dtypes):
         yield lambda n=n, d=d, dtype=dtype: _loss(n, d, dtype)
 
@@ -141,7 +147,7 @@ def obstacles_away() -> None:
         KERNELS[name].choose.cache_clear()
 
 
-def norm(shape: tuple[int, ...], dtype: torch.dtype, views: int, *, added: bool) -> None:
+def norm(shape: tuple[int, ...], dtype: torch.dtype, views: int, *, added: bool, relu: bool = True) -> None:
     """A pass through that layer, and back."""
     from fastvicreg.kernels.norm import Options, batch_norm_act
 
@@ -158,7 +164,7 @@ def norm(shape: tuple[int, ...], dtype: torch.dtype, views: int, *, added: bool)
             *(x, weight_C, bias_C),
             residual=residual,
             running=state,
-            options=Options(views=views),
+            options=Options(relu=relu, views=views),
             impl="triton",
         )
     wanted = [each for each in (x, weight_C, bias_C, residual) if each is not None]

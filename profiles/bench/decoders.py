@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,11 @@ COLUMNS = ("decoder", "hw_decoder_load", "threads", "images_per_s", "spread", "n
 LOADS = (0.0, 0.3, 0.5, 0.65, 0.8, 1.0)
 
 
-def run(data: str | Path | None = None, *, size: int = 224, batch: int = 256, repeats: int = 5) -> list[dict[str, Any]]:
-    """Our engine with each decoder over ``data``, and the peer on the GPU; an image gives two views.
+def run(
+    data: str | Path | None = None, *, size: int = 224, batch: int = 256, repeats: int = 5
+) -> Iterator[dict[str, Any]]:
+    """Our engine with each decoder over ``data``, and the peer on the GPU; an image gives two views; each row as it is
+    known.
 
     Rows: ``decoder``, ``hw_decoder_load`` (None on the CPU), ``threads`` (a quarter, half and all of the cores),
     ``images_per_s``, ``spread``, ``n``, and ``gpu_bytes``, what all the process's work holds of the GPU's memory beyond
@@ -45,16 +48,14 @@ def run(data: str | Path | None = None, *, size: int = 224, batch: int = 256, re
         if isinstance(source, FolderSource):
             source = open_source(convert_dataset(data, Path(folder) / "shards", Settings(format="dali")).path)
         cores = len(os.sched_getaffinity(0))
-        return _rows(
-            source, size, min(batch, len(source)), sorted({max(1, cores // 4), max(1, cores // 2), cores}), repeats
-        )
+        threads = sorted({max(1, cores // 4), max(1, cores // 2), cores})
+        yield from _rows(source, size, min(batch, len(source)), threads, repeats)
 
 
-def _rows(source: Source, size: int, batch: int, threads: list[int], repeats: int) -> list[dict[str, Any]]:
+def _rows(source: Source, size: int, batch: int, threads: list[int], repeats: int) -> Iterator[dict[str, Any]]:
     settings: list[tuple[str, float | None, int]] = [("cpu", None, count) for count in threads]
     settings += [("mixed", load, count) for count in threads for load in LOADS]
     settings += [("dali-own-reader", None, count) for count in threads]
-    rows = []
     for decoder, load, count in settings:
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info()[0]
@@ -73,19 +74,16 @@ def _rows(source: Source, size: int, batch: int, threads: list[int], repeats: in
         if engine is not None:
             engine.close()
         summary = summarize(rates)
-        rows.append(
-            {
-                "decoder": decoder,
-                "hw_decoder_load": load,
-                "threads": count,
-                "images_per_s": summary.ms,
-                "spread": summary.spread,
-                "n": summary.n,
-                "gpu_bytes": free - least,
-            }
-        )
         del one_pass, engine  # DALI keeps the memory of a pipeline for as long as it lives
-    return rows
+        yield {
+            "decoder": decoder,
+            "hw_decoder_load": load,
+            "threads": count,
+            "images_per_s": summary.ms,
+            "spread": summary.spread,
+            "n": summary.n,
+            "gpu_bytes": free - least,
+        }
 
 
 def _engine_pass(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvicreg.errors import UserError
+from fastvicreg.train.device import exact_products
 from fastvicreg.train.steps.eager.step import AUTOCAST
 
 LR = 0.0
@@ -41,7 +42,7 @@ class PeerStep:
     def __init__(self, encoder: nn.Module, parts: Parts, views: Sequence[Tensor], precision: str) -> None:
         """``views``: two of (N, 3, H, W), where the networks are."""
         self.encoder, self.parts, self.views = encoder, parts, views
-        self._dtype = AUTOCAST[precision]
+        self._precision, self._dtype = precision, AUTOCAST[precision]
         self._kind = views[0].device.type
         self._scaler = torch.amp.GradScaler(self._kind, enabled=self._dtype is torch.float16)
 
@@ -57,6 +58,7 @@ class PeerStep:
             return self.parts.loss(z_a, z_b)
 
     def __call__(self) -> None:
+        exact_products(self._precision)  # which the row before it may have set otherwise
         optimizer = self.parts.optimizer
         optimizer.zero_grad()
         self._scaler.scale(self.loss()).backward()

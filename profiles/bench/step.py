@@ -24,7 +24,7 @@ from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.bench.step_variants import Case, cases, chosen_of
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.train.assemble import as_module, build_step
-from fastvicreg.train.device import exact_products
+from fastvicreg.train.device import exact_products, search_convolutions
 from fastvicreg.train.memory import predict
 from fastvicreg.train.steps import config_class
 from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep
@@ -81,6 +81,7 @@ def run(
     chosen = chosen_of(cases(kind), only, against)
     if any(case.peer for case in chosen.values()) and not isinstance(config.method, VICRegConfig):
         raise UserError(f"--against {' '.join(against)} trains VICReg, and --preset {name} does not: leave one out.")
+    search_convolutions(device)
     try:
         subjects, refused = _subjects(config, chosen, device, batch)
         peaks = {variant: _peak_bytes(one, device) for variant, one in subjects.items()}

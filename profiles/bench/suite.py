@@ -86,22 +86,22 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
         if gpu
         else ("--preset", "demo")
     )
-    swap = Job("swap", ("bench", "swap", *run, "--device", device, "--repeats", "3"), 60 if gpu else 180, "swap.json")
-    profile = Job("profile", ("profile", *run, "--device", device, "--out", str(out)), 45, "profile.json")
+    swap = Job("swap", ("bench", "swap", *run, "--device", device, "--repeats", "3"), 75 if gpu else 180, "swap.json")
+    profile = Job("profile", ("profile", *run, "--device", device, "--out", str(out)), 60, "profile.json")
     if not gpu:
         checks = [bench("ceilings", 30), bench("correctness", 110)]
         times = [bench("loss", 300), bench("lars", 30), bench("augment", 35), bench("step", 60), swap, profile]
         return [*checks, *times, *(bench(part, limit) for part, limit in HOST.items())]
     steps = [
         bench("step", limit, "--only", *STEPS[name], name=name)
-        for name, limit in zip(STEPS, (70, 50, 100, 120), strict=True)
+        for name, limit in zip(STEPS, (110, 90, 150, 170), strict=True)
     ]
-    found = [bench("correctness", 40, "--training", name="correctness-training"), steps[0], bench("train", 60)]
-    found += [bench("loss", 45), bench("norm", 30), bench("lars", 20), bench("augment", 25), bench("ceilings", 20)]
+    found = [bench("correctness", 60, "--training", name="correctness-training"), steps[0], bench("train", 60)]
+    found += [bench("loss", 60), bench("norm", 30), bench("lars", 20), bench("augment", 25), bench("ceilings", 20)]
     found += [bench("correctness", 90), steps[1], profile, swap, steps[2]]
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
-            small = bench("correctness", 50, "--small", name=f"sanitizer-{tool}")
+            small = bench("correctness", 90, "--small", name=f"sanitizer-{tool}")
             found.append(Job(small.name, small.arguments, small.limit, small.file, sanitized(sanitizer, tool)))
     decoders = Job("decoders", ("bench", "decoders", "--repeats", str(repeats)), 60, "decoders.json")
     return [*found, decoders, steps[3]]

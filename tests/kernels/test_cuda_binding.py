@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -182,6 +183,16 @@ with ThreadPoolExecutor(4) as threads:
     cubins = threads.map(lambda room: compile_cubin(sys.argv[1], "sm_90", defines={"ROOM": room}), (32, 64, 96, 128))
 print(*(cubin.usage["doubled"].shared_bytes for cubin in cubins))
 """
+
+
+def test_packages_older_than_what_is_asked_for_are_no_toolchain(monkeypatch: pytest.MonkeyPatch):
+    """A GPU machine has those of its own torch; to ask them must not end what the wheel's code can run."""
+    monkeypatch.setattr(compiler, "import_module", lambda name: SimpleNamespace(__name__=name))
+    compiler._toolchain.cache_clear()
+    try:
+        assert "no attribute 'find_nvidia_header_directory'" in compiler.missing_compiler()
+    finally:
+        compiler._toolchain.cache_clear()
 
 
 @pytest.mark.slow

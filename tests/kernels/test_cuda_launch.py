@@ -18,7 +18,7 @@ from nvrtc import require_compiler
 from simt import build
 
 from fastvicreg.errors import UserError
-from fastvicreg.kernels.cuda import Launcher, Usage, kernel
+from fastvicreg.kernels.cuda import Cubin, Launcher, Usage, kernel
 from fastvicreg.kernels.cuda import launch as launching
 
 DOUBLED = """
@@ -134,6 +134,32 @@ def test_more_shared_memory_than_the_device_has_is_refused(driver: SimpleNamespa
     with pytest.raises(ValueError, match="doubled asks for 300000 bytes of shared memory a block; a device has less"):
         launcher(1, 32, *arguments, shared_bytes=300_000)
     assert len(driver.launches) == 1
+
+
+@pytest.mark.parametrize(("compiler", "loads"), [(True, True), (True, False), (False, True)])
+def test_prebuilt_code_that_the_driver_refuses_is_compiled_here(
+    driver: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, compiler: bool, loads: bool
+):
+    def entry(cubin: Cubin, name: str) -> Any:
+        if cubin.origin == "prebuilt" or not loads:
+            raise RuntimeError("CUDA_ERROR_INVALID_IMAGE")
+        return SimpleNamespace(handle=5, arguments_info=[])
+
+    def cubin(origin: str, registers: int) -> Cubin:
+        return Cubin("double.cu", "sm_90", b"", {"doubled": Usage(registers)}, origin)
+
+    core = SimpleNamespace(Device=lambda index: SimpleNamespace(set_current=lambda: None))
+    monkeypatch.setattr(launching, "cuda_core", lambda: core)
+    monkeypatch.setattr(launching, "_compiled", lambda *arguments: cubin("prebuilt", 10))
+    monkeypatch.setattr(launching, "_entry", entry)
+    monkeypatch.setattr(launching, "missing_compiler", lambda: "" if compiler else "no NVRTC")
+    monkeypatch.setattr(launching, "compile_cubin", lambda *arguments, defines: cubin("compiled", 20))
+    load = launching._load.__wrapped__
+    if compiler and loads:
+        assert load("double.cu", "doubled", (), 0).usage.registers == 20
+        return
+    with pytest.raises(UserError, match=r"does not load double\.cu for sm_90"):
+        load("double.cu", "doubled", (), 0)
 
 
 THROUGH_THE_STAND_IN = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,6 +97,18 @@ def test_a_step_shows_in_the_tensors_versions(on_host: Callable[..., None], monk
     lars_cuda.update(held.params, held.grads[0], held.buffers, lr=0.5, **OPTIONS)
     after = [tensor._version for tensor in held.params + held.buffers]
     assert all(new > old for new, old in zip(after, before, strict=True))
+
+
+def test_whole_numbers_are_handed_over_as_fractions(on_host: Callable[..., None], monkeypatch: pytest.MonkeyPatch):
+    """A launch refuses an integer, whose width it would not know; ``LARS(weight_decay=0)`` is one on every device."""
+    monkeypatch.setattr(lars_cuda, "check", lambda *triple: None)
+    given: list[type] = []
+    launches = defaultdict(lambda: lambda *arguments: given.extend(map(type, arguments)))
+    monkeypatch.setattr(lars_cuda, "_kernels", lambda *_: launches)
+    held = problem(((8, 9), (7,)))
+    lars_cuda.update(held.params, held.grads[0], held.buffers, lr=1, weight_decay=0, momentum=0, eta=1)
+    assert given.count(float) == 5
+    assert given.count(int) == 4 * 2  # of the four launches: blocks and threads
 
 
 @pytest.mark.parametrize("shifts", [(4, 4, 4), (0, 8, 0), (12, 0, 4)])

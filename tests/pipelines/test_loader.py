@@ -99,6 +99,12 @@ def test_raw_crops_other_recipes_and_sizes(folder: Path) -> None:
         assert next(iter(loader)).views[0].dtype == torch.bfloat16
 
 
+def test_views_that_are_not_augmented_are_made_on_the_device_too(folder: Path) -> None:
+    with ViewLoader(folder, **OPTIONS, dtype=torch.uint8, device="meta") as loader:  # type: ignore[arg-type]
+        views = next(iter(loader)).views
+    assert {view.device.type for view in views} == {"meta"}
+
+
 def test_the_readmes_lines_run(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     code = next(block.partition("```")[0] for block in text.split("```python")[1:] if "ViewLoader(" in block)

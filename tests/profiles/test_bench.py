@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from fastvicreg.cli import main
 from fastvicreg.profiles import measure
+from fastvicreg.profiles.bench import decoders
 
 PROMISED = {"command", "commit", "versions", "hardware", "n", "rows"}
 
@@ -123,3 +127,21 @@ def test_decoders_need_a_gpu_and_say_so(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["bench", "decoders"]) == 2
     assert "finds no CUDA device" in capsys.readouterr().err
+
+
+def test_a_decoder_s_row_comes_before_the_next_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends the part at its limit leaves the rows that there are: a pipeline takes seconds to build on a GPU."""
+    built: list[str] = []
+
+    def engine_pass(source: Any, size: int, batch: int, threads: int, decoder: str, load: float | None) -> Any:
+        built.append(decoder)
+        return SimpleNamespace(close=lambda: None), lambda: batch
+
+    monkeypatch.setattr(decoders, "open_source", lambda data: [b""] * 8)
+    monkeypatch.setattr(decoders, "_engine_pass", engine_pass)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100, 200))
+    rows = decoders.run("data", repeats=2)
+    assert next(iter(rows))["n"] == 2
+    assert built == ["cpu"]

@@ -30,6 +30,14 @@ def test_a_row_a_variant_beside_the_official_step() -> None:
     assert "forward_ms" not in rows[2]  # its stages do not pass one after another
 
 
+def test_a_step_is_measured_with_the_convolutions_that_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(bench_step, "search_convolutions", asked.append)
+    monkeypatch.setattr(bench_step, "_subjects", lambda *_: ({}, {"eager": "not here"}))
+    assert [row["note"] for row in bench_step.run(only=("eager",))] == ["not here"]
+    assert asked == ["cpu"]
+
+
 def test_every_way_to_run_a_step_is_measured_on_cuda() -> None:
     assert {case.step for case in bench_step.cases("cuda").values()} == set(STEPS)
     assert next(iter(bench_step.cases("cuda"))) == next(iter(bench_step.cases("cpu"))) == OFFICIAL

@@ -12,11 +12,14 @@ import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from fastvicreg.cli import main
 from fastvicreg.errors import UserError
+from fastvicreg.kernels.dispatch import KERNELS
 from fastvicreg.profiles.bench import ahead, pack
 
 HERE = "{}.{}".format(*sys.version_info)
@@ -172,3 +175,38 @@ def test_an_unpacked_archive_checks_its_machine_with_what_it_brought(tmp_path: P
     )
     assert asked.stdout.startswith(str(check / "site")), asked.stderr
     assert "sm_90" in asked.stdout
+
+
+def test_every_launch_of_a_resnet_50_s_norms_is_compiled_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the step that ``bench all`` measures: the norms on a block's shortcut, without ReLU, were not."""
+    pytest.importorskip("triton")
+    from fastvicreg.kernels.norm import triton_impl
+
+    launched: set[Any] = set()
+
+    def launch(kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
+        launched.add((kernel.fn.__name__, *map(kind, arguments), *sorted(options.items())))
+
+    def kind(value: Any) -> Any:
+        """What Triton makes machine code of its own for."""
+        if isinstance(value, torch.Tensor):
+            return value.dtype, value.data_ptr() % 16
+        return (value == 1, value % 16 == 0) if isinstance(value, int) else type(value)
+
+    monkeypatch.setattr(triton_impl, "_launch", launch)
+    monkeypatch.setattr(ahead, "HALF", (torch.bfloat16,))
+    monkeypatch.setattr(ahead, "obstacles_away", lambda: None)
+    monkeypatch.setattr(triton_impl, "obstacle", lambda device, dtype: "")
+    monkeypatch.setattr(ahead, "_loss", lambda *size: None)
+    choose = KERNELS["norm"].choose
+    choose.cache_clear()
+    for call in ahead.calls():
+        call()
+    compiled, launched = launched, set()
+    for at, channels in enumerate((64, 128, 256, 512)):
+        inner, outer = (512, channels, 56 >> at, 56 >> at), (512, 4 * channels, 56 >> at, 56 >> at)
+        ahead.norm(inner, torch.bfloat16, 2, added=False)
+        ahead.norm(outer, torch.bfloat16, 2, added=True)
+        ahead.norm(outer, torch.bfloat16, 2, added=False, relu=False)
+    choose.cache_clear()
+    assert launched <= compiled

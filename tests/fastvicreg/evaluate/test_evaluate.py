@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvicreg.encoders.resnet.network import resnet
 from fastvicreg.errors import UserError
@@ -17,6 +20,9 @@ from fastvicreg.evaluate.linear import few_labels
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.decode import decode_rgb
+
+VIEWS = (torch.ops.aten.slice.Tensor, torch.ops.aten.select.int, torch.ops.aten.unbind.int)
+"""Operators that make no memory."""
 
 
 def test_knn_weighs_neighbours_by_their_similarity() -> None:
@@ -92,6 +98,28 @@ def test_features_are_in_the_sources_order_normalised_and_whole(make_folder) -> 
         pixels = torch.tensor(np.array(resized.crop((left, top, left + 8, top + 8)))).float() / 255
         expected = ((pixels - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1).flatten()
         torch.testing.assert_close(features[index], expected, atol=1e-5, rtol=0)
+
+
+def test_features_take_their_own_memory_and_a_batch_s_beside(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ImageNet 10 GB: joined at the end, and looked at all at once, they would take 30 of a GPU's."""
+
+    class Largest(TorchDispatchMode):
+        """Values of the tensors that operators make, the empty ones apart."""
+
+        values = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and func not in (torch.ops.aten.new_empty.default, *VIEWS):
+                self.values = max(self.values, result.numel())
+            return result
+
+    monkeypatch.setattr("fastvicreg.evaluate.features.CHECKED", 4)
+    source = open_source(make_folder(train=24, val=0, side=16))
+    with Largest() as largest:
+        found = extract(nn.Flatten(), source, image_size=8, batch_size=4)
+    assert found.features_NF.shape == (24, 192)
+    assert largest.values <= 4 * 192
 
 
 def test_small_images_are_not_enlarged_for_evaluation() -> None:

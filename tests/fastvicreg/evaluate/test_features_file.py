@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+
+from fastvicreg.evaluate.features import Features
+from fastvicreg.evaluate.features_file import LabelledFeatures
+from fastvicreg.evaluate.subject import FeatureSubject
 
 Answer = Callable[..., tuple[int, str]]
 
@@ -184,3 +189,11 @@ def test_several_protocols_with_a_slip_are_refused_before_any(answer: Callable[.
     assert code == 2
     assert "unknown option --devise; did you mean --device?" in shown
     assert answer("knn,retrieval", "--help")[0] == 2
+
+
+def test_features_are_copied_to_a_device_once_and_a_split_alone() -> None:
+    """ImageNet's training split is 10 GB, which is not sent again for every figure of the validation split."""
+    queries = LabelledFeatures(Features(torch.randn(4, 3), torch.tensor([0, 1, 0, 1])), ("a", "b"))
+    subject = FeatureSubject(None, queries, device="meta")  # type: ignore[arg-type]
+    assert subject.query_features() is subject.query_features()
+    assert {tensor.device.type for tensor in subject.query_features()[:2]} == {"meta"}

@@ -12,7 +12,14 @@ import torch
 from runs import tiny
 
 from fastvicreg.train.assemble import assemble
-from fastvicreg.train.device import SLOW_FP16, evaluation_device, exact_products, resolve_precision, sent
+from fastvicreg.train.device import (
+    SLOW_FP16,
+    evaluation_device,
+    exact_products,
+    resolve_precision,
+    search_convolutions,
+    sent,
+)
 
 MATMUL: Any = torch.backends.cuda.matmul
 CUDNN: Any = torch.backends.cudnn
@@ -20,9 +27,9 @@ CUDNN: Any = torch.backends.cudnn
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = MATMUL.allow_tf32, CUDNN.allow_tf32
+    before = MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.benchmark
     yield
-    MATMUL.allow_tf32, CUDNN.allow_tf32 = before
+    MATMUL.allow_tf32, CUDNN.allow_tf32, CUDNN.benchmark = before
 
 
 @pytest.mark.parametrize("precision", ["off", "tf32", "bf16", "fp16"])
@@ -41,6 +48,14 @@ def test_an_evaluation_rounds_no_products() -> None:
 def test_mixed_precision_is_a_gpu_s_default() -> None:
     assert [resolve_precision("auto", device) for device in ("cuda:1", "cpu")] == ["bf16", "off"]
     assert resolve_precision("tf32", "cuda") == "tf32"
+
+
+def test_convolutions_are_searched_for_on_a_gpu_alone() -> None:
+    found = []
+    for device in ("cpu", "cuda:1"):
+        search_convolutions(device)
+        found.append(CUDNN.benchmark)
+    assert found == [False, True]
 
 
 @pytest.mark.parametrize(("precision", "told"), [("fp16", 1), ("bf16", 0), ("auto", 0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastvicreg.train import checkpoint, distributed
 from fastvicreg.train.assemble import build_optimizer
 from fastvicreg.train.batch_norm import own_group, replace_norms
 from fastvicreg.train.checkpoint import Progress
+from fastvicreg.train.steps.cached.step import CachedStep
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.steps.graphed.step import EAGER_STEPS_OF_MANY, GraphedStep
 from fastvicreg.train.updater import Updater
@@ -29,8 +31,11 @@ pytestmark = pytest.mark.gpu
 OF_RATE = {"lars": 1.0, "sgd": 1e-3, "adamw": 1e-3}
 """Of the rates that are LARS's, the share that another optimizer takes without diverging."""
 
+IN_PARTS = partial(CachedStep, micro_batches=2)
+"""A batch of 8 in two parts."""
 
-def built(kind: type[EagerStep], optimizer: str, precision: str, device: str = "cuda", ranks: int = 1) -> Any:
+
+def built(kind: Any, optimizer: str, precision: str, device: str = "cuda", ranks: int = 1) -> Any:
     method = vicreg().to(device)
     replace_norms(method, ranks=ranks, group=own_group() if ranks > 1 else "", joint=True)
     config = OptimConfig(optimizer=optimizer)  # type: ignore[arg-type]
@@ -78,8 +83,8 @@ def _no_waits() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_no_waits")
-@pytest.mark.parametrize("kind", [EagerStep, GraphedStep])
-def test_the_host_waits_for_no_step(kind: type[EagerStep]) -> None:
+@pytest.mark.parametrize("kind", [EagerStep, GraphedStep, IN_PARTS])
+def test_the_host_waits_for_no_step(kind: Any) -> None:
     step = built(kind, "lars", "bf16")
     trained(step, 6)
     given = there(batches(1)[0])
@@ -88,6 +93,36 @@ def test_the_host_waits_for_no_step(kind: type[EagerStep]) -> None:
     total = step(given, RATES[0]).total
     with pytest.raises(RuntimeError, match="synchronizing"):  # negative control
         float(total)
+
+
+def test_a_cached_step_on_a_gpu_is_a_cpu_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as a run without --precision tf32 has it
+    there_too, here = (built(IN_PARTS, "lars", "off", device) for device in ("cuda", "cpu"))
+    for number, batch in enumerate(batches(6)):
+        found, wanted = (
+            step(there(batch, device), rates(number, "lars")) for step, device in ((there_too, "cuda"), (here, "cpu"))
+        )
+        assert float(found.total) == pytest.approx(float(wanted.total), rel=1e-4)
+    for name, value in here.method.state_dict().items():
+        torch.testing.assert_close(there_too.method.state_dict()[name].cpu(), value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_snapshot_is_of_its_moment_whatever_the_device_does_next() -> None:
+    """Its copies are asked for and not waited for: the next step's writes come behind them."""
+    step, progress = built(EagerStep, "lars", "off"), Progress(Cursor(0, 2), 2, 8)
+    trained(step, 2)
+    checkpoint.snapshot(progress, step.method, step.updater)  # the host's memory is page-locked once
+    torch.cuda.synchronize()
+    before = {name: value.clone() for name, value in step.method.state_dict().items()}
+    torch.cuda._sleep(100_000_000)
+    taken = checkpoint.snapshot(progress, step.method, step.updater)
+    assert taken.copied is not None
+    assert not taken.copied.query()
+    trained(step, 2, 2)
+    taken.copied.synchronize()
+    for name, value in before.items():
+        assert torch.equal(taken.model[name], value.cpu()), name
+    assert any(not torch.equal(value, before[name]) for name, value in step.method.state_dict().items())
 
 
 def _among_two(rank: int, folder: str) -> None:

@@ -115,3 +115,23 @@ def test_a_graph_in_a_cycle_is_gone_before_the_processes_part(monkeypatch: pytes
     Held()
     distributed.leave()
     assert order == ["graph", "group"]
+
+
+@pytest.mark.parametrize("ends_badly", [False, True])
+def test_a_capture_that_memory_does_not_hold_is_no_method_that_cannot_be_captured(
+    monkeypatch: pytest.MonkeyPatch, ends_badly: bool
+) -> None:
+    """A run says then that a smaller batch helps, as for any other step."""
+
+    def record(function: Callable[[], Terms]) -> Terms:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            if ends_badly:
+                raise RuntimeError("the capture was invalidated")
+
+    step, graphs = step_of(monkeypatch)
+    run(step, EAGER_STEPS)
+    monkeypatch.setattr(graphs.made[0], "record", record)
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        run(step, 1)

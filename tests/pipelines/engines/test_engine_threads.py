@@ -15,6 +15,10 @@ from stored import training
 
 from fastvicreg.contracts import Cursor
 from fastvicreg.pipelines import build_engine, open_source
+from fastvicreg.pipelines.engines.batching import Batching
+from fastvicreg.pipelines.engines.dali import DALIBackend
+from fastvicreg.pipelines.engines.options import EngineOptions
+from fastvicreg.pipelines.engines.workload import Workload
 
 needs_ffcv = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed: make ffcv")
 
@@ -48,6 +52,27 @@ def test_dali_s_thread(beton: Path, chosen: list[tuple[bool, Any]], monkeypatch:
         next(iter(dali.batches(Cursor(0, 0))))
     dali.close()
     assert len(chosen) == 1
+
+
+@needs_dali
+@pytest.mark.parametrize("taken", [1, 2, 3])
+def test_dali_s_memory_serves_another_batch_once_its_reader_has_read_it(
+    beton: Path, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an epoch that is left early too: what reads the last batch is on a stream that dali's does not know."""
+    waits: list[Any] = []
+    stream = SimpleNamespace(wait_stream=waits.append)
+    monkeypatch.setattr("fastvicreg.pipelines.engines.dali._decoding_device", lambda decoder, device: 1)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the reader's on {device}")
+    monkeypatch.setattr(DALIBackend, "_deliveries", lambda *_: (delivery for delivery in ["a", "b", "c"]))
+    source = open_source(beton)
+    work = Workload(source, training(len(source)), Batching(len(source), 4, True), EngineOptions(device="cuda"))
+    deliveries = DALIBackend(work).deliver(work.epoch(Cursor(0, 0)))
+    for _ in range(taken):
+        next(deliveries)
+    deliveries.close()
+    assert waits == ["the reader's on 1"] * taken
 
 
 @needs_ffcv

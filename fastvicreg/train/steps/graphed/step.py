@@ -157,6 +157,9 @@ class GraphedStep(EagerStep):
         try:
             return recording.graph.record(lambda: self._once(recording))
         except RuntimeError as error:
+            for each in (error, error.__context__):  # ending a capture that broke off may raise as well
+                if isinstance(each, torch.OutOfMemoryError):
+                    raise each from None  # told as any other step's: a smaller batch helps
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"--step graphed: a step of {type(self.method).__name__} cannot be captured ({reason}): "
