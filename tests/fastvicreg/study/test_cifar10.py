@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def small(name: str, scale: study.Scale) -> TrainConfig:
 def made_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "row_config", small)
     monkeypatch.setattr(runs, "step_time", ten_seconds_a_step)
+    monkeypatch.setattr(runs, "steps_in_turns", partial(runs.steps_in_turns, turns=1))  # each collects garbage
 
 
 def carried_out(images: Path, out: Path, *more: str) -> int:
@@ -112,6 +114,7 @@ def test_the_row_of_four_views_counts_them(images: Path, tmp_path: Path) -> None
     assert found["evaluation_views"] == TRAIN + TEST
 
 
+@pytest.mark.slow
 def test_a_study_by_cpu_time_writes_runs_figures_and_picture(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     more = ("--cpu-seconds", str(SECONDS), "--seeds", "2", "--json", str(tmp_path / "copy.json"))
