@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,39 +11,20 @@ import tyro
 
 from fastvicreg.commandline import WhichEncoder, parse
 from fastvicreg.errors import UserError
+from fastvicreg.evaluate.inspect_settings import InspectSettings
 from fastvicreg.provenance import require_place
 from fastvicreg.train.run_folder import is_export
 
 
-@dataclass(frozen=True)
-class InspectOptions:
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(InspectSettings):
     """Diagnose a run's features and embeddings: rank, spectrum, dead dimensions, correlation, views, neighbours."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
+    encoder: WhichEncoder = "a"
     against: str | None = None
     """Another run or file, shown beside it; CKA says how alike the two are."""
-    data: str | None = None
-    """Images to look at, labelled or not; default: the validation split of the run's data."""
-    checkpoint: str | None = None
-    """Number of steps (500), name (step-00000500) or folder of RUN's checkpoint; default: the newest whole one."""
-    encoder: WhichEncoder = "a"
-    arch: str | None = None
-    """Architecture that a file of weights must have; default: the one that its shapes tell."""
-    stem: str | None = None
-    """What a 3x3 stem in a file of weights was, where its layout does not tell: 3x3, 3x3s2 or 3x3p2."""
-    images: int = 1000
-    """Images to look at, spread over the data."""
-    views: int = 10
-    """Augmented views of each, for LiDAR and alignment."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    workers: int = 0
-    """Decoding threads; 0: one a core."""
-    fault_count: int | None = None
-    """The command ends when more images than this cannot be read, each being replaced by a neighbour ..."""
-    fault_share: float | None = None
-    """... and more than this share of the images; default of both: as the run was trained."""
     out: str | None = None
     """The page, an .html file; default: inspect.html in RUN, or beside a file; of another encoder inspect-b.html."""
     json: str | None = None
@@ -65,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         if path:
             require_place(path)
 
-    from fastvicreg.evaluate.inspection import Asked, compared, inspect_run, row
+    from fastvicreg.evaluate.inspection import compared, inspect_run, row
     from fastvicreg.pretrained import load_trained
     from fastvicreg.show.display import Display
     from fastvicreg.show.inspect_page import table, write
@@ -73,11 +54,11 @@ def main(arguments: Sequence[str]) -> int:
     display = Display()
     if options.against:
         load_trained(options.against, arch=options.arch, stem=options.stem)  # a mistake is told before minutes of work
-    asked = Asked(**{one.name: getattr(options, one.name) for one in fields(Asked)})
-    found = [inspect_run(options.run, asked, note=display.note)]
+    found = [inspect_run(options.run, options, note=display.note)]
     if options.against:
         # The checkpoint and the branch are RUN's.
-        found.append(inspect_run(options.against, replace(asked, checkpoint=None, encoder="a"), note=display.note))
+        other = replace(options, checkpoint=None, encoder="a")
+        found.append(inspect_run(options.against, other, note=display.note))
         found[0] = compared(found[0], found[1])
     for each in found:
         for note in each.notes:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from fastvicreg.config import TrainConfig
 from fastvicreg.contracts import Cursor, Source
 from fastvicreg.datasets import open_data, training_plan
-from fastvicreg.errors import UserError, at_least
+from fastvicreg.errors import UserError
 from fastvicreg.evaluate import diagnostics
 from fastvicreg.evaluate.features import extract
+from fastvicreg.evaluate.inspect_settings import LEAST, InspectSettings
 from fastvicreg.evaluate.whole import whole_method
 from fastvicreg.methods.embeddings import unit_std
 from fastvicreg.pipelines.engines import build_engine
@@ -31,8 +32,6 @@ from fastvicreg.train.device import evaluation_device
 
 BATCH = 64
 """Images of a batch of augmented views."""
-LEAST = 8
-"""Images below which nothing is said."""
 COLLAPSED = 1e-3
 """Standard deviation below which a dimension is dead whatever the others are."""
 DEAD = 0.01
@@ -78,32 +77,7 @@ class Inspection:
     """Of each space to that of the run that this one is compared with."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Which encoder, on which images and how; the command's options have the same names."""
-
-    data: str | None = None
-    checkpoint: str | None = None
-    encoder: str = "a"
-    arch: str | None = None
-    stem: str | None = None
-    images: int = 1000
-    views: int = 10
-    device: str = "auto"
-    workers: int = 0
-    fault_count: int | None = None
-    fault_share: float | None = None
-
-    def check(self) -> None:
-        """``UserError`` for a value that says nothing."""
-        for flag, value, least in (("--images", self.images, LEAST), ("--views", self.views, 2)):
-            if value < least:
-                raise UserError(f"{flag} {value}: give {least} or more.")
-        bounds = {"--workers": self.workers, "--fault-count": self.fault_count, "--fault-share": self.fault_share}
-        at_least({flag: (value or 0, 0) for flag, value in bounds.items()})
-
-
-def inspect_run(run: str, asked: Asked, *, note: Callable[[str], None] = lambda line: None) -> Inspection:
+def inspect_run(run: str, asked: InspectSettings, *, note: Callable[[str], None] = lambda line: None) -> Inspection:
     """Diagnostics of ``run``, a folder or a file of weights, on images and on augmented views of each.
 
     The images, at most ``asked.images``, are those of the validation split, or spread over the training data where
@@ -155,7 +129,7 @@ def inspect_run(run: str, asked: Asked, *, note: Callable[[str], None] = lambda 
     )
 
 
-def _settings(trained: TrainedEncoder, run: str, asked: Asked) -> TrainConfig:
+def _settings(trained: TrainedEncoder, run: str, asked: InspectSettings) -> TrainConfig:
     """The run's, with the data and the faults that are asked for."""
     config = trained.config
     if config.pair.pair:

@@ -106,6 +106,13 @@ def takes_places(method: object) -> bool:
     return getattr(method, "takes_places", False)
 
 
+def check_no_predictor(hidden: tuple[int, ...], default: tuple[int, ...]) -> None:
+    """``UserError`` for widths of a predictor that there is not, unless they are the default."""
+    if hidden != default:
+        given = " ".join(map(str, hidden))
+        raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
+
+
 def check_share(flag: str, value: float, of: str) -> None:
     """``UserError`` where ``value`` is no share of ``of``, 0 to 1."""
     if not 0 <= value <= 1:

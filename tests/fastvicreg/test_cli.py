@@ -12,7 +12,7 @@ import pytest
 
 from fastvicreg import config_file
 from fastvicreg.cli import COMMANDS, main
-from fastvicreg.commands.train import options_of, told_of_preset
+from fastvicreg.commands.train import options_of
 from fastvicreg.doctor import deliver_apart, pipeline_finding
 from fastvicreg.encoders.gru.config import GRUConfig
 from fastvicreg.errors import UserError
@@ -170,17 +170,6 @@ def test_presets_of_the_other_methods_hold_the_published_numbers(
     assert getattr(method, "projector")[-1] == width  # noqa: B009
     assert name.replace("-", "_").find(method.name) >= 0
     assert not getattr(method, "is_regularized")  # noqa: B009
-
-
-def test_what_of_a_preset_another_part_leaves_behind_is_told() -> None:
-    def told(arguments: str) -> str:
-        settings = options_of(f"--preset dino-imagenet-100ep --data D {arguments}".split()).settings
-        return "; ".join(told_of_preset("dino-imagenet-100ep", settings))
-
-    assert "made for" not in told("--arch vit_tiny")
-    assert "made for vit_small; --arch resnet50 has its family's own settings" in told("--arch resnet50")
-    both = told("--arch resnet50 --method byol")
-    assert "made for dino; of it, --method byol keeps data, encoder and schedule; made for vit_small" in both
 
 
 def test_any_field_overrides_a_preset_and_a_saved_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

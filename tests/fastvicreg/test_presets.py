@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fastvicreg.commands.train import options_of, told_of_preset
 from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
@@ -198,3 +199,14 @@ def test_every_preset_s_setting_of_a_divergence_is_one_that_there_is() -> None:
             if divergence.setting:
                 section, _, field = divergence.setting.partition(".")
                 assert hasattr(getattr(made.config, section), field), (name, divergence)
+
+
+def test_what_of_a_preset_another_part_leaves_behind_is_told() -> None:
+    def told(arguments: str) -> str:
+        settings = options_of(f"--preset dino-imagenet-100ep --data D {arguments}".split()).settings
+        return "; ".join(told_of_preset("dino-imagenet-100ep", settings))
+
+    assert "made for" not in told("--arch vit_tiny")
+    assert "made for vit_small; --arch resnet50 has its family's own settings" in told("--arch resnet50")
+    both = told("--arch resnet50 --method byol")
+    assert "made for dino; of it, --method byol keeps data, encoder and schedule; made for vit_small" in both

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fastvicreg.errors import UserError
 from fastvicreg.methods import check_widths
-from fastvicreg.methods.settings import Regularized, check_share
+from fastvicreg.methods.settings import Regularized, check_no_predictor, check_share
 
 if TYPE_CHECKING:
     from fastvicreg.contracts import BuildContext
@@ -50,9 +50,8 @@ class SimSiamConfig(Regularized):
 
     def check_unused(self) -> None:
         """``UserError`` for a setting that would change nothing."""
-        if not self.predictor and self.predictor_hidden != SimSiamConfig.predictor_hidden:
-            given = " ".join(map(str, self.predictor_hidden))
-            raise UserError(f"--predictor-hidden {given} needs a predictor: leave it out, or --no-predictor.")
+        if not self.predictor:
+            check_no_predictor(self.predictor_hidden, SimSiamConfig.predictor_hidden)
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""
