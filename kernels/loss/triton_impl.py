@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import triton
@@ -78,7 +78,7 @@ def statistics(za: Tensor, zb: Tensor, mean_2D: Tensor | None) -> tuple[Tensor, 
     x_2MD = za.new_empty(2, m, d)
     power_2D, distance_S = (za.new_empty(*shape, dtype=torch.float32) for shape in ((2, d), (strips,)))
     given = mean_2D is not None
-    _launch(
+    triton_host.launch(
         triton_kernels.statistics,
         (strips,),
         *(za, zb, mean_2D if given else power_2D, x_2MD, power_2D, distance_S, m, d),
@@ -99,7 +99,7 @@ def matrix(x_2MD: Tensor, trace_2: Tensor, m: int, ranks: Ranks, *, gram: bool) 
     count = down * (down + 1) // 2 if triangle else down * across
     product_2PQ = x_2MD.new_empty(2, p, q, dtype=torch.float32 if raw else x_2MD.dtype)
     diagonal_2P, squares_2S = (trace_2.new_empty(2, length) for length in (p if gram else 0, count))
-    _launch(
+    triton_host.launch(
         triton_kernels.matrix,
         (count, 2),
         *(x_2MD, trace_2, product_2PQ, diagonal_2P, squares_2S, p, q),
@@ -136,7 +136,7 @@ def terms(
     d = power_2D.shape[1]
     slope_2D = torch.empty_like(power_2D)
     total, invariance, variance, covariance = (power_2D.new_empty(()) for _ in range(4))
-    _launch(
+    triton_host.launch(
         triton_kernels.terms,
         (1,),
         *(power_2D, squares_2S, distance_S, slope_2D, total, invariance, variance, covariance),
@@ -158,7 +158,7 @@ def gradients(
     both = (za_ND, zb_ND)
     grads = [torch.empty_like(za_ND) for _ in views]
     for view, grad_ND in zip(views, grads, strict=True):
-        _launch(
+        triton_host.launch(
             triton_kernels.gradient,
             (triton.cdiv(n, tiles.i) * triton.cdiv(d, tiles.j),),
             *(scale, both[view], both[1 - view], *(each_2[view] for each_2 in kept), grad_ND),
@@ -175,12 +175,6 @@ def gradients(
             num_stages=tiles.stages,
         )
     return grads
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """On the device of the first tensor, which need not be torch's current one."""
-    with torch.cuda.device_of(arguments[0]):
-        kernel[grid](*arguments, **options)
 
 
 PASSES = cast(fused.Passes, sys.modules[__name__])

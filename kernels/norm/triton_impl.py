@@ -33,6 +33,7 @@ PROGRAMS, MOST_PARTS = 512, 256
 """Of a sum's first stage: enough to fill a GPU, few enough for a short second stage. The same on every device."""
 SECOND = {"PARTS": 64, "COLUMNS": 16}
 WARPS = 8
+_launch = functools.partial(triton_host.launch, num_warps=WARPS)
 
 
 def obstacle(device: str, dtype: torch.dtype) -> str:
@@ -251,12 +252,6 @@ def _sizes(x: Tensor, views: int) -> tuple[int, int]:
 def _blocks(m: int, c: int, views: int) -> tuple[int, int, int]:
     tile = tiles(c)
     return triton.cdiv(m, tile["ROWS"] * STEPS), triton.cdiv(c, tile["COLUMNS"]), views
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """On the device of the first tensor, which need not be torch's current one."""
-    with torch.cuda.device_of(arguments[0]):
-        kernel[grid](*arguments, num_warps=WARPS, **options)
 
 
 _statistics_operator = torch.library.custom_op("fastvicreg::norm_statistics", _statistics, mutates_args=())

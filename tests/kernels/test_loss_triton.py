@@ -20,6 +20,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 from fastvicreg.contracts import UserError
+from fastvicreg.kernels import triton_host
 from fastvicreg.kernels.loss import LossTerms, choose, triton_impl, triton_kernels, vicreg_loss
 
 SIZES = ((2, 1), (2, 7), (15, 16), (16, 16), (17, 16), (64, 512), (140, 33), (100, 300))
@@ -168,7 +169,7 @@ def compiled(kernel: Any, element: str, constants: dict[str, Any], warps: int, s
     aligned = [i for i, name in enumerate(kinds) if name != "trace" and (kinds[name][0] == "*" or name in LENGTHS)]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned if kinds[kernel.arg_names[i]] != "constexpr"}
     source = ASTSource(fn=kernel, signature=kinds, constexprs=constants, attrs=attributes)
-    options = {"num_warps": warps, "num_stages": stages}
+    options = triton_host.OPTIONS | {"num_warps": warps, "num_stages": stages}
     result = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     file = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
     file.write_bytes(result.asm["cubin"])

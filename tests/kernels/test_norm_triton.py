@@ -18,6 +18,7 @@ from norm_problems import CASES, Case, disagreements, outcome, problem, truth
 from toolchains import require_interpreter
 
 pytest.importorskip("triton")
+from fastvicreg.kernels import triton_host
 from fastvicreg.kernels.norm import Options, batch_norm_act, fused, triton_impl, triton_kernels
 
 NEAR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -144,7 +145,8 @@ def compiled(name: str, element: str, constants: dict[str, Any]) -> tuple[Any, s
     aligned = [i for i, argument in enumerate(kinds) if kinds[argument][0] == "*" or argument == "c"]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(fn=kernel, signature=kinds, constexprs=constants, attrs=attributes)
-    result = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": triton_impl.WARPS})
+    options = triton_host.OPTIONS | {"num_warps": triton_impl.WARPS}
+    result = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     file = Path(os.environ["TRITON_CACHE_DIR"]) / "kernel.cubin"
     file.write_bytes(result.asm["cubin"])
     command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(file)]
