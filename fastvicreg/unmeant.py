@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastvicreg.config import DataConfig, TrainConfig
+from fastvicreg.config import DataConfig, TrainConfig, kernel_choices
 from fastvicreg.errors import UserError
+from fastvicreg.methods.settings import Regularized
 
 
 def refuse_unmeant(config: TrainConfig) -> None:
@@ -11,10 +12,25 @@ def refuse_unmeant(config: TrainConfig) -> None:
 
     A method's config may have a ``check_unused`` of its own.
     """
+    if config.pair.pair and config.data.small_size:
+        raise UserError(
+            f"--small-size {config.data.small_size} is of a recipe's small views, and --pair "
+            f"{' '.join(config.pair.pair)} has one view of each side: leave it out."
+        )
     _check_small_views(config.data)
     config.pair.check_unused()
+    _check_loss_kernel(config)
     if check := getattr(config.method, "check_unused", None):
         check()
+
+
+def _check_loss_kernel(config: TrainConfig) -> None:
+    method, chosen = config.method, kernel_choices(config).get("loss", "auto")
+    if isinstance(method, Regularized) and not method.is_regularized and chosen != "auto":
+        raise UserError(
+            f"--kernel loss={chosen} computes the variance and covariance terms, and {method.name} has none of them: "
+            "give --variance or --covariance a weight above 0, or leave it out."
+        )
 
 
 def _check_small_views(data: DataConfig) -> None:

@@ -74,6 +74,20 @@ class VICRegLConfig:
                 "them out, or give --alpha 1."
             )
 
+    def check_unused(self) -> None:
+        """``UserError`` for a setting that would change nothing."""
+        if self.is_local:
+            return
+        for flag, given, default in (
+            ("--local-matches", self.local_matches, VICRegLConfig.local_matches),
+            ("--local-projector", self.local_projector, VICRegLConfig.local_projector),
+        ):
+            if given != default:
+                raise UserError(
+                    f"{flag} {' '.join(map(str, given))} is of the local criterion, and --alpha 1 leaves it no share: "
+                    "give --alpha .9, or leave it out."
+                )
+
     def build(self, context: BuildContext) -> VICRegL:
         """The method with fresh weights, drawn from torch's global generator."""
         from fastvicreg.methods.vicregl.method import VICRegL
