@@ -93,12 +93,17 @@ class DataConfig:
     """... and more than this share of those delivered."""
 
     def training_sizes(self) -> tuple[int, ...]:
-        """--resolution's sides, or --image-size alone; ``UserError`` where one is no multiple of 32."""
+        """--resolution's sides, or --image-size alone.
+
+        ``UserError`` where one is no multiple of 32, the stride of a ResNet, or of 8 where --image-size is under 64:
+        networks for small images have a smaller one.
+        """
         if not self.resolution:
             return (self.image_size,)
         parts = self.resolution.split(":")
-        if not all(part.isdecimal() and int(part) and int(part) % 32 == 0 for part in parts):
-            raise UserError(f"--resolution {self.resolution}: give multiples of 32, such as 128:192:224.")
+        step, example = (8, "16:24:32") if self.image_size < 64 else (32, "128:192:224")
+        if not all(part.isdecimal() and int(part) and int(part) % step == 0 for part in parts):
+            raise UserError(f"--resolution {self.resolution}: give multiples of {step}, such as {example}.")
         return tuple(map(int, parts))
 
     def check(self) -> None:

@@ -79,14 +79,15 @@ def test_small_views_are_no_larger_than_the_large_ones(
     assert told in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_views_that_grow_by_epoch_train_and_resume_bit_for_bit(make_folder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sizes", ["32:64", "16:32"])
+def test_views_that_grow_by_epoch_train_and_resume_bit_for_bit(make_folder, tmp_path: Path, sizes: str) -> None:
     config = tiny(make_folder(train=20, val=0), epochs=2, eval_every=0)
-    config = replace(config, data=replace(config.data, resolution="32:64"))
+    config = replace(config, data=replace(config.data, resolution=sizes))
     train(config, tmp_path / "whole")
     train(replace(config, run=replace(config.run, steps=3)), tmp_path / "part")
     train(config, tmp_path / "part", resume=True)
     assert log(tmp_path / "part") == log(tmp_path / "whole")
-    fixed = replace(config, data=replace(config.data, resolution="", image_size=32))
+    fixed = replace(config, data=replace(config.data, resolution="", image_size=int(sizes[:2])))
     train(fixed, tmp_path / "fixed")
     assert log(tmp_path / "fixed")[:2] == log(tmp_path / "whole")[:2]
     assert log(tmp_path / "fixed")[2] != log(tmp_path / "whole")[2]
@@ -96,6 +97,9 @@ def test_sizes_that_cannot_be_are_refused_in_one_line(tmp_path: Path) -> None:
     for text in ("100", "128:", "128:200", "0:32", "big"):
         with pytest.raises(UserError, match=f"--resolution {text}: give multiples of 32, such as 128:192:224"):
             DataConfig(resolution=text).check()
+    for text in ("12", "16:", "0:32"):
+        with pytest.raises(UserError, match=f"--resolution {text}: give multiples of 8, such as 16:24:32"):
+            DataConfig(resolution=text, image_size=32).check()
     with pytest.raises(UserError, match="--small-size 4 is too small"):
         DataConfig(small_size=4).check()
     config = tiny(tmp_path, epochs=2)
