@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import sys
@@ -15,10 +14,11 @@ import tyro
 
 from fastvicreg.commandline import WhichEncoder, flags_of, gathered, parse, part_named, with_parts
 from fastvicreg.errors import UserError
+from fastvicreg.evaluate.eval_settings import EvalSettings
 from fastvicreg.evaluate.protocols import PROTOCOLS, protocol_class
 from fastvicreg.provenance import require_place
 from fastvicreg.registry import unknown
-from fastvicreg.stalls import FIRST, LIMIT, watching
+from fastvicreg.stalls import FIRST, watching
 
 if TYPE_CHECKING:
     from fastvicreg.evaluate.frozen import Evaluated
@@ -29,46 +29,13 @@ SHOWN = 20
 """Classes that are shown on the screen; of more, the hardest."""
 
 
-@dataclass(frozen=True)
-class EvalOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(EvalSettings):
     """Evaluate a run's encoder, or features from a file."""
 
     run: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """The run's folder, or a file of weights (an export, or a checkpoint of VICReg, solo-learn, torchvision ...)."""
-    data: str | None = None
-    """Folder with train/ and val/ (or test/); default: the data the run was trained on."""
-    val_data: str | None = None
-    """Labelled images to classify, where they do not lie in --data as val/ or test/."""
-    val_labels: str | None = None
-    """Labels of validation images that lie flat, as for train; default: as the run was trained, on its own data."""
-    image: str | None = None
-    """What holds the image, as for train; default: as the run was trained."""
-    label: str | None = None
-    """What holds the class (cls, txt, json:FIELD of tar shards; a field of a .beton); default: as in training."""
-    robustness: tuple[str, ...] = ()
-    """More labelled images for the same classifier, one folder or several: class folders, as ImageNet-R and -A, or
-    corruption/severity/class folders, as ImageNet-C."""
-    features: str | None = None
-    """In place of a run: a .npz or .safetensors of train_features, train_labels, val_features and val_labels."""
-    checkpoint: str | None = None
-    """Number of steps (500), name (step-00000500) or folder of the checkpoint; default: the newest whole one."""
     encoder: WhichEncoder = "a"
-    arch: str | None = None
-    """Architecture that a file of weights must have; default: the one that its shapes tell."""
-    stem: str | None = None
-    """What a 3x3 stem in a file of weights was, where its layout does not tell: 3x3, 3x3s2 or 3x3p2."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    workers: int = 0
-    """Decoding threads; 0: one a core."""
-    fault_count: int | None = None
-    """The command ends when more images than this cannot be read, each being replaced by a neighbour ..."""
-    fault_share: float | None = None
-    """... and more than this share of a split; default of both: as the run was trained."""
-    stall_timeout: float = LIMIT
-    """Seconds without a batch of images after which the command ends and says where it is stuck; 0: never."""
-    cache: bool = True
-    """Keep features of frozen encoders on disk, and take them from there."""
     report: str | None = None
     """Folder that receives the figures as JSON and as a page; default: eval/ in the run's folder."""
     json: str | None = None
@@ -87,17 +54,16 @@ def main(arguments: Sequence[str]) -> int:
             if path:
                 require_place(path)
 
-    from fastvicreg.evaluate.frozen import Evaluation, Opened, evaluate_run, open_subject
+    from fastvicreg.evaluate.frozen import Opened, evaluate_run, open_subject
     from fastvicreg.provenance import document, write_json
 
     rows: list[dict[str, Any]] = []
     opened: Opened | None = None
     for name, options in chosen.items():
-        asked = Evaluation(**{part.name: getattr(options, part.name) for part in dataclasses.fields(Evaluation)})
-        with watching(asked.stall_timeout) as watch:  # of a protocol's own work nobody knows how long it takes
+        with watching(options.stall_timeout) as watch:  # of a protocol's own work nobody knows how long it takes
             watch(f"opening what eval {name} takes", factor=FIRST)
-            opened = open_subject(asked, name, options.settings, _tell, opened)
-        evaluated = evaluate_run(asked, name, options.settings, _tell, opened)
+            opened = open_subject(options, name, options.settings, _tell, opened)
+        evaluated = evaluate_run(options, name, options.settings, _tell, opened)
         _show(name, evaluated)
         rows += _write(name, options, evaluated)
         if options.json:  # after each, so that one that fails costs none that came before it

@@ -12,8 +12,9 @@ from torch import Tensor
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import Datasets, open_data
 from fastvicreg.encoders import takes
-from fastvicreg.errors import UserError, at_least
+from fastvicreg.errors import UserError
 from fastvicreg.evaluate import scores
+from fastvicreg.evaluate.eval_settings import EvalSettings
 from fastvicreg.evaluate.features_file import read_features
 from fastvicreg.evaluate.labels import obstacle
 from fastvicreg.evaluate.matching import labelled
@@ -25,34 +26,9 @@ from fastvicreg.evaluate.subject import Classifier, FeatureSubject, ImageSubject
 from fastvicreg.pipelines.formats.keys import ANY, Keys
 from fastvicreg.pipelines.passed import notes_of
 from fastvicreg.pretrained import TrainedEncoder, load_trained
-from fastvicreg.stalls import LIMIT
 from fastvicreg.train.device import evaluation_device
 
 Told = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Which run, on which images, computed where; the command's options have the same names."""
-
-    run: str | None = None
-    data: str | None = None
-    val_data: str | None = None
-    val_labels: str | None = None
-    image: str | None = None
-    label: str | None = None
-    robustness: tuple[str, ...] = ()
-    features: str | None = None
-    checkpoint: str | None = None
-    encoder: str = "a"
-    arch: str | None = None
-    stem: str | None = None
-    device: str = "auto"
-    workers: int = 0
-    cache: bool = True
-    fault_count: int | None = None
-    fault_share: float | None = None
-    stall_timeout: float = LIMIT
 
 
 @dataclass(frozen=True)
@@ -88,17 +64,13 @@ class Opened:
 
 
 def open_subject(
-    asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None, before: Opened | None = None
+    asked: EvalSettings, name: str, protocol: Any, told: Told = lambda _: None, before: Opened | None = None
 ) -> Opened:
     """What ``asked`` names, or ``before``, opened for another protocol, where this one evaluates the same.
 
     ``UserError`` where there is nothing of the kind, or its labels give no figure that means something.
     """
-    if asked.workers < 0:
-        raise UserError(f"--workers {asked.workers}: give 0 for one a core, or more.")
-    at_least({"--fault-count": (asked.fault_count or 0, 0), "--fault-share": (asked.fault_share or 0.0, 0.0)})
-    if (asked.run is None) == (asked.features is None):
-        raise UserError(f"give either a run, as fastvicreg eval {name} RUN, or --features FILE.")
+    asked.check(name)
     same = before is not None and compares_pairs(protocol, before.config) == isinstance(before.subject, PairSubject)
     if before is not None and same and not before.of_protocol and _own_data(protocol, before.config) is None:
         return before
@@ -106,7 +78,7 @@ def open_subject(
 
 
 def evaluate_run(
-    asked: Evaluation, name: str, protocol: Any, told: Told = lambda _: None, opened: Opened | None = None
+    asked: EvalSettings, name: str, protocol: Any, told: Told = lambda _: None, opened: Opened | None = None
 ) -> Evaluated:
     """The figures of ``protocol`` on the validation split, with the training split as the bank; ``told`` shows lines.
 
@@ -183,7 +155,7 @@ def _scored(
     return Evaluated(rows, facts, by_class, count_CC, chosen, subject.classes, beside, notes)
 
 
-def _features_subject(asked: Evaluation) -> Opened:
+def _features_subject(asked: EvalSettings) -> Opened:
     assert asked.features is not None
     of_runs: dict[str, object] = {"--data": asked.data, "--val-data": asked.val_data, "--checkpoint": asked.checkpoint}
     of_runs |= {"--val-labels": asked.val_labels, "--fault-count": asked.fault_count}
@@ -200,7 +172,7 @@ def _features_subject(asked: Evaluation) -> Opened:
     return Opened(subject, {"features": asked.features})
 
 
-def _run_subject(asked: Evaluation, protocol: Any, told: Told) -> Opened:
+def _run_subject(asked: EvalSettings, protocol: Any, told: Told) -> Opened:
     assert asked.run is not None
     trained = load_trained(asked.run, asked.checkpoint, encoder=asked.encoder, arch=asked.arch, stem=asked.stem)
     if trained.run is None and asked.data is None:
@@ -245,7 +217,7 @@ def _passed_over(trained: TrainedEncoder) -> tuple[str, ...]:
     return (f"{trained.passed_over}: what was evaluated is older.",) if trained.passed_over else ()
 
 
-def _facts(asked: Evaluation, trained: TrainedEncoder, data: Datasets) -> dict[str, Any]:
+def _facts(asked: EvalSettings, trained: TrainedEncoder, data: Datasets) -> dict[str, Any]:
     facts = {"run": asked.run, "checkpoint": str(trained.checkpoint), "data": data.where, "val": data.validation_where}
     facts |= {"val_labels": asked.val_labels} if asked.val_labels else {}
     return facts | ({"encoder": asked.encoder} if asked.encoder != "a" else {})

@@ -16,7 +16,8 @@ from fastvicreg import load_encoder
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
-from fastvicreg.evaluate.frozen import Evaluation, evaluate_run
+from fastvicreg.evaluate.eval_settings import EvalSettings
+from fastvicreg.evaluate.frozen import evaluate_run
 from fastvicreg.evaluate.protocols.knn import KNN
 from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.evaluate.protocols.retrieval import Retrieval
@@ -106,18 +107,18 @@ def test_evaluated_and_loaded(sound: TrainConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(replace(sound, run=replace(sound.run, eval_every=0)), run)
     for encoder in "ab":
-        asked = Evaluation(run=str(run), encoder=encoder, cache=False)
+        asked = EvalSettings(run=str(run), encoder=encoder, cache=False)
         assert 0 <= evaluate_run(asked, "knn", KNN(k=(3,))).rows[0]["accuracy"] <= 100
         assert evaluate_run(asked, "linear", Linear(frozen_features=True)).rows
-    first, second = evaluate_run(Evaluation(run=str(run)), "retrieval", Retrieval((1, 12))).rows
+    first, second = evaluate_run(EvalSettings(run=str(run)), "retrieval", Retrieval((1, 12))).rows
     assert (first["direction"], first["queries"]) == ("waveform to spectrogram", 12)
     assert first["recall@12"] == second["recall@12"] == 100
     with pytest.raises(UserError, match="linear cuts images anew, and this encoder takes a waveform"):
-        evaluate_run(Evaluation(run=str(run)), "linear", Linear())
+        evaluate_run(EvalSettings(run=str(run)), "linear", Linear())
     with pytest.raises(UserError, match=r"--robustness x: .* is of pairs"):
-        evaluate_run(Evaluation(run=str(run), robustness=("x",)), "knn", KNN(k=(3,)))
+        evaluate_run(EvalSettings(run=str(run), robustness=("x",)), "knn", KNN(k=(3,)))
     with pytest.raises(UserError, match=r"--val-labels y: .* is of pairs"):
-        evaluate_run(Evaluation(run=str(run), val_labels="y"), "knn", KNN(k=(3,)))
+        evaluate_run(EvalSettings(run=str(run), val_labels="y"), "knn", KNN(k=(3,)))
     file = tmp_path / "data" / "val" / "bells" / "0000.wav"
     for encoder, shape in (("a", (1, 600)), ("b", (3, 8, 28))):
         path = tmp_path / f"{encoder}.safetensors"
