@@ -114,7 +114,7 @@ def assert_same(found: Path, wanted: Path, *, noise: float = 0.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2])
+@pytest.mark.parametrize("processes", [2, 4])
 def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) -> None:
     config, reference = one
     process = launch(processes, "--config", str(config), "--out", str(tmp_path / "run"))
