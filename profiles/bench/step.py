@@ -84,7 +84,7 @@ def run(
     search_convolutions(device)
     try:
         subjects, refused = _subjects(config, chosen, device, batch)
-        peaks = {variant: _peak_bytes(one, device) for variant, one in subjects.items()}
+        peaks = {variant: peak_bytes(one, device) for variant, one in subjects.items()}
         timings = interleaved(subjects, repeats=repeats, device=device)
         stages = {variant: _stages(one, repeats) for variant, one in subjects.items()}
     except torch.OutOfMemoryError as error:
@@ -220,7 +220,8 @@ def _stages(subject: Subject | PeerStep, repeats: int) -> dict[str, float]:
     return {f"{stage}_ms": summarize(values).ms for stage, values in samples.items()}
 
 
-def _peak_bytes(call: Callable[[], None], device: str) -> int | None:
+def peak_bytes(call: Callable[[], None], device: str) -> int | None:
+    """What a call allocates beyond what is held; None on the CPU."""
     if not device.startswith("cuda"):
         return None
     call()
