@@ -8,6 +8,9 @@ from typing import Any
 OFFICIAL = "official"
 """What the names of its step's rows begin with."""
 
+BARE = "parts alone"
+"""What the name of a row ends with that is no training: nothing there looks at what is not finite."""
+
 SPEED, RATE, FED, BATCH = "times the official step", "views/s of a step", "end to end, of synthetic", "batch in a step"
 NAMES = {"speed": SPEED, "rate": RATE, "fed": FED, "batch": BATCH}
 """As ``--only`` takes them, and as a row's "goal" has them."""
@@ -33,7 +36,8 @@ def judged(goal: str, gpu: str, value: float | None, **more: Any) -> dict[str, A
 
 def of_step(measured: Iterable[Mapping[str, Any]], gpu: str) -> list[dict[str, Any]]:
     """SPEED and RATE by rows of ``bench step``: of whichever of our ways is the fastest."""
-    ours = [row for row in measured if row.get("ms") and row.get("ratio") and not row["variant"].startswith(OFFICIAL)]
+    ran = [row for row in measured if row.get("ms") and row.get("ratio")]
+    ours = [row for row in ran if not row["variant"].startswith(OFFICIAL) and not row["variant"].endswith(BARE)]
     if not ours:
         return [judged(goal, gpu, None, detail="no step of ours has run") for goal in (SPEED, RATE)]
     rows = []

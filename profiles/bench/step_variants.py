@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from fastvicreg.contracts import Terms
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.bench.peers_step import PEERS
+from fastvicreg.train.steps.eager.step import EagerStep
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,23 @@ class Case:
     own_norms: bool = True
     memory_format: torch.memory_format = torch.channels_last
     kernel: tuple[str, ...] = ()
+    bare: bool = False
+    """The step's parts with nothing around them: neither running statistics kept nor a finite gate."""
     peer: str = ""
     """Whose projector, loss and LARS it has in place of ours."""
 
 
-OFFICIAL = "official"
+OFFICIAL, WHOLE, BARE = "official", "eager, joint views", "eager, joint views, parts alone"
+
+
+class BareStep(EagerStep):
+    """Forward pass, loss, gradients and the optimizer's step, as a training loop of the fewest lines has them."""
+
+    def _run(self, views: tuple[Tensor, ...], scalars: Mapping[str, float | Tensor]) -> Terms:
+        self.updater.optimizer.zero_grad(set_to_none=True)
+        terms = self._gradients(views)
+        self.updater.optimizer.step()
+        return terms
 
 
 def cases(kind: str) -> dict[str, Case]:
@@ -40,18 +56,21 @@ def cases(kind: str) -> dict[str, Case]:
             OFFICIAL: reference,
             "torch's norms": Case(own_norms=False),
             "eager": Case(),
-            "eager, joint views": Case(views="joint"),
+            WHOLE: Case(views="joint"),
+            BARE: Case(views="joint", bare=True),
             "eager, bf16": Case(precision="bf16"),
             "compiled": Case("compiled"),
             f"{OFFICIAL}, compiled": replace(reference, step="compiled"),
             "cached": Case("cached"),
+            "cached, joint views": Case("cached", views="joint"),
         }
     best = Case(precision="bf16", views="joint")
     return {
         OFFICIAL: replace(reference, precision="fp16"),
         "torch's norms": replace(best, views="separate", own_norms=False),
         "eager": replace(best, views="separate"),
-        "eager, joint views": best,
+        WHOLE: best,
+        BARE: replace(best, bare=True),
         "eager, joint views, recomputed": replace(best, activations="recompute"),
         "eager, joint views, fp16": replace(best, precision="fp16"),
         "eager, joint views, tf32": replace(best, precision="tf32"),
