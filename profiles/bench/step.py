@@ -21,7 +21,7 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.peers_step import PeerStep, installed, peer_step
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
-from fastvicreg.profiles.bench.step_variants import BARE, WHOLE, BareStep, Case, cases, chosen_of
+from fastvicreg.profiles.bench.step_variants import BARE, WHOLE, BareStep, Case, cases, chosen_of, widened
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.train.assemble import as_module, build_step
 from fastvicreg.train.device import exact_products, search_convolutions
@@ -181,6 +181,8 @@ def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> Subj
     side = config.data.image_size
     # As the augmentation hands them over: in the precision's own type.
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[case.precision] or torch.float32)
+    if case.stem > views.shape[2]:
+        views = widened(step.method, views.unbind(), case.stem)
     ordered = tuple(view.contiguous(memory_format=case.memory_format) for view in views)
     numbers = torch.arange(batch)
     whole = torch.tensor([0.0, 0.0, side, side, 0.0], device=device)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastvicreg.cli import main
 from fastvicreg.kernels.norm import BatchNorm
 from fastvicreg.profiles.bench import step as bench_step
-from fastvicreg.profiles.bench.step_variants import BARE, OFFICIAL, WHOLE
+from fastvicreg.profiles.bench.step_variants import BARE, FOUR, OFFICIAL, WHOLE
 from fastvicreg.train.steps import STEPS
 
 
@@ -51,6 +51,20 @@ def test_a_step_s_parts_alone_do_its_work_and_show_what_it_takes_besides() -> No
     (whole, bare) = bench_step.run(batch=4, size=16, repeats=2, only=(WHOLE, BARE))
     assert whole["over_parts"] == pytest.approx(whole["ms"] / bare["ms"] - 1)
     assert "over its parts alone" in whole["note"]
+
+
+def test_a_stem_on_four_channels_computes_the_same() -> None:
+    cases, totals = bench_step.cases("cpu"), []
+    for variant in (WHOLE, FOUR):
+        torch.manual_seed(0)
+        subject = bench_step.build_case(tiny(Path("unused")), cases[variant], "cpu", 4)
+        channels = subject.batch.views[0].shape[1]
+        assert channels == cases[variant].stem
+        totals.append([float(subject.step(subject.batch, {"lr": 0.1}).total) for _ in range(3)])
+    weight = subject.step.method.encoders["encoder"].get_parameter("conv1.weight")
+    assert not weight[:, 3:].any()
+    assert totals[1] == pytest.approx(totals[0], rel=1e-4)
+    assert totals[0][0] != totals[0][2]
 
 
 class Called(TorchDispatchMode):
