@@ -24,10 +24,10 @@ from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
 from fastvicreg.profiles.bench.step_variants import BARE, WHOLE, BareStep, Case, cases, chosen_of, widened
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.train.assemble import as_module, build_step
-from fastvicreg.train.device import exact_products, search_convolutions
+from fastvicreg.train.device import AUTOCAST, exact_products, search_convolutions
 from fastvicreg.train.memory import predict
 from fastvicreg.train.steps import config_class
-from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep
+from fastvicreg.train.steps.eager.step import EagerStep
 
 COLUMNS = (
     *(
