@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except UserError as error:
-        print("fastvicreg:", error, file=sys.stderr)
+        if not _told_by_another(str(error)):
+            print("fastvicreg:", error, file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("fastvicreg: interrupted", file=sys.stderr)
@@ -75,6 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """``main`` as a program: the process ends with its exit code, and without threads that are stuck."""
     leave(main())
+
+
+def _told_by_another(line: str) -> bool:
+    """Whether another of several processes tells of the same mistake: each comes to it by itself."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from fastvicreg.train.distributed import told_by_another  # torch: not for a mistake of one process
+
+    return told_by_another(line)
 
 
 def _flush() -> None:

@@ -18,6 +18,7 @@ from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.plan import eval_plan
 from fastvicreg.stalls import LIMIT
 from fastvicreg.train.checkpoint import not_finite
+from fastvicreg.train.device import autocast
 
 EvaluationViews = Generator[tuple[Tensor, Tensor, int]]
 """Batches of a fixed view on the device, their labels, and how many samples a neighbour has stood for so far."""
@@ -51,10 +52,12 @@ def extract(
     workers: int = 0,
     budget: FaultBudget | None = None,
     stall: float = LIMIT,
+    precision: str = "off",
 ) -> Features:
     """Features of every sample by its fixed view; the encoder in evaluation mode meanwhile.
 
-    An image's is resized, centre-cropped and normalised; a sound's is its middle, a text's its first caption.
+    An image's is resized, centre-cropped and normalised; a sound's is its middle, a text's its first caption. The
+    forward pass runs in ``precision``, a key of ``train.device.AUTOCAST``; features are fp32 whatever it is.
 
     ``UserError`` where more samples are faulty than ``budget`` allows, and where features are not finite: whatever is
     made of them would be a number without a meaning. ``StalledError`` where a batch takes more than ``stall`` seconds.
@@ -76,7 +79,9 @@ def extract(
     features_NF, labels, faults, done = torch.empty(0), [], 0, 0
     try:
         for view, label_B, faults in views:  # noqa: B007  # the last one's count is the whole
-            features_BF = encoder(view).float()
+            with autocast(device, precision):
+                features_BF = encoder(view)
+            features_BF = features_BF.float()
             if not done:
                 features_NF = features_BF.new_empty(len(source), *features_BF.shape[1:])
             features_NF[done : done + len(features_BF)] = features_BF

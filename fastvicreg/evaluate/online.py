@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -45,6 +45,8 @@ class OnlineEvaluation:
     method: Method | None = None
     pairs: PairedSource | None = None
     """Of two modalities, between which retrieval is evaluated."""
+    precision: str = "off"
+    """Of the forward passes: the run's own, since what an epoch's end takes is the run's time."""
 
     @classmethod
     def build(cls, run: Run, config: TrainConfig) -> OnlineEvaluation:
@@ -75,6 +77,7 @@ class OnlineEvaluation:
             run.processes,
             run.method,
             pairs,
+            run.precision,
         )
 
     def __call__(self, encoder: nn.Module, probe: OnlineProbe | None = None) -> dict[str, float]:
@@ -120,6 +123,7 @@ class OnlineEvaluation:
             workers=self.workers,
             processes=self.processes,
             budget=self.budget,
+            precision=self.precision,
         )
 
 
@@ -132,15 +136,15 @@ def shared_features(
     workers: int,
     processes: Processes,
     budget: FaultBudget | None = None,
+    precision: str = "off",
 ) -> Features:
     """Of every sample, in the source's order, in every process; each computes its share of them."""
     own, total = source, len(source)
     shared = total >= processes.world_size > 1
     if shared:
         own = SubsetSource(source, range(processes.rank, total, processes.world_size))
-    found = together(
-        lambda: extract(encoder, own, image_size=image_size, device=device, workers=workers, budget=budget), processes
-    )
+    reading: dict[str, Any] = {"device": device, "workers": workers, "budget": budget, "precision": precision}
+    found = together(lambda: extract(encoder, own, image_size=image_size, **reading), processes)
     if not shared:
         return found
     return Features(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from fastvicreg.errors import UserError
+
+AUTOCAST = {"off": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The type that each precision computes in, where it is not the weights' own."""
 
 SLOW_FP16 = (
     "fp16 takes a CPU a hundred times as long as --precision off: torch has its convolutions' gradients for GPUs alone"
@@ -46,6 +51,12 @@ def resolve_precision(asked: str, device: str) -> str:
     if asked == "auto":
         return "bf16" if device.startswith("cuda") else "off"
     return asked
+
+
+def autocast(device: str, precision: str) -> torch.autocast | nullcontext[None]:
+    """What a network's forward pass runs in; ``precision`` is a key of ``AUTOCAST``."""
+    dtype = AUTOCAST[precision]
+    return torch.autocast(torch.device(device).type, dtype) if dtype else nullcontext()
 
 
 def exact_products(precision: str) -> None:

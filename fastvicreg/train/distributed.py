@@ -6,7 +6,10 @@ The one place, with doctor, that reads the environment: torchrun's and SLURM's v
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +25,9 @@ from fastvicreg.train.meeting import meeting_place
 
 PATIENCE = 1800.0
 """Seconds that a process waits for the others where nothing else is asked for: no wait is unbounded."""
+
+ANSWER, FIRST_TO_TELL = 5.0, 2.0
+"""Seconds that torchrun's store has to answer, and that the first process has to tell of a mistake that all make."""
 
 Result = TypeVar("Result")
 
@@ -129,6 +135,31 @@ def join(processes: Processes, device: str, *, patience: float = PATIENCE) -> No
         raise UserError(
             f"the {processes.world_size} processes do not meet ({reason}): start them by torchrun."
         ) from error
+
+
+def told_by_another(line: str) -> bool:
+    """Whether another process tells its user ``line``; the first process tells at once, the others if it does not.
+
+    At torchrun's own store, which is there before the processes have met and after one has ended: without torchrun, and
+    where it does not answer, each tells.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return False
+    text = re.sub(r"^process \d+: ", "", line)
+    key = f"told/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}/{hashlib.sha256(text.encode()).hexdigest()}"
+    try:
+        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        place = dist.TCPStore(*where, timeout=timedelta(seconds=ANSWER))  # pyright: ignore[reportPrivateImportUsage]
+        store = dist.PrefixStore("fastvicreg", place)  # pyright: ignore[reportPrivateImportUsage]
+        deadline = time.monotonic() + (FIRST_TO_TELL if os.environ.get("RANK") != "0" else 0.0)
+        while time.monotonic() < deadline and not store.check([key]):
+            time.sleep(0.05)
+        first = store.add(key, 1) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return False
+    if not first:
+        time.sleep(0.2)  # torchrun ends the others as soon as one has ended: after that one's line
+    return not first
 
 
 def leave() -> None:

@@ -23,9 +23,9 @@ from fastvicreg.datasets import recipe_of
 from fastvicreg.encoders import build_encoder
 from fastvicreg.methods.settings import takes_places
 from fastvicreg.train.batch_norm import replace_norms
+from fastvicreg.train.device import AUTOCAST
 from fastvicreg.train.distributed import Processes
 from fastvicreg.train.drop_path import install
-from fastvicreg.train.steps.eager.step import AUTOCAST
 
 GB = 1e9
 SURE = 1.1

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastvicreg.contracts import FaultReport
 from fastvicreg.show.display import Display
 from fastvicreg.show.metrics import Recorder, data_wait_share
-from fastvicreg.train.steps.eager.step import AUTOCAST
+from fastvicreg.train.device import AUTOCAST
 
 MARGIN = 0.05
 """Share of an epoch by which one process must wait longer than the others before it is named."""

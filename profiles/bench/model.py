@@ -32,9 +32,12 @@ class DataForm:
 FORMS = {
     "originals": DataForm(475, 110_078),
     "beton-500": DataForm(885, 54_961),
+    "beton-400": DataForm(885 * 1.325, 36_685),
+    "raw-256": DataForm(885 * 6.52, 141_206),
 }
 """ImageNet's own JPEGs through native, and 500 px at quality 90 through ffcv: profiles/results/cpu/loader.json, by one
-worker of a 2.8 GHz Xeon."""
+worker of a 2.8 GHz Xeon. 400 px at quality 90, and the pixels of 256 px, by what decoding and cropping them gain over
+500 px: profiles/results/cpu/forms.json."""
 
 CROP_SECONDS = 0.147e-3
 """One core's, for a view of 224 px: profiles/results/cpu/resample.json has it of both, numba, on the same Xeon."""
@@ -44,7 +47,7 @@ CROP_SIDE, CROPS = 224, 2
 MOST_PIXELS = 16384
 """A side that no training has."""
 
-ROWS = {"originals": "native", "beton-500": "ffcv"}
+ROWS = {"originals": "native", "beton-500": "ffcv", "beton-400": "ffcv", "raw-256": "ffcv"}
 """The pipeline whose row of ``bench loader`` measures a form."""
 
 
@@ -77,7 +80,8 @@ class ModelOptions(Output):
     activations: Literal["keep", "recompute"] = "keep"
     """recompute: outputs of batch norms are not kept, and more images fit."""
     form: str = "originals"
-    """originals or beton-500: what the images are stored as."""
+    """What the images are stored as: originals, beton-500 or beton-400 (JPEG of that longest side at quality 90), or
+    raw-256 (pixels)."""
     cores: int = 0
     """Cores of each GPU that load data; 0: as many as it takes."""
     loader: str | None = None

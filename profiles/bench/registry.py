@@ -92,6 +92,7 @@ BENCHMARKS: dict[str, str] = {
     "knn": "kNN of frozen features, every k in one pass, beside a loop in solo-learn's form",
     "probe": "linear classifiers on features computed once: L-BFGS beside the paper's SGD",
     "step": "a preset's whole update by every way to run it, beside the official step",
+    "goals": "what one H100 or H200 is to reach, met or missed: speed, views/s, feeding, batch",
     "train": "a short run by every pipeline, end to end: stopped, resumed, evaluated",
     "model": "a step on GPUs that are not at hand, predicted: time, bottleneck, batch that fits, cores that feed it",
     "trace": "reading a profiler's trace",

@@ -21,13 +21,13 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import preset as named_preset
 from fastvicreg.profiles.bench.peers_step import PeerStep, installed, peer_step
 from fastvicreg.profiles.bench.registry import Benchmark, DeviceOptions, Picture
-from fastvicreg.profiles.bench.step_variants import Case, cases, chosen_of
+from fastvicreg.profiles.bench.step_variants import BARE, WHOLE, BareStep, Case, cases, chosen_of, widened
 from fastvicreg.profiles.measure import Instant, interleaved, milliseconds, now, summarize, synchronize
 from fastvicreg.train.assemble import as_module, build_step
-from fastvicreg.train.device import exact_products, search_convolutions
+from fastvicreg.train.device import AUTOCAST, exact_products, search_convolutions
 from fastvicreg.train.memory import predict
 from fastvicreg.train.steps import config_class
-from fastvicreg.train.steps.eager.step import AUTOCAST, EagerStep
+from fastvicreg.train.steps.eager.step import EagerStep
 
 COLUMNS = (
     *(
@@ -70,8 +70,8 @@ def run(
     backward needs of a source image, as ``train.memory`` foretells it; ``peak_bytes`` what a step allocates beyond
     weights, gradients and momentum, None on the CPU. The stages' times are of steps of their own, on CUDA the device's,
     by events; the finite gate counts as the optimizer's. ``only`` some of the variants; ``against`` others' steps come
-    first, official, lightly or solo. ``note`` says why one does not run here. ``UserError`` for an unknown variant, and
-    where the device's memory does not hold a step.
+    first, official, lightly or solo. ``over_parts`` is what the step takes beside its parts, as a share. ``note`` says
+    why one does not run here. ``UserError`` for an unknown variant, and where the device's memory does not hold a step.
     """
     kind = device.split(":")[0]
     name, batch = preset or PRESET[kind], batch or BATCH[kind]
@@ -84,7 +84,7 @@ def run(
     search_convolutions(device)
     try:
         subjects, refused = _subjects(config, chosen, device, batch)
-        peaks = {variant: _peak_bytes(one, device) for variant, one in subjects.items()}
+        peaks = {variant: peak_bytes(one, device) for variant, one in subjects.items()}
         timings = interleaved(subjects, repeats=repeats, device=device)
         stages = {variant: _stages(one, repeats) for variant, one in subjects.items()}
     except torch.OutOfMemoryError as error:
@@ -122,6 +122,9 @@ def run(
         else:
             kept = predict(_config(config, case), batch, precision=case.precision).kept
             rows[-1]["kept_mb"] = kept / batch / 1e6
+        if variant == WHOLE and BARE in timings:
+            over = rows[-1]["over_parts"] = timing.ms / timings[BARE].ms - 1
+            rows[-1]["note"] = f"{over:+.1%} over its parts alone"
     return rows
 
 
@@ -172,10 +175,14 @@ def _config(config: TrainConfig, case: Case) -> TrainConfig:
 
 def build_case(config: TrainConfig, case: Case, device: str, batch: int) -> Subject:
     step = build_step(_config(config, case), device=device, precision=case.precision, own_norms=case.own_norms)
+    if case.bare:
+        step = BareStep(step.method, step.updater, device=device, precision=case.precision, world_size=1)
     as_module(step.method).to(memory_format=case.memory_format)  # type: ignore[call-overload]
     side = config.data.image_size
     # As the augmentation hands them over: in the precision's own type.
     views = torch.randn(2, batch, 3, side, side, device=device).to(AUTOCAST[case.precision] or torch.float32)
+    if case.stem > views.shape[2]:
+        views = widened(step.method, views.unbind(), case.stem)
     ordered = tuple(view.contiguous(memory_format=case.memory_format) for view in views)
     numbers = torch.arange(batch)
     whole = torch.tensor([0.0, 0.0, side, side, 0.0], device=device)
@@ -220,7 +227,8 @@ def _stages(subject: Subject | PeerStep, repeats: int) -> dict[str, float]:
     return {f"{stage}_ms": summarize(values).ms for stage, values in samples.items()}
 
 
-def _peak_bytes(call: Callable[[], None], device: str) -> int | None:
+def peak_bytes(call: Callable[[], None], device: str) -> int | None:
+    """What a call allocates beyond what is held; None on the CPU."""
     if not device.startswith("cuda"):
         return None
     call()

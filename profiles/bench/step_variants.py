@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from fastvicreg.contracts import Method, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.profiles.bench.peers_step import PEERS
+from fastvicreg.train.steps.eager.step import EagerStep
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,42 @@ class Case:
     own_norms: bool = True
     memory_format: torch.memory_format = torch.channels_last
     kernel: tuple[str, ...] = ()
+    bare: bool = False
+    """The step's parts with nothing around them: neither running statistics kept nor a finite gate."""
+    stem: int = 3
+    """Channels that the first convolution takes, of which those beyond an image's three are 0."""
     peer: str = ""
     """Whose projector, loss and LARS it has in place of ours."""
 
 
-OFFICIAL = "official"
+OFFICIAL, WHOLE, BARE = "official", "eager, joint views", "eager, joint views, parts alone"
+FOUR = "eager, joint views, stem on 4 channels"
+
+
+class BareStep(EagerStep):
+    """Forward pass, loss, gradients and the optimizer's step, as a training loop of the fewest lines has them."""
+
+    def _run(self, views: tuple[Tensor, ...], scalars: Mapping[str, float | Tensor]) -> Terms:
+        self.updater.optimizer.zero_grad(set_to_none=True)
+        terms = self._gradients(views)
+        self.updater.optimizer.step()
+        return terms
+
+
+def widened(method: Method, views: Sequence[Tensor], channels: int) -> list[Tensor]:
+    """``views`` (B, 3, H, W) with channels of 0 behind their own; the network's first convolution takes them.
+
+    Before the first step: weights for these channels are 0, and so are their gradients. ``UserError`` where the network
+    begins with another layer.
+    """
+    convolution = getattr(method.encoders["encoder"], "conv1", None)
+    if not isinstance(convolution, nn.Conv2d):
+        raise UserError("this encoder has no stem that more channels could be given to.")
+    more = channels - views[0].shape[1]
+    layout = torch.channels_last
+    convolution.weight.data = F.pad(convolution.weight.data, (0, 0, 0, 0, 0, more)).contiguous(memory_format=layout)
+    convolution.in_channels = channels
+    return [F.pad(view, (0, 0, 0, 0, 0, more)).contiguous(memory_format=layout) for view in views]
 
 
 def cases(kind: str) -> dict[str, Case]:
@@ -40,18 +76,23 @@ def cases(kind: str) -> dict[str, Case]:
             OFFICIAL: reference,
             "torch's norms": Case(own_norms=False),
             "eager": Case(),
-            "eager, joint views": Case(views="joint"),
+            WHOLE: Case(views="joint"),
+            BARE: Case(views="joint", bare=True),
+            FOUR: Case(views="joint", stem=4),
             "eager, bf16": Case(precision="bf16"),
             "compiled": Case("compiled"),
             f"{OFFICIAL}, compiled": replace(reference, step="compiled"),
             "cached": Case("cached"),
+            "cached, joint views": Case("cached", views="joint"),
         }
     best = Case(precision="bf16", views="joint")
     return {
         OFFICIAL: replace(reference, precision="fp16"),
         "torch's norms": replace(best, views="separate", own_norms=False),
         "eager": replace(best, views="separate"),
-        "eager, joint views": best,
+        WHOLE: best,
+        BARE: replace(best, bare=True),
+        FOUR: replace(best, stem=4),
         "eager, joint views, recomputed": replace(best, activations="recompute"),
         "eager, joint views, fp16": replace(best, precision="fp16"),
         "eager, joint views, tf32": replace(best, precision="tf32"),

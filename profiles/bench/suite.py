@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.dispatch import KERNELS
-from fastvicreg.profiles.bench import claims
+from fastvicreg.profiles.bench import claims, goals_verdict
 from fastvicreg.provenance import document, write_json
 
 COLUMNS = ("part", "outcome", "seconds", "rows", "file")
@@ -42,10 +42,15 @@ DEVICE_FUNCTION = {
 HOST = {"plan": 20, "resample": 60, "loader": 300}
 """Parts that use no device, and the seconds they have."""
 
-OFFICIAL, EAGER, JOINT = "official", "eager", "eager, joint views"
+OFFICIAL, EAGER, JOINT, BARE = "official", "eager", "eager, joint views", "eager, joint views, parts alone"
+OTHERWISE = ("recomputed", "fp16", "tf32", "fp32", "stem on 4 channels")
 STEPS = {
-    "step": (OFFICIAL, "torch's norms", EAGER, JOINT, "graphed, joint views", "cached, joint views"),
-    "step-precisions": (OFFICIAL, JOINT, *(f"{JOINT}, {how}" for how in ("recomputed", "fp16", "tf32", "fp32"))),
+    "step": (OFFICIAL, "torch's norms", EAGER, JOINT, BARE, "graphed, joint views", "cached, joint views"),
+    "step-precisions": (
+        OFFICIAL,
+        JOINT,
+        *(f"{JOINT}, {how}" for how in ("recomputed", "fp16", "tf32", "fp32", "stem on 4 channels")),
+    ),
     "step-compiled": (OFFICIAL, JOINT, "compiled, joint views"),
     "step-official-compiled": (OFFICIAL, "official, compiled"),
 }
@@ -98,7 +103,8 @@ def jobs(device: str, out: Path, repeats: int) -> list[Job]:
     ]
     found = [bench("correctness", 60, "--training", name="correctness-training"), steps[0], bench("train", 60)]
     found += [bench("loss", 60), bench("norm", 30), bench("lars", 20), bench("augment", 25), bench("ceilings", 20)]
-    found += [bench("correctness", 90), steps[1], profile, swap, steps[2]]
+    goals = bench("goals", 60, "--only", "fed", "batch")  # the others are the step's own figures
+    found += [bench("correctness", 90), steps[1], profile, swap, steps[2], goals]
     if sanitizer := shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
             small = bench("correctness", 90, "--small", name=f"sanitizer-{tool}")
@@ -179,7 +185,9 @@ def _write(device: str, out: Path, repeats: int, rows: list[dict[str, Any]], fig
     write_json(out / "all.json", {**content, "figures": figures})
     if device.startswith("cuda"):
         outcomes = {row["part"]: row["outcome"] for row in rows}
-        (out / claims.FILE).write_text(claims.table(outcomes, figures, content))
+        gpus = content["hardware"]["gpus"]
+        reached = goals_verdict.table(figures, gpus[0] if gpus else "no GPU")
+        (out / claims.FILE).write_text(claims.table(outcomes, figures, content) + reached)
 
 
 def failed(rows: Sequence[dict[str, Any]]) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from runs import tiny
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvicreg.cli import main
 from fastvicreg.kernels.norm import BatchNorm
 from fastvicreg.profiles.bench import step as bench_step
-from fastvicreg.profiles.bench.step_variants import OFFICIAL
+from fastvicreg.profiles.bench.step_variants import BARE, FOUR, OFFICIAL, WHOLE
 from fastvicreg.train.steps import STEPS
 
 
@@ -28,6 +31,52 @@ def test_a_row_a_variant_beside_the_official_step() -> None:
     for row in rows[:2]:
         assert all(row[f"{stage}_ms"] > 0 for stage in bench_step.STAGES)
     assert "forward_ms" not in rows[2]  # its stages do not pass one after another
+
+
+def test_a_step_s_parts_alone_do_its_work_and_show_what_it_takes_besides() -> None:
+    """The same weights after it, and neither the gate's norm of all gradients nor its flag."""
+    cases = bench_step.cases("cpu")
+    ends: list[dict[str, torch.Tensor]] = []
+    counts: list[Counter[str]] = []
+    for variant in (WHOLE, BARE):
+        torch.manual_seed(0)
+        subject = bench_step.build_case(tiny(Path("unused")), cases[variant], "cpu", 4)
+        with Called() as called:
+            subject.step(subject.batch, {"lr": 0.5})
+        ends.append(subject.step.method.state_dict())  # type: ignore[attr-defined]
+        counts.append(called.found)
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert counts[0]["isfinite"] + counts[0]["_local_scalar_dense"] > 0
+    assert counts[1]["isfinite"] + counts[1]["_local_scalar_dense"] == 0
+    (whole, bare) = bench_step.run(batch=4, size=16, repeats=2, only=(WHOLE, BARE))
+    assert whole["over_parts"] == pytest.approx(whole["ms"] / bare["ms"] - 1)
+    assert "over its parts alone" in whole["note"]
+
+
+def test_a_stem_on_four_channels_computes_the_same() -> None:
+    cases, totals = bench_step.cases("cpu"), []
+    for variant in (WHOLE, FOUR):
+        torch.manual_seed(0)
+        subject = bench_step.build_case(tiny(Path("unused")), cases[variant], "cpu", 4)
+        channels = subject.batch.views[0].shape[1]
+        assert channels == cases[variant].stem
+        totals.append([float(subject.step(subject.batch, {"lr": 0.1}).total) for _ in range(3)])
+    weight = subject.step.method.encoders["encoder"].get_parameter("conv1.weight")
+    assert not weight[:, 3:].any()
+    assert totals[1] == pytest.approx(totals[0], rel=1e-4)
+    assert totals[0][0] != totals[0][2]
+
+
+class Called(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_a_step_is_measured_with_the_convolutions_that_training_takes(monkeypatch: pytest.MonkeyPatch) -> None:

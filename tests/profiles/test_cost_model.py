@@ -116,6 +116,26 @@ def test_an_image_is_decoded_once_and_cut_for_each_view(traced: Traced) -> None:
     assert 1 / slower - 1 / form.images_per_core_s == pytest.approx(2 * table.CROP_SECONDS)
 
 
+def test_a_smaller_form_takes_fewer_cores_and_pixels_more_of_the_disk() -> None:
+    (original,), (q90,), (small,), (raw,) = (table.run(form=form) for form in table.FORMS)
+    assert original["cores"] > q90["cores"] > small["cores"] > 4 * raw["cores"]
+    assert small["gb_s"] < q90["gb_s"] < original["gb_s"] < raw["gb_s"]
+    for form, known in table.FORMS.items():
+        assert known.images_per_core_s == pytest.approx(_measured(form), rel=2e-3)
+
+
+def _measured(form: str) -> float:
+    """Of the committed results that the table names."""
+    results = Path(table.__file__).parents[1] / "results" / "cpu"
+    rows = json.loads((results / "loader.json").read_text())["rows"]
+    one = {row["pipeline"]: row["images_per_cpu_s"] for row in rows if row["workers"] == 1}
+    gained = {row["form"]: row["images_per_core_s"] for row in json.loads((results / "forms.json").read_text())["rows"]}
+    if form == "originals":
+        return one["native"]
+    name = {"beton-500": "500 px, q90", "beton-400": "400 px, q90", "raw-256": "256 px, pixels"}[form]
+    return one["ffcv"] * gained[name] / gained["500 px, q90"]
+
+
 def test_a_second_branch_takes_one_view(config: TrainConfig) -> None:
     method: Any = config.method
     found = trace(replace(config, method=replace(method, branch_b=("vit_small",))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from runs import tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,9 +19,11 @@ from fastvicreg.errors import UserError
 from fastvicreg.evaluate import knn_predict, linear_predict
 from fastvicreg.evaluate.features import evaluation_resize, extract
 from fastvicreg.evaluate.linear import few_labels
+from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.kernels.augment import IMAGENET_MEAN, IMAGENET_STD
 from fastvicreg.pipelines import open_source
 from fastvicreg.pipelines.decode import decode_rgb
+from fastvicreg.train.assemble import assemble
 
 VIEWS = (torch.ops.aten.slice.Tensor, torch.ops.aten.select.int, torch.ops.aten.unbind.int)
 """Operators that make no memory."""
@@ -98,6 +102,31 @@ def test_features_are_in_the_sources_order_normalised_and_whole(make_folder) -> 
         pixels = torch.tensor(np.array(resized.crop((left, top, left + 8, top + 8)))).float() / 255
         expected = ((pixels - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).permute(2, 0, 1).flatten()
         torch.testing.assert_close(features[index], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_run_s_evaluation_computes_in_the_run_s_precision_and_keeps_fp32(
+    make_folder, precision: Any, dtype: torch.dtype
+) -> None:
+    seen = set[torch.dtype]()
+
+    def noted(module: nn.Module, _: Any, features: torch.Tensor) -> None:
+        if not module.training:
+            seen.add(features.dtype)
+
+    config = tiny(make_folder(train=8, val=4))
+    config = replace(config, run=replace(config.run, precision=precision, epochs=1))
+    run = assemble(config)
+    try:
+        run.encoder.register_forward_hook(noted)
+        values = OnlineEvaluation.build(run, config)(run.encoder)
+        assert seen == {dtype}
+        assert 0 <= values["knn"] <= 100
+        features = extract(run.encoder, run.data.train, image_size=16, precision=precision).features_NF
+        assert features.dtype == torch.float32
+    finally:
+        run.engine.close()
+        run.data.close()
 
 
 def test_features_take_their_own_memory_and_a_batch_s_beside(make_folder, monkeypatch: pytest.MonkeyPatch) -> None:

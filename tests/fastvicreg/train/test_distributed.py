@@ -114,7 +114,7 @@ def assert_same(found: Path, wanted: Path, *, noise: float = 0.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2])
+@pytest.mark.parametrize("processes", [2, 4])
 def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) -> None:
     config, reference = one
     process = launch(processes, "--config", str(config), "--out", str(tmp_path / "run"))
@@ -229,10 +229,21 @@ def test_the_swap_test_leaves_out_communication(one: tuple[Path, Path], tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [("--resolution", "100"), ("--device", "cuda:7")], ids=str)
+def test_a_mistake_in_the_options_is_told_once(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Before the processes meet, and before torch is imported."""
+    process = launch(3, "--preset", "demo", *options, "--out", str(tmp_path / "run"))
+    output = finish(process)
+    assert process.returncode != 0
+    assert [line.count(" ".join(options)) for line in output.splitlines() if "fastvicreg: " in line] == [1], output
+
+
+@pytest.mark.slow
 def test_a_mistake_in_all_is_a_line_and_no_traceback(tmp_path: Path) -> None:
     config = config_file(tmp_path, batch_size=9)
     process = launch(2, "--config", str(config), "--out", str(tmp_path / "run"))
     output = finish(process)
     assert process.returncode != 0
-    assert "fastvicreg: --batch-size 9, the total batch, does not divide among 2 processes." in output
+    assert output.count("--batch-size 9, the total batch, does not divide among 2 processes.") == 1
+    assert "fastvicreg: --batch-size 9" in output  # the first process's own words
     assert "fastvicreg/train/trainer.py" not in output

@@ -30,7 +30,10 @@ from stepping import (
     totals,
     vicreg,
 )
-from waits import Waits
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
+from torch.utils._python_dispatch import _disable_current_modes
+from waits import READS, Waits
 
 from fastvicreg.cli import main
 from fastvicreg.errors import UserError
@@ -158,6 +161,58 @@ def test_compiled_graphs_are_whole_and_give_the_eager_values(name: str) -> None:
     assert_alike(compiled, eager, rtol=1e-4, atol=1e-5)
 
 
+class Unwatched(CompiledStep):
+    """A compiler takes nothing under a dispatch mode: its graphs run without it, and the rest of the step with it."""
+
+    def _functions(self) -> Any:
+        def unwatched(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                with _disable_current_modes():
+                    return function(*arguments)
+
+            return call
+
+        return tuple(map(unwatched, super()._functions()))
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_compiled_step_waits_neither_in_its_graphs_nor_between_them(name: str) -> None:
+    """A whole graph holds no read, since its tracer has no values: the next test."""
+    compiled: list[str] = []
+
+    def noted(graph: torch.fx.GraphModule, _: Any) -> Any:
+        targets = [node.target for node in graph.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
+        compiled.extend(target.overloadpacket.__name__ for target in targets)
+        return make_boxed_func(graph.forward)
+
+    method = METHODS[name]()
+    backend: Any = aot_autograd(fw_compiler=noted, bw_compiler=noted)
+    step = Unwatched(method, Updater(method, lars(method, capturable=True)), backend=backend)
+    for batch in batches(2):
+        step(batch, RATES[0])
+    with Waits() as waits:
+        step(batches(1)[0], RATES[0])
+    assert not waits.found
+    assert {"convolution", "convolution_backward"} <= set(compiled), "the step's work is in the graphs"
+    assert not set(READS) & set(compiled)
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_a_method_that_reads_the_device_cannot_be_compiled() -> None:
+    class Reading(VICReg):
+        def loss(self, embeddings: Any, targets: None) -> Any:
+            terms = super().loss(embeddings, targets)
+            if float(terms.total.detach()) > 1e9:
+                raise AssertionError
+            return terms
+
+    torch.manual_seed(0)
+    method = Reading(Small(), VICRegConfig(expander=(32, 24)), impl="reference")
+    with pytest.raises(UserError, match="--step compiled: Reading cannot be compiled here"):
+        run(CompiledStep(method, Updater(method, lars(method)), backend="aot_eager"), 1)
+
+
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_a_method_that_cannot_be_compiled_whole_is_one_line() -> None:
     class Printing(VICReg):
@@ -171,6 +226,16 @@ def test_a_method_that_cannot_be_compiled_whole_is_one_line() -> None:
         run(CompiledStep(method, Updater(method, lars(method)), backend="aot_eager"), 1)
     assert "\n" not in str(seen.value)
     assert str(seen.value).endswith("give --step eager.")
+
+
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_a_run_may_have_more_sizes_of_views_than_torch_compiles_one_function_for() -> None:
+    method = vicreg()
+    step = CompiledStep(method, Updater(method, lars(method)), backend="eager")
+    batch = batches(1)[0]
+    for side in range(20, 30):
+        views = tuple(torch.randn(8, 3, side, side) for _ in batch.views)
+        assert step(replace(batch, views=views), RATES[0]).total.isfinite()
 
 
 @pytest.mark.slow

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 from torch._dynamo.exc import BackendCompilerFailed, Unsupported
+from torch._dynamo.exc import UserError as UntraceableError  # a branch on a value of the device
 from torch._inductor.exc import InductorError
 
 from fastvicreg.contracts import Batch, Method, Terms
 from fastvicreg.errors import UserError
 from fastvicreg.train.steps.eager.step import EagerStep, Embed, Loss
 from fastvicreg.train.updater import Updater
+
+GRAPHS = 256
+"""Of one function that a process may hold: one for each size of a run's views, and of each run of a study."""
 
 
 class CompiledStep(EagerStep):
@@ -34,6 +38,9 @@ class CompiledStep(EagerStep):
 
     def _functions(self) -> tuple[Embed, Loss]:
         embed, loss = super()._functions()
+        limits = torch._dynamo.config  # 8 of one function, at the ninth of which a whole graph is refused
+        limits.recompile_limit = max(limits.recompile_limit, GRAPHS)
+        limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, GRAPHS)
         mode = self._mode if self._backend == "inductor" else None  # the others know none
 
         def whole(function):  # type: ignore[no-untyped-def]
@@ -46,7 +53,7 @@ class CompiledStep(EagerStep):
         """As ``EagerStep``; ``UserError`` where there is no compiler, or the method cannot be compiled whole."""
         try:
             return super().__call__(batch, scalars)
-        except (BackendCompilerFailed, InductorError, Unsupported) as error:
+        except (BackendCompilerFailed, InductorError, Unsupported, UntraceableError) as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             what = f"{type(self.method).__name__} cannot be compiled here ({reason})"
             raise UserError(f"--step compiled: {what}: give --step eager.") from error

@@ -16,10 +16,9 @@ from torch.profiler import record_function
 from fastvicreg import stages
 from fastvicreg.contracts import Batch, Method, Terms
 from fastvicreg.train.clipping import COLUMN as CLIPPED
+from fastvicreg.train.device import autocast
 from fastvicreg.train.drop_path import drawn, drops_of
 from fastvicreg.train.updater import Updater
-
-AUTOCAST = {"off": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Embed = Callable[[tuple[Tensor, ...]], tuple[Any, Any]]
 """From views to what a method's ``embed`` and ``target`` return."""
@@ -130,8 +129,7 @@ class EagerStep:
 
     def autocast(self) -> torch.autocast | nullcontext[None]:
         """The precision in which the forward pass runs."""
-        dtype = AUTOCAST[self.precision]
-        return torch.autocast(torch.device(self._device).type, dtype) if dtype else nullcontext()
+        return autocast(self._device, self.precision)
 
     def __call__(self, batch: Batch, scalars: Mapping[str, float]) -> Terms:
         """``scalars`` holds this step's learning rate as "lr", and the method's schedules."""
