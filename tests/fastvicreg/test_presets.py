@@ -10,6 +10,7 @@ from fastvicreg.commands.train import options_of, told_of_preset
 from fastvicreg.encoders.convnext.config import ConvNeXtConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.encoders.vit.config import ViTConfig
+from fastvicreg.methods import METHODS
 from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.pipelines.recipes import named_recipe
@@ -141,6 +142,24 @@ def test_dino_s_preset_has_the_released_defaults() -> None:
     assert (optim.optimizer, optim.base_lr, optim.weight_decay, optim.warmup_epochs) == ("adamw", 5e-4, 0.04, 10)
     assert (optim.weight_decay_end, optim.clip, optim.clip_by) == (0.4, 3.0, "parameter")
     assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (100, 512, "dino")
+
+
+def test_the_transformer_s_preset_has_moco_v3_s_optimizer_for_any_method() -> None:
+    """facebookresearch/moco-v3, CONFIG.md: ViT-Small, 1-node (8-GPU), 1024-batch pre-training."""
+    config = preset("vit-imagenet-300ep").config
+    assert (config.encoder, config.method) == (ViTConfig("vit_small", patch=16), preset("imagenet-100ep").config.method)
+    optim = config.optim
+    assert (optim.optimizer, optim.base_lr, optim.weight_decay, optim.warmup_epochs) == ("adamw", 1.5e-4, 0.1, 40)
+    assert optim.decay_1d  # model.parameters() in one group
+    assert (config.run.epochs, config.run.batch_size, config.data.recipe) == (300, 1024, "official")
+    told = " ".join(preset("vit-imagenet-300ep").told(config))
+    for words in ("MoCo v3's", "heads of 32", "ends at 0", "hinge halved", "blur p 1.0", "eq. 5", "--precision fp16"):
+        assert words in told
+    assert "0.002 absolute" not in told  # of the paper's LARS
+    for method in METHODS:
+        settings = options_of(f"--preset vit-imagenet-300ep --data D --method {method}".split()).settings
+        settings.check()
+        assert (settings.method.name, settings.encoder, settings.optim) == (method, config.encoder, optim)
 
 
 def test_vicregl_s_preset_has_the_released_resnet_s_settings() -> None:

@@ -52,6 +52,8 @@ class SimSiamConfig(Regularized):
         """``UserError`` for a setting that would change nothing."""
         if not self.predictor:
             check_no_predictor(self.predictor_hidden, SimSiamConfig.predictor_hidden)
+            if not self.predictor_constant_lr:
+                raise UserError("--no-predictor-constant-lr needs a predictor: leave it out, or --no-predictor.")
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of these settings, one line each."""

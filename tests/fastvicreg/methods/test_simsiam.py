@@ -101,6 +101,7 @@ def test_the_predictor_s_learning_rate_stays_at_its_peak(optimizer: str, constan
         ("--projector 1", "--projector 1 has a layer below 2"),
         ("--regularize raw", "--regularize raw has nothing to act on"),
         ("--covariance nan", "--covariance nan cannot train"),
+        ("--no-predictor --no-predictor-constant-lr", "--no-predictor-constant-lr needs a predictor"),
     ],
 )
 def test_contradictory_settings_are_one_line(arguments: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
