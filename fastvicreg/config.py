@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fastvicreg.agreement import check_agreement
 from fastvicreg.encoders import EncoderConfig
 from fastvicreg.encoders.resnet.config import ResNetConfig
 from fastvicreg.errors import UserError, at_least
 from fastvicreg.kernels.dispatch import parse_choices
 from fastvicreg.methods import MethodConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
-from fastvicreg.pairing import check_views
 from fastvicreg.pipelines.pairs.config import PairConfig
 from fastvicreg.show.trackers import names_of
 from fastvicreg.stalls import LIMIT
@@ -221,6 +221,9 @@ class RunConfig:
     activations: Literal["auto", "keep", "recompute"] = resumable("auto")
     """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device;
     the same to the bit. auto: where a GPU's memory does not hold the batch otherwise."""
+    recompute_stages: tuple[int, ...] = resumable(())
+    """Stages of --arch, from 1, of which backward computes each block again, so that its input alone is kept: a larger
+    batch on a device for up to a third more time. The same to the bit on a CPU."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
     log: tuple[str, ...] = resumable(())
@@ -282,22 +285,9 @@ class TrainConfig:
     def check(self) -> None:
         """``UserError`` for the first value that no run can have."""
         kernel_choices(self)
-        sizes = len(self.data.training_sizes())
-        if sizes > max(1, self.run.epochs):
-            raise UserError(f"--resolution {self.data.resolution} has {sizes} sizes for --epochs {self.run.epochs}.")
-        if sizes > 1 and self.run.total_steps:
-            raise UserError(
-                f"--resolution {self.data.resolution} goes by epochs, --total-steps {self.run.total_steps} by steps: "
-                "give one of them."
-            )
         for section in (self.run, self.data, self.pair, self.optim, self.encoder, self.method, self.step):
             section.check()
-        check_views(self)
-        if self.step.captured and self.optim.weight_decay_end is not None:
-            raise UserError(
-                f"--step {self.step.name} records the weight decay as it is, and --weight-decay-end moves it: "
-                "give --step eager or compiled."
-            )
+        check_agreement(self)
 
 
 def kernel_choices(config: TrainConfig) -> dict[str, str]:

@@ -83,6 +83,11 @@ def takes(config: EncoderConfig) -> str:
     return getattr(config, "takes", "images")
 
 
+def stages_of(config: EncoderConfig) -> int:
+    """How many stages the network has whose blocks can be computed again (``blocks.Blocks``)."""
+    return getattr(config, "stages", 0)
+
+
 def vocabulary_of(config: EncoderConfig) -> int | None:
     """Words that a network for text tells apart; None for one of anything else."""
     return getattr(config, "vocabulary", None)

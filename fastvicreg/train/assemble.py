@@ -30,6 +30,7 @@ from fastvicreg.train.distributed import Processes, device_of, join, launched, t
 from fastvicreg.train.drop_path import install
 from fastvicreg.train.memory import fitted, shortage
 from fastvicreg.train.online_probe import COLUMN, NAME, OnlineProbe
+from fastvicreg.train.recomputed import recompute_stages
 from fastvicreg.train.steps.eager.step import EagerStep
 from fastvicreg.train.updater import Updater
 
@@ -173,6 +174,7 @@ def build_step(
             recompute=config.run.activations == "recompute",
         )
     install(as_module(method), config.run.seed)
+    recompute_stages(method, config.run.recompute_stages)
     groups, captured = method.param_groups(), config.step.captured
     optimizer = build_optimizer(
         config.optim, groups, batch_size=config.run.batch_size, impl=kernels["lars"], captured=captured

@@ -20,12 +20,14 @@ from torch.utils._pytree import tree_leaves
 from fastvicreg.config import TrainConfig, kernel_choices
 from fastvicreg.contracts import BuildContext
 from fastvicreg.datasets import recipe_of
-from fastvicreg.encoders import build_encoder
+from fastvicreg.encoders import build_encoder, stages_of
+from fastvicreg.kernels.norm import forget
 from fastvicreg.methods.settings import takes_places
 from fastvicreg.train.batch_norm import replace_norms
 from fastvicreg.train.device import AUTOCAST
 from fastvicreg.train.distributed import Processes
 from fastvicreg.train.drop_path import install
+from fastvicreg.train.recomputed import blocks_of
 
 GB = 1e9
 SURE = 1.1
@@ -83,13 +85,18 @@ def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
         factor_VKB = torch.empty((len(views), len(drops.rates), part_B), device="meta", dtype=torch.float64)
         dropping = drops.during(factor_VKB)
     with dropping, Alive() as alive:
+        again = _Foretold(alive)
+        for blocks in (
+            each for encoder in method.encoders.values() for each in blocks_of(encoder, run.recompute_stages)
+        ):
+            blocks.again = again
         inputs = tuple(view.to(memory_format=torch.channels_last) if view.ndim == 4 else view for view in views)
         if takes_places(config.method):
             inputs = (*inputs, torch.empty((part_B, len(views), 5), device="meta"))
         results = method.embed(inputs), method.target(inputs)  # held, and so the graph behind them
     # The loss, in fp32 whatever the precision, keeps about a copy of each embedding and its gradient.
     loss = 8 * sum(leaf.numel() for leaf in tree_leaves(results) if isinstance(leaf, Tensor) and leaf.requires_grad)
-    kept = alive.bytes() - views_bytes + loss * batch_B // part_B
+    kept = max(alive.bytes(), again.most) - views_bytes + loss * batch_B // part_B
     moments = MOMENTS[config.optim.optimizer] * gradients
     return Memory(held + copies, gradients, moments, views_bytes * batch_B // part_B, kept)
 
@@ -125,6 +132,26 @@ class Alive(TorchDispatchMode):
     def bytes(self) -> int:
         """At this moment."""
         return sum(size for made, size in self._made.values() if not made.expired())
+
+
+class _Foretold:
+    """Stands for ``recompute_stages``: keeps what it would of each block, and notes the most that there is meanwhile.
+
+    Backward comes to a block when what was kept after it is gone, and then holds all of it.
+    """
+
+    def __init__(self, alive: Alive) -> None:
+        self._alive = alive
+        self._inputs: list[Tensor] = []
+        self.most = 0
+
+    def __call__(self, block: nn.Module, x: Tensor) -> Tensor:
+        self._inputs.append(x)
+        # What is saved is the block's own, as in the second pass; an output that held its graph would hold itself.
+        with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, lambda tensor: tensor):
+            y = block(x)
+        self.most = max(self.most, self._alive.bytes())
+        return forget(y).detach().requires_grad_()
 
 
 def fitted(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> tuple[TrainConfig, str]:
@@ -181,6 +208,8 @@ def shortage_of(config: TrainConfig, processes: Processes, free: int, *, where: 
     ways = [f"--batch-size {fits}"] if fits > 0 else []
     if config.run.activations != "recompute":
         ways.append("--activations recompute")
+    if config.step.name != "compiled" and not config.run.recompute_stages and (count := stages_of(config.encoder)):
+        ways.append(f"--recompute-stages {' '.join(map(str, range(1, count + 1)))}")
     if config.step.name != "cached":
         ways.append("--step cached")
     return (

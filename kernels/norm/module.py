@@ -23,6 +23,13 @@ class JointViews:
     count: int = 1
 
 
+@dataclass
+class SecondPass:
+    """Whether what runs is computed again for backward: the first pass has moved the running statistics."""
+
+    runs: bool = False
+
+
 class BatchNorm(_BatchNorm):
     """``nn.BatchNorm1d`` or ``nn.BatchNorm2d`` by ``kernels.norm``: the same parameters, buffers and values.
 
@@ -39,6 +46,7 @@ class BatchNorm(_BatchNorm):
     joint_views: JointViews | None = None
     recompute: bool = False
     """Whether ``recompute.recomputing`` may drop the output and compute it again in backward."""
+    second_pass: SecondPass | None = None
     _run: tuple[int, str] = (1, "")
 
     @classmethod
@@ -77,7 +85,7 @@ class BatchNorm(_BatchNorm):
         views = self.joint_views.count if self.joint_views else 1
         assert self.momentum is not None
         running = None
-        if self.track_running_stats:
+        if self.track_running_stats and not (self.second_pass and self.second_pass.runs):
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None

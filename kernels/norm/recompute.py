@@ -69,6 +69,12 @@ def remember(
     setattr(y.untyped_storage(), ATTRIBUTE, recipe)
 
 
+def forget(y: Tensor) -> Tensor:
+    """``y``, without what ``remember`` noted: it is kept itself, and what it was made from need not be."""
+    vars(y.untyped_storage()).pop(ATTRIBUTE, None)
+    return y
+
+
 def pack(tensor: Tensor) -> Tensor | Recipe:
     """The recipe of a norm's unchanged output; any other tensor itself."""
     recipe: Recipe | None = getattr(tensor.untyped_storage(), ATTRIBUTE, None)

@@ -169,7 +169,13 @@ class Subject:
 
 
 def _config(config: TrainConfig, case: Case) -> TrainConfig:
-    run = replace(config.run, views=case.views, activations=case.activations, kernel=case.kernel)
+    run = replace(
+        config.run,
+        views=case.views,
+        activations=case.activations,
+        recompute_stages=case.recompute_stages,
+        kernel=case.kernel,
+    )
     return replace(config, run=run, step=config_class(case.step)())
 
 

@@ -23,6 +23,7 @@ class Case:
     precision: str = "off"
     views: str = "separate"
     activations: str = "keep"
+    recompute_stages: tuple[int, ...] = ()
     own_norms: bool = True
     memory_format: torch.memory_format = torch.channels_last
     kernel: tuple[str, ...] = ()
@@ -36,6 +37,7 @@ class Case:
 
 OFFICIAL, WHOLE, BARE = "official", "eager, joint views", "eager, joint views, parts alone"
 FOUR = "eager, joint views, stem on 4 channels"
+BLOCKS = "eager, joint views, blocks recomputed"
 
 
 class BareStep(EagerStep):
@@ -79,6 +81,7 @@ def cases(kind: str) -> dict[str, Case]:
             WHOLE: Case(views="joint"),
             BARE: Case(views="joint", bare=True),
             FOUR: Case(views="joint", stem=4),
+            BLOCKS: Case(views="joint", recompute_stages=(1, 2, 3, 4)),
             "eager, bf16": Case(precision="bf16"),
             "compiled": Case("compiled"),
             f"{OFFICIAL}, compiled": replace(reference, step="compiled"),
@@ -94,6 +97,7 @@ def cases(kind: str) -> dict[str, Case]:
         BARE: replace(best, bare=True),
         FOUR: replace(best, stem=4),
         "eager, joint views, recomputed": replace(best, activations="recompute"),
+        BLOCKS: replace(best, recompute_stages=(1, 2, 3, 4)),
         "eager, joint views, fp16": replace(best, precision="fp16"),
         "eager, joint views, tf32": replace(best, precision="tf32"),
         "eager, joint views, fp32": replace(best, precision="off"),

@@ -43,13 +43,13 @@ HOST = {"plan": 20, "resample": 60, "loader": 300}
 """Parts that use no device, and the seconds they have."""
 
 OFFICIAL, EAGER, JOINT, BARE = "official", "eager", "eager, joint views", "eager, joint views, parts alone"
-OTHERWISE = ("recomputed", "fp16", "tf32", "fp32", "stem on 4 channels")
+OTHERWISE = ("recomputed", "blocks recomputed", "fp16", "tf32", "fp32", "stem on 4 channels")
 STEPS = {
     "step": (OFFICIAL, "torch's norms", EAGER, JOINT, BARE, "graphed, joint views", "cached, joint views"),
     "step-precisions": (
         OFFICIAL,
         JOINT,
-        *(f"{JOINT}, {how}" for how in ("recomputed", "fp16", "tf32", "fp32", "stem on 4 channels")),
+        *(f"{JOINT}, {how}" for how in OTHERWISE),
     ),
     "step-compiled": (OFFICIAL, JOINT, "compiled, joint views"),
     "step-official-compiled": (OFFICIAL, "official, compiled"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fastvicreg.encoders import check_drop_path
 from fastvicreg.errors import UserError
@@ -25,6 +25,9 @@ SIZES = {
 @dataclass(frozen=True)
 class ConvNeXtConfig:
     """A ConvNeXt under timm's parameter names, whose features are as wide as its last stage."""
+
+    stages: ClassVar[int] = 4
+    """Those whose blocks --recompute-stages takes."""
 
     arch: str = "convnext_small"
     """convnext_tiny, convnext_small, convnext_base, convnext_large or convnext_xlarge."""

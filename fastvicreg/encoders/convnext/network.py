@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.blocks import Blocks
 from fastvicreg.encoders.drop_path import DropPath, rising
 from fastvicreg.encoders.transformer import EPS, STD, Mlp
 from fastvicreg.errors import UserError
@@ -56,7 +57,7 @@ class Stage(nn.Module):
             if given != channels
             else nn.Identity()
         )
-        self.blocks = nn.Sequential(*(Block(channels, layer_scale, rate) for rate in rates))
+        self.blocks = Blocks(*(Block(channels, layer_scale, rate) for rate in rates))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return self.blocks(self.downsample(x_BCHW))

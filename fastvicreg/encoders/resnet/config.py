@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from fastvicreg.encoders import check_drop_path
 from fastvicreg.errors import UserError
@@ -37,6 +37,9 @@ STEMS: dict[str, StemForm] = {
 @dataclass(frozen=True)
 class ResNetConfig:
     """A ResNet under torchvision's parameter names."""
+
+    stages: ClassVar[int] = 4
+    """Those whose blocks --recompute-stages takes."""
 
     arch: str = "resnet50"
     """resnet18, resnet34, resnet50, resnet101 or resnet50x2; other families: vit_tiny, vit_small, vit_base;

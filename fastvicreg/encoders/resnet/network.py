@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.blocks import Blocks
 from fastvicreg.encoders.drop_path import DropPath, added, rising
 from fastvicreg.encoders.resnet.config import STEMS, Stem
 from fastvicreg.kernels.norm import activated
@@ -94,7 +95,7 @@ class ResNet(nn.Module):
             for position in range(depth):
                 blocks.append(block(channels, planes, 2 if number and not position else 1, next(rates)))
                 channels = planes * expansion
-            stages.append(nn.Sequential(*blocks))
+            stages.append(Blocks(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.features = self.map_features = channels

@@ -17,6 +17,8 @@ class ResNet1dConfig:
     """A ResNet whose convolutions run over time (paper Table 6: a 1-D ResNet-18 of 384 features)."""
 
     takes: ClassVar[str] = "waveforms"
+    stages: ClassVar[int] = 4
+    """Those whose blocks --recompute-stages takes."""
 
     arch: str = "resnet18_1d"
     """resnet18_1d or resnet34_1d."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.blocks import Blocks
 from fastvicreg.encoders.drop_path import DropPath, added, rising
 from fastvicreg.kernels.norm import activated
 
@@ -57,7 +58,7 @@ class ResNet1d(nn.Module):
                 outputs = width * 2**number
                 blocks.append(Block(channels, outputs, 4 if number and not place else 1, next(rates)))
                 channels = outputs
-            stages.append(nn.Sequential(*blocks))
+            stages.append(Blocks(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.avgpool = nn.AdaptiveAvgPool1d(1)
         self.features = channels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fastvicreg.encoders import check_blocks
 from fastvicreg.errors import UserError
@@ -18,6 +18,9 @@ SIZES = {"vit_tiny": (192, 3), "vit_small": (384, 6), "vit_base": (768, 12)}
 @dataclass(frozen=True)
 class ViTConfig:
     """A vision transformer under timm's parameter names; its features are the class token's, after the last norm."""
+
+    stages: ClassVar[int] = 1
+    """Those whose blocks --recompute-stages takes: all blocks are one."""
 
     arch: str = "vit_small"
     """vit_tiny, vit_small or vit_base: 192, 384 or 768 wide, in heads of 64."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvicreg.contracts import ParamGroup, by_dimension
+from fastvicreg.encoders.blocks import Blocks
 from fastvicreg.encoders.drop_path import rising
 from fastvicreg.encoders.transformer import EPS, Block, init_linear, init_normal
 from fastvicreg.errors import UserError
@@ -43,7 +44,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(width, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, rate) for rate in rising(drop_path, depth)))
+        self.blocks = Blocks(*(Block(width, heads, rate) for rate in rising(drop_path, depth)))
         self.norm = nn.LayerNorm(width, eps=EPS)
         for parameter in (self.cls_token, self.pos_embed):
             init_normal(parameter)

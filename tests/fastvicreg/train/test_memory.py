@@ -85,7 +85,7 @@ def test_too_large_a_batch_is_told_with_one_that_fits(processes: int) -> None:
     line = shortage_of(settings, ranks, free, where="cuda:0", precision="bf16")
     found = re.fullmatch(
         r"--batch-size 4096 needs about \d+ GB on cuda:0, where \d+ GB are free: give --batch-size (\d+), "
-        r"--activations recompute, --step cached\.",
+        r"--activations recompute, --recompute-stages 1 2 3 4, --step cached\.",
         line,
     )
     assert found, line
@@ -116,7 +116,7 @@ def test_activations_are_recomputed_where_they_do_not_fit_otherwise(monkeypatch:
     assert chosen(0.8 * recomputed) == ("recompute", "")  # refused, and not with a way out that is none
     decided, _ = fitted(settings, Processes(), device="cuda:0", precision="bf16")
     line = shortage(decided, Processes(), device="cuda:0", precision="bf16")
-    assert re.search(r": give --batch-size \d+, --step cached\.$", line), line
+    assert re.search(r": give --batch-size \d+, --recompute-stages 1 2 3 4, --step cached\.$", line), line
     assert fitted(config(activations="keep"), Processes(), device="cuda:0", precision="bf16")[1] == ""
     assert fitted(settings, Processes(), device="cpu", precision="off")[0].run.activations == "keep"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (recomputed, 1 << 40))
