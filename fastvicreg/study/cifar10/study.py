@@ -38,9 +38,9 @@ class Cifar10:
     """CIFAR-10 as a folder with train/ and test/ (class folders, or .beton files); other small images do too."""
     val_data: str | None = None
     """Labelled images to classify, where they do not lie in --data as val/ or test/."""
-    scale: Scale = "cpu"
+    scale: Scale | None = None
     """cpu: the narrow network of the preset cifar10-cpu, each run by --cpu-seconds; full: the full ResNet-18 and the
-    methods' own presets, by --epochs, for a GPU."""
+    methods' own presets, by --epochs, for a GPU; default: full where --epochs are given, else cpu."""
     cpu_seconds: float | None = None
     """CPU-seconds of each run, on one thread of torch's and those that decode (cpu scale); default 400."""
     epochs: tuple[int, ...] = ()
@@ -69,14 +69,14 @@ class Cifar10:
         for name in self.only:
             if name not in ROWS:
                 raise UserError(unknown("row", name, ROWS))
-        if self.scale == "cpu" and self.epochs:
+        if not self.full and self.epochs:
             raise UserError(f"--epochs {self.epochs[0]} is --scale full's: runs of --scale cpu last for --cpu-seconds.")
         if self.cpu_seconds is not None:
-            if self.scale == "full":
+            if self.full:
                 raise UserError(f"--cpu-seconds {self.cpu_seconds:g} is --scale cpu's: --scale full goes by --epochs.")
             if not 0 < self.cpu_seconds < math.inf:
                 raise UserError(f"--cpu-seconds {self.cpu_seconds:g}: give a number above 0.")
-        if self.scale == "cpu" and self.device.startswith("cuda"):
+        if not self.full and self.device.startswith("cuda"):
             raise UserError(f"--device {self.device} is --scale full's: --scale cpu counts CPU time; leave it out.")
         for number in self.epochs:
             if number < 1 or self.epochs.count(number) > 1:
@@ -84,22 +84,27 @@ class Cifar10:
         for name in self.rows():
             self.config(name).check()
 
+    @property
+    def full(self) -> bool:
+        """Whether it is at full scale."""
+        return self.scale == "full" or (self.scale is None and bool(self.epochs))
+
     def rows(self) -> tuple[str, ...]:
         """The rows that --only names, in the table's order; all without it."""
         return tuple(name for name in ROWS if not self.only or name in self.only)
 
     def lengths(self) -> tuple[int, ...]:
         """Epochs of the runs, shortest first; 0 alone: by CPU-seconds."""
-        return (0,) if self.scale == "cpu" else tuple(sorted(self.epochs or EPOCHS))
+        return tuple(sorted(self.epochs or EPOCHS)) if self.full else (0,)
 
     def config(self, row: str) -> TrainConfig:
         """All settings of a row but seed and duration."""
-        config = row_config(row, self.scale)
+        config = row_config(row, "full" if self.full else "cpu")
         places = {"data": self.data, "val_data": self.val_data}
         paths = {key: path and os.path.abspath(path) for key, path in places.items()}
         data = replace(config.data, **paths, pipeline=self.pipeline, workers=self.workers)
         # A GPU's steps take a CPU next to no time.
-        device = "cpu" if self.scale == "cpu" and self.device == "auto" else self.device
+        device = "cpu" if not self.full and self.device == "auto" else self.device
         return replace(config, data=data, run=replace(config.run, device=device))
 
     def run(self) -> int:
@@ -109,17 +114,17 @@ class Cifar10:
         from fastvicreg.threads import one_thread
         from fastvicreg.train.distributed import launched
 
-        if self.scale == "cpu" and (processes := launched().world_size) > 1:
+        if not self.full and (processes := launched().world_size) > 1:
             raise UserError(f"--scale cpu counts the CPU time of one process, not of {processes}: start it by itself.")
         settings = {
-            "scale": self.scale,
-            "cpu_seconds": (self.cpu_seconds or CPU_SECONDS) if self.scale == "cpu" else None,
+            "scale": "full" if self.full else "cpu",
+            "cpu_seconds": None if self.full else self.cpu_seconds or CPU_SECONDS,
             "data": self.data and os.path.abspath(self.data),
             "val_data": self.val_data and os.path.abspath(self.val_data),
             "pipeline": self.pipeline,
             "device": self.device,
         }
-        alone = one_thread() if self.scale == "cpu" else nullcontext()
+        alone = nullcontext() if self.full else one_thread()
         with alone, opened("cifar10", self.out, settings, self.config(self.rows()[0])) as session:
             images, batch_size = len(session.data.train), max(self.config(row).run.batch_size for row in self.rows())
             if images < batch_size:
@@ -143,7 +148,7 @@ class Cifar10:
         first, data, seeds = self.config(self.rows()[0]), session.data, range(self.seeds)
         jobs = [Job("pixels", partial(pixels, first, data))]
         jobs += [Job(f"random-seed{seed}", partial(untrained, _seeded(first, seed), data)) for seed in seeds]
-        step_seconds = {} if self.scale == "full" else self._step_seconds(session)
+        step_seconds = {} if self.full else self._step_seconds(session)
         for length in self.lengths():
             for seed in seeds:
                 for row in self.rows():

@@ -185,7 +185,7 @@ def test_cpu_seconds_are_of_one_thread(images: Path, tmp_path: Path, monkeypatch
 @pytest.mark.slow
 def test_a_study_by_epochs_has_a_schedule_for_each_length(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    assert carried_out(images, out, "--scale", "full", "--epochs", "10", "1", "--seeds", "1") == 0
+    assert carried_out(images, out, "--epochs", "10", "1", "--seeds", "1") == 0
     found = rows_of(out)
     assert [row["title"] for row in found.values() if row["row"] == "vicreg"] == [
         "VICReg, 1 epochs",
@@ -259,7 +259,8 @@ def test_a_row_whose_runs_diverged_is_shown_as_such(tmp_path: Path) -> None:
     [
         (["--only", "moco"], "unknown row 'moco'"),
         (["--seeds", "0"], "--seeds 0: give at least one"),
-        (["--epochs", "10"], "--epochs 10 is --scale full's"),
+        (["--scale", "cpu", "--epochs", "10"], "--epochs 10 is --scale full's"),
+        (["--epochs", "10", "--cpu-seconds", "60"], "--cpu-seconds 60 is --scale cpu's"),
         (["--scale", "full", "--cpu-seconds", "60"], "--cpu-seconds 60 is --scale cpu's"),
         (["--scale", "full", "--epochs", "10", "10"], "--epochs 10: give different numbers"),
         (["--scale", "full", "--epochs", "0"], "--epochs 0: give different numbers"),
@@ -292,4 +293,5 @@ def test_cpu_time_is_counted_of_runs_on_the_cpu() -> None:
 def test_options_know_their_lengths() -> None:
     assert Cifar10(data="x").lengths() == (0,)
     assert Cifar10(data="x", scale="full").lengths() == (10, 30)
-    assert Cifar10(data="x", scale="full", epochs=(30, 1)).lengths() == (1, 30)
+    assert Cifar10(data="x", epochs=(30, 1)).lengths() == (1, 30)
+    assert Cifar10(data="x", epochs=(30, 1)).config("vicreg") == Cifar10(data="x", scale="full").config("vicreg")

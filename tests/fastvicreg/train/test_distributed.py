@@ -114,10 +114,10 @@ def assert_same(found: Path, wanted: Path, *, noise: float = 0.0) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int) -> None:
+@pytest.mark.parametrize(("processes", "options"), [(2, ()), (4, ()), (2, ("--recompute-stages", "1", "3"))])
+def test_as_one_process(one: tuple[Path, Path], tmp_path: Path, processes: int, options: tuple[str, ...]) -> None:
     config, reference = one
-    process = launch(processes, "--config", str(config), "--out", str(tmp_path / "run"))
+    process = launch(processes, "--config", str(config), *options, "--out", str(tmp_path / "run"))
     output = finish(process)
     assert process.returncode == 0, output
     assert output.count("done: 8 steps") == 1, "one process speaks"
