@@ -26,7 +26,9 @@ from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.train.assemble import as_module, build_step
 from fastvicreg.train.memory import predict
 from fastvicreg.train.steps.cached.config import CachedConfig
+from fastvicreg.train.steps.eager.config import EagerConfig
 from fastvicreg.train.steps.eager.step import EagerStep
+from fastvicreg.train.steps.graphed.config import GraphedConfig
 from fastvicreg.train.steps.graphed.step import EAGER_STEPS, GraphedStep
 from fastvicreg.train.updater import Updater
 
@@ -49,10 +51,11 @@ def config(encoder: Any = ENCODERS["resnet18"][0], method: str = "vicreg", **run
     )
 
 
-def batch(number: int) -> Batch:
+def batch(number: int, samples: int = 8, device: str = "cpu") -> Batch:
     made = torch.Generator().manual_seed(number)
-    views = tuple(torch.randn(8, 3, 32, 32, generator=made).to(memory_format=torch.channels_last) for _ in range(2))
-    index_B = torch.arange(8) + 8 * number
+    noise = torch.randn(2, samples, 3, 32, 32, generator=made).to(device)
+    index_B = torch.arange(samples) + samples * number
+    views = tuple(view.contiguous(memory_format=torch.channels_last) for view in noise)
     return Batch(views, index_B, index_B, Cursor(0, number))
 
 
@@ -107,6 +110,24 @@ def test_a_graph_s_replays_are_the_same() -> None:
         return [float(step(batch(number), {"lr": 0.05}).total) for number in range(EAGER_STEPS + 3)]
 
     assert totals((1, 2, 3, 4)) == pytest.approx(totals(()), rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", [EagerConfig(), GraphedConfig()], ids=lambda way: way.name)
+def test_on_a_gpu_steps_agree_and_take_less_memory(way: Any) -> None:
+    def trained(stages: tuple[int, ...]) -> tuple[list[float], int]:
+        settings = replace(config(recompute_stages=stages), step=way)
+        step = build_step(settings, device="cuda", precision="bf16")
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        given = (batch(number, 256, "cuda") for number in range(EAGER_STEPS + 3))
+        found = [float(step(one, {"lr": 0.05}).total) for one in given]
+        step.close()
+        return found, torch.cuda.max_memory_allocated() - before
+
+    (wanted, whole), (found, less) = trained(()), trained((1, 2, 3, 4))
+    assert found == pytest.approx(wanted, rel=3e-2)
+    assert less < 0.8 * whole
 
 
 def test_no_block_s_second_pass_waits_for_the_device() -> None:
