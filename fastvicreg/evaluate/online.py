@@ -107,6 +107,7 @@ class OnlineEvaluation:
                 device=self.device,
                 workers=self.workers,
                 first=queries,
+                precision=self.precision,
             )
             replaced += second.faults
             values["recall_ab"] = recalls(first, second, (1,))["recall@1"]

@@ -21,6 +21,7 @@ from fastvicreg.pipelines.pairs.modalities import modality_of
 from fastvicreg.pipelines.pairs.source import MemberSource, PairedSource
 from fastvicreg.pipelines.pairs.text import Text
 from fastvicreg.stalls import LIMIT
+from fastvicreg.train.device import autocast
 
 BLOCK = 1024
 """Queries that are compared at once."""
@@ -44,11 +45,13 @@ def embed_pairs(
     workers: int = 0,
     stall: float = LIMIT,
     first: Features | None = None,
+    precision: str = "off",
 ) -> tuple[Embedded, Embedded]:
     """Unit-length embeddings of both members by encoder and head of their branch, in evaluation mode meanwhile.
 
     ``first``: the first encoder's features of the first members where they are known; of captions, of which a sample
-    may have several, they are not used. ``StalledError`` where a batch takes more than ``stall`` seconds.
+    may have several, they are not used. The encoders run in ``precision``, as ``features.extract``; the heads do not.
+    ``StalledError`` where a batch takes more than ``stall`` seconds.
     """
     assert isinstance(method, nn.Module)
     heads = [getattr(method, name) for name in ("head", "head_b")]
@@ -56,7 +59,7 @@ def embed_pairs(
     method.eval()
     try:
         a, b = (
-            _embed(encoder, head, member, image_size, device, workers, stall, known)
+            _embed(encoder, head, member, image_size, device, workers, stall, precision, known)
             for encoder, head, member, known in zip(
                 method.encoders.values(), heads, source.members, (first, None), strict=True
             )
@@ -74,17 +77,27 @@ def _embed(
     device: str,
     workers: int,
     stall: float,
+    precision: str,
     known: Features | None,
 ) -> Embedded:
     modality = modality_of(member)
     if not isinstance(modality, Text):  # one view a sample
-        found = known or extract(encoder, member, image_size=image_size, device=device, workers=workers, stall=stall)
+        found = known or extract(
+            encoder,
+            member,
+            image_size=image_size,
+            device=device,
+            workers=workers,
+            stall=stall,
+            precision=precision,
+        )
         z_ND = head(found.features_NF)
         return Embedded(F.normalize(z_ND.float(), dim=1), torch.arange(len(z_ND), device=z_ND.device), found.faults)
     embeddings, samples, faults = [], [], 0
     views_of_all = all_views(member, modality, workers=workers, stall=stall)
     for views, sample_M, faults in views_of_all:  # noqa: B007  # the last count is the whole
-        features_MF = encoder(as_view(views.to(device), torch.float32))
+        with autocast(device, precision):
+            features_MF = encoder(as_view(views.to(device), torch.float32))
         embeddings.append(head(features_MF.float()))
         samples.append(sample_M)
     z_MD = torch.cat(embeddings)

@@ -18,6 +18,7 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.errors import UserError
 from fastvicreg.evaluate.eval_settings import EvalSettings
 from fastvicreg.evaluate.frozen import evaluate_run
+from fastvicreg.evaluate.online import OnlineEvaluation
 from fastvicreg.evaluate.protocols.knn import KNN
 from fastvicreg.evaluate.protocols.linear import Linear
 from fastvicreg.evaluate.protocols.retrieval import Retrieval
@@ -26,6 +27,7 @@ from fastvicreg.methods.simclr.config import SimCLRConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.wmse.config import WMSEConfig
 from fastvicreg.pipelines.pairs.vocabulary import FILE, Vocabulary
+from fastvicreg.train.assemble import assemble
 from fastvicreg.train.memory import predict
 from fastvicreg.train.steps.compiled.config import CompiledConfig
 from fastvicreg.train.steps.eager.config import EagerConfig
@@ -92,6 +94,22 @@ def test_a_stopped_run_resumes_to_the_bit(kind: str, tmp_path: Path, request: py
     assert len(rows) == 3
     assert all(0 <= row[name] <= 100 for row in rows for name in ("recall_ab", "recall_ba"))
     assert ("knn" in rows[0]) is (kind == "sound")
+
+
+@pytest.mark.parametrize(("precision", "autocast"), [("off", False), ("bf16", True)])
+def test_both_sides_are_evaluated_in_the_run_s_precision(pictures: TrainConfig, precision: Any, autocast: bool) -> None:
+    run = assemble(replace(pictures, run=replace(pictures.run, precision=precision)))
+    evaluation = OnlineEvaluation.build(run, pictures)
+    found: list[tuple[str, bool]] = []
+    for name, encoder in run.method.encoders.items():
+        encoder.register_forward_pre_hook(lambda *_, name=name: found.append((name, torch.is_autocast_enabled("cpu"))))
+    try:
+        assert evaluation(run.encoder).keys() >= {"recall_ab", "recall_ba"}
+    finally:
+        run.engine.close()
+        run.data.close()
+    assert {name for name, _ in found} == set(run.method.encoders)
+    assert {inside for _, inside in found} == {autocast}
 
 
 def test_the_words_are_the_runs(pictures: TrainConfig, tmp_path: Path) -> None:
