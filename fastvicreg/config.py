@@ -220,7 +220,8 @@ class RunConfig:
     separate: one view after another, the same but for rounding."""
     activations: Literal["auto", "keep", "recompute"] = resumable("auto")
     """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device;
-    the same to the bit. auto: where a GPU's memory does not hold the batch otherwise."""
+    the same to the bit. auto: where a GPU's memory does not hold the batch otherwise, with --recompute-stages of as
+    many stages as it takes."""
     recompute_stages: tuple[int, ...] = resumable(())
     """Stages of --arch, from 1, of which backward computes each block again, so that its input alone is kept: a larger
     batch on a device for up to a third more time. The same to the bit on a CPU."""

@@ -155,25 +155,39 @@ class _Foretold:
 
 
 def fitted(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> tuple[TrainConfig, str]:
-    """``config`` with ``--activations auto`` decided, and a line that says why where that is not "keep"."""
+    """``config`` with ``--activations auto`` decided, and a line that says why where that is not "keep".
+
+    The first that fits: all kept, batch norms' outputs computed again, and with these the blocks of ever more stages,
+    which takes time. Where none does, that of the least memory, for a refusal that names the largest batch.
+    """
     if config.run.activations != "auto":
         return config, ""
-    kept, recomputed = (
-        replace(config, run=replace(config.run, activations=choice)) for choice in ("keep", "recompute")
-    )
+    kept = _keeping(config, "keep")
     if not device.startswith("cuda") or config.step.name == "compiled":  # which keeps what its compiler chooses
         return kept, ""
     free = _free(device)
     if not shortage_of(kept, processes, free, where=device, precision=precision):
         return kept, ""
-    if shortage_of(recomputed, processes, free, where=device, precision=precision):
-        return recomputed, ""  # neither fits: the refusal names the larger batch, and not what would not help
+    chosen = _keeping(config, "recompute")
+    stages = 0 if config.run.recompute_stages else stages_of(config.encoder)
+    for last in range(stages + 1):
+        chosen = _keeping(config, "recompute", tuple(range(1, last + 1)) or config.run.recompute_stages)
+        if not shortage_of(chosen, processes, free, where=device, precision=precision):
+            break
+    else:
+        return chosen, ""
     batch_B = config.run.batch_size // processes.world_size
     needed = predict(kept, batch_B, precision=precision).total
-    return recomputed, (
-        f"outputs of batch norms are computed again in backward: kept, they would need about {needed / GB:.0f} GB on "
-        f"{device}, where {free / GB:.0f} GB are free (--activations keep: not so)."
+    again = f" and, as by --recompute-stages {' '.join(map(str, chosen.run.recompute_stages))}, blocks" if last else ""
+    return chosen, (
+        f"outputs of batch norms{again} are computed again in backward: kept, they would need about "
+        f"{needed / GB:.0f} GB on {device}, where {free / GB:.0f} GB are free (--activations keep: not so)."
     )
+
+
+def _keeping(config: TrainConfig, activations: Any, stages: tuple[int, ...] | None = None) -> TrainConfig:
+    run = replace(config.run, activations=activations)
+    return replace(config, run=run if stages is None else replace(run, recompute_stages=stages))
 
 
 def shortage(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> str:

@@ -99,6 +99,7 @@ def _large(config: TrainConfig, gpu: str) -> dict[str, Any]:
     search_convolutions(device)
     config, _ = fitted(config, Processes(), device=device, precision=precision)
     case = Case(precision=precision, views="joint", activations=config.run.activations)
+    case = replace(case, recompute_stages=config.run.recompute_stages)
     try:
         subject = step.build_case(config, case, device, batch)
         peak = step.peak_bytes(subject, device)

@@ -104,19 +104,29 @@ def test_activations_are_recomputed_where_they_do_not_fit_otherwise(monkeypatch:
         predict(config(activations=choice), 64, precision="bf16").total for choice in ("keep", "recompute")
     )
 
-    def chosen(free: float) -> tuple[str, str]:
+    def chosen_of(free: float) -> tuple[TrainConfig, str]:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 1 << 40))
-        decided, said = fitted(settings, Processes(), device="cuda:0", precision="bf16")
+        return fitted(settings, Processes(), device="cuda:0", precision="bf16")
+
+    def chosen(free: float) -> tuple[str, str]:
+        decided, said = chosen_of(free)
+        assert decided.run.recompute_stages == ()
         return decided.run.activations, said
 
     assert chosen(kept) == ("keep", "")
     activations, said = chosen(recomputed)
     assert activations == "recompute"
     assert said.endswith("GB are free (--activations keep: not so).")
-    assert chosen(0.8 * recomputed) == ("recompute", "")  # refused, and not with a way out that is none
-    decided, _ = fitted(settings, Processes(), device="cuda:0", precision="bf16")
+    decided, said = chosen_of(0.9 * recomputed)
+    assert (decided.run.activations, decided.run.recompute_stages) == ("recompute", (1,))
+    assert said.startswith("outputs of batch norms and, as by --recompute-stages 1, blocks are computed again")
+    own = replace(settings, run=replace(settings.run, recompute_stages=(2,)))
+    assert fitted(own, Processes(), device="cuda:0", precision="bf16")[0].run.recompute_stages == (2,)
+    least = predict(config(activations="recompute", recompute_stages=(1, 2, 3, 4)), 64, precision="bf16").total
+    decided, said = chosen_of(0.85 * least)
+    assert (decided.run.activations, decided.run.recompute_stages, said) == ("recompute", (1, 2, 3, 4), "")
     line = shortage(decided, Processes(), device="cuda:0", precision="bf16")
-    assert re.search(r": give --batch-size \d+, --recompute-stages 1 2 3 4, --step cached\.$", line), line
+    assert re.search(r": give --batch-size \d+, --step cached\.$", line), line  # and no way out that is none
     assert fitted(config(activations="keep"), Processes(), device="cuda:0", precision="bf16")[1] == ""
     assert fitted(settings, Processes(), device="cpu", precision="off")[0].run.activations == "keep"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (recomputed, 1 << 40))
