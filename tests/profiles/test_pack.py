@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import venv
 import zipfile
 from importlib import metadata
@@ -157,8 +156,7 @@ def test_an_unpacked_archive_checks_its_machine_with_what_it_brought(tmp_path: P
     there.write_text("\n".join(sorted(installed)))
     archive = tmp_path / "check.tar.gz"
     assert main(["bench", "pack", str(archive), "--python", HERE, "--there", str(there)]) == 0
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "xzf", str(archive), "-C", str(tmp_path)], check=True)  # as docs/hardware.md says
 
     fresh = tmp_path / "fresh"
     venv.create(fresh, with_pip=True, symlinks=True)
