@@ -224,7 +224,7 @@ class RunConfig:
     many stages as it takes."""
     recompute_stages: tuple[int, ...] = resumable(())
     """Stages of --arch, from 1, of which backward computes each block again, so that its input alone is kept: a larger
-    batch on a device for up to a third more time. The same to the bit on a CPU."""
+    batch on a device for about a third more time. The same to the bit on a CPU."""
     kernel: tuple[str, ...] = resumable(())
     """Implementations by part, such as loss=gram lars=reference augment=numba resample=torch."""
     log: tuple[str, ...] = resumable(())
