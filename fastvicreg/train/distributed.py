@@ -1,6 +1,7 @@
 """Several processes as one run: which one this is, how they meet, and the agreements that are not gradients.
 
-The one place, with doctor, that reads the environment: torchrun's and SLURM's variables.
+The one place, with doctor, that reads the environment: torchrun's and SLURM's variables. ``cli`` alone asks it besides
+whether there are several processes, before torch is imported.
 """
 
 from __future__ import annotations

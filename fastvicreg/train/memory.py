@@ -86,10 +86,9 @@ def predict(config: TrainConfig, batch_B: int, *, precision: str) -> Memory:
         dropping = drops.during(factor_VKB)
     with dropping, Alive() as alive:
         again = _Foretold(alive)
-        for blocks in (
-            each for encoder in method.encoders.values() for each in blocks_of(encoder, run.recompute_stages)
-        ):
-            blocks.again = again
+        for encoder in method.encoders.values():
+            for blocks in blocks_of(encoder, run.recompute_stages):
+                blocks.again = again
         inputs = tuple(view.to(memory_format=torch.channels_last) if view.ndim == 4 else view for view in views)
         if takes_places(config.method):
             inputs = (*inputs, torch.empty((part_B, len(views), 5), device="meta"))
@@ -162,32 +161,30 @@ def fitted(config: TrainConfig, processes: Processes, *, device: str, precision:
     """
     if config.run.activations != "auto":
         return config, ""
-    kept = _keeping(config, "keep")
+    own = config.run.recompute_stages
+    kept = _keeping(config, "keep", own)
     if not device.startswith("cuda") or config.step.name == "compiled":  # which keeps what its compiler chooses
         return kept, ""
     free = _free(device)
-    if not shortage_of(kept, processes, free, where=device, precision=precision):
+    more = 0 if own else stages_of(config.encoder)
+    ways = [kept, *(_keeping(config, "recompute", own or tuple(range(1, last + 1))) for last in range(more + 1))]
+    fitting = (way for way in ways if not shortage_of(way, processes, free, where=device, precision=precision))
+    if (chosen := next(fitting, None)) is None:
+        return ways[-1], ""
+    if chosen is kept:
         return kept, ""
-    chosen = _keeping(config, "recompute")
-    stages = 0 if config.run.recompute_stages else stages_of(config.encoder)
-    for last in range(stages + 1):
-        chosen = _keeping(config, "recompute", tuple(range(1, last + 1)) or config.run.recompute_stages)
-        if not shortage_of(chosen, processes, free, where=device, precision=precision):
-            break
-    else:
-        return chosen, ""
+    stages = chosen.run.recompute_stages
     batch_B = config.run.batch_size // processes.world_size
     needed = predict(kept, batch_B, precision=precision).total
-    again = f" and, as by --recompute-stages {' '.join(map(str, chosen.run.recompute_stages))}, blocks" if last else ""
+    again = f" and, as by --recompute-stages {' '.join(map(str, stages))}, blocks" if stages != own else ""
     return chosen, (
         f"outputs of batch norms{again} are computed again in backward: kept, they would need about "
         f"{needed / GB:.0f} GB on {device}, where {free / GB:.0f} GB are free (--activations keep: not so)."
     )
 
 
-def _keeping(config: TrainConfig, activations: Any, stages: tuple[int, ...] | None = None) -> TrainConfig:
-    run = replace(config.run, activations=activations)
-    return replace(config, run=run if stages is None else replace(run, recompute_stages=stages))
+def _keeping(config: TrainConfig, activations: Any, stages: tuple[int, ...]) -> TrainConfig:
+    return replace(config, run=replace(config.run, activations=activations, recompute_stages=stages))
 
 
 def shortage(config: TrainConfig, processes: Processes, *, device: str, precision: str) -> str:

@@ -98,16 +98,17 @@ def _large(config: TrainConfig, gpu: str) -> dict[str, Any]:
     precision = resolve_precision("auto", device)
     search_convolutions(device)
     config, _ = fitted(config, Processes(), device=device, precision=precision)
-    case = Case(precision=precision, views="joint", activations=config.run.activations)
-    case = replace(case, recompute_stages=config.run.recompute_stages)
+    keeping = {"activations": config.run.activations, "recompute_stages": config.run.recompute_stages}
+    case = Case(precision=precision, views="joint", **keeping)
     try:
         subject = step.build_case(config, case, device, batch)
         peak = step.peak_bytes(subject, device)
         subject()
     except torch.OutOfMemoryError as error:
         return judged(BATCH, gpu, 0, detail=f"{batch} images: {str(error).splitlines()[0]}")
+    again = f", blocks of stages {' '.join(map(str, case.recompute_stages))} too" if case.recompute_stages else ""
     used = "" if peak is None else f", {peak / 1e9:.0f} GB beyond weights, gradients and momentum"
-    return judged(BATCH, gpu, batch, detail=f"activations: {case.activations}{used}")
+    return judged(BATCH, gpu, batch, detail=f"activations: {case.activations}{again}{used}")
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,7 @@ OFFICIAL, EAGER, JOINT, BARE = "official", "eager", "eager, joint views", "eager
 OTHERWISE = ("recomputed", "blocks recomputed", "fp16", "tf32", "fp32", "stem on 4 channels")
 STEPS = {
     "step": (OFFICIAL, "torch's norms", EAGER, JOINT, BARE, "graphed, joint views", "cached, joint views"),
-    "step-precisions": (
-        OFFICIAL,
-        JOINT,
-        *(f"{JOINT}, {how}" for how in OTHERWISE),
-    ),
+    "step-precisions": (OFFICIAL, JOINT, *(f"{JOINT}, {how}" for how in OTHERWISE)),
     "step-compiled": (OFFICIAL, JOINT, "compiled, joint views"),
     "step-official-compiled": (OFFICIAL, "official, compiled"),
 }

@@ -26,6 +26,7 @@ from fastvicreg.unmeant import refuse_unmeant
         (BYOLConfig(predictor=False, predictor_hidden=(8,)), "--predictor-hidden 8 needs a predictor"),
         (SimSiamConfig(predictor=False, predictor_hidden=(8, 4)), "--predictor-hidden 8 4 needs a predictor"),
         (VICRegLConfig(alpha=1, local_matches=(4,)), "--local-matches 4 is of the local criterion, and --alpha 1"),
+        (VICRegLConfig(alpha=1, local_features=False), "--no-local-features is of the local criterion"),
         (VICRegLConfig(alpha=1, local_projector=(8, 8)), "--local-projector 8 8 is of the local criterion"),
         (DINOConfig(teacher_warmup=30), "--teacher-warmup 30 has no way to go: give --teacher-temperature-start"),
     ],

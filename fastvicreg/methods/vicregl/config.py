@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from fastvicreg.errors import UserError
 from fastvicreg.methods import check_widths
@@ -83,13 +83,22 @@ class VICRegLConfig:
             ("--local-projector", self.local_projector, VICRegLConfig.local_projector),
         ):
             if given != default:
-                raise UserError(
-                    f"{flag} {' '.join(map(str, given))} is of the local criterion, and --alpha 1 leaves it no share: "
-                    "give --alpha .9, or leave it out."
-                )
+                _refuse_local(f"{flag} {' '.join(map(str, given))}")
+        for flag, taken in (
+            ("--no-local-features", self.local_features),
+            ("--no-local-locations", self.local_locations),
+        ):
+            if not taken:
+                _refuse_local(flag)
 
     def build(self, context: BuildContext) -> VICRegL:
         """The method with fresh weights, drawn from torch's global generator."""
         from fastvicreg.methods.vicregl.method import VICRegL
 
         return VICRegL(context.build_encoder(), self, impl=context.kernels.get("loss", "auto"))
+
+
+def _refuse_local(given: str) -> NoReturn:
+    raise UserError(
+        f"{given} is of the local criterion, and --alpha 1 leaves it no share: give --alpha .9, or leave it out."
+    )

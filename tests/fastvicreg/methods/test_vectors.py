@@ -1,6 +1,7 @@
-"""Every method's whole loss in fp64 on the embeddings that the published losses' own code was run on: value, gradients.
+"""Methods' whole losses in fp64 on the embeddings that the published losses' own code was run on: value, gradients.
 
-Each method's file tests its loss function on them; here they go through ``Method.loss``, which a run takes.
+Each method's file tests its loss function on them; here they go through ``Method.loss``, which a run takes. Of DINO and
+VICRegL there are no such values: their files hold them to loops that write the loss out.
 """
 
 from __future__ import annotations

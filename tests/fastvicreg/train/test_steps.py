@@ -107,16 +107,23 @@ def test_views_of_another_size_are_a_graph_of_their_own() -> None:
         assert found == pytest.approx(wanted, rel=TOLERANCE)
 
 
-def test_a_method_that_reads_the_device_cannot_be_captured() -> None:
-    class Reading(VICReg):
-        def loss(self, embeddings: Any, targets: None) -> Any:
-            terms = super().loss(embeddings, targets)
-            if float(terms.total.detach()) > 1e9:
-                raise AssertionError
-            return terms
+class Reading(VICReg):
+    """Asks the device for the loss on the way."""
 
+    def loss(self, embeddings: Any, targets: None) -> Any:
+        terms = super().loss(embeddings, targets)
+        if float(terms.total.detach()) > 1e9:
+            raise AssertionError
+        return terms
+
+
+def reading() -> Reading:
     torch.manual_seed(0)
-    method = Reading(Small(), VICRegConfig(expander=(32, 24)), impl="reference")
+    return Reading(Small(), VICRegConfig(expander=(32, 24)), impl="reference")
+
+
+def test_a_method_that_reads_the_device_cannot_be_captured() -> None:
+    method = reading()
     with pytest.raises(UserError, match="--step graphed: a step of Reading cannot be captured"):
         run(graphed(method))
 
@@ -200,15 +207,7 @@ def test_a_compiled_step_waits_neither_in_its_graphs_nor_between_them(name: str)
 
 @pytest.mark.usefixtures("_fresh_compiler")
 def test_a_method_that_reads_the_device_cannot_be_compiled() -> None:
-    class Reading(VICReg):
-        def loss(self, embeddings: Any, targets: None) -> Any:
-            terms = super().loss(embeddings, targets)
-            if float(terms.total.detach()) > 1e9:
-                raise AssertionError
-            return terms
-
-    torch.manual_seed(0)
-    method = Reading(Small(), VICRegConfig(expander=(32, 24)), impl="reference")
+    method = reading()
     with pytest.raises(UserError, match="--step compiled: Reading cannot be compiled here"):
         run(CompiledStep(method, Updater(method, lars(method)), backend="aot_eager"), 1)
 
