@@ -8,6 +8,7 @@ numbers from 0. Class names: an array of strings ``classes`` in the .npz, a JSON
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise UserError(f"--features {path} does not exist.") from None
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         if "Object arrays" in reason:
             reason = "it holds an array of Python objects; save class names as numpy.array(names, dtype=str)."

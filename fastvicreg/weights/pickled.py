@@ -12,6 +12,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
+import zlib
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -140,7 +141,7 @@ def _names(path: Path) -> set[str]:
                     return set(_named(stream))  # pyright: ignore[reportArgumentType]
         with path.open("rb") as stream:
             return _names_of_old(path, stream)
-    except (OSError, ValueError, IndexError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, IndexError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged, or no checkpoint of torch ({_first_line(error)}).") from None

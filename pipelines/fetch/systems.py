@@ -57,7 +57,12 @@ def open_system(address: str, timeout: float) -> tuple[Any, str]:
     except ValueError as error:
         raise UserError(f"{address}: {error}; give https://, s3://, gs:// or hf://.") from error
     try:
-        system = within(timeout, lambda: kind(**kind._get_kwargs_from_urls(address)))
+        options = kind._get_kwargs_from_urls(address)
+        if protocol in HUB:
+            from huggingface_hub import get_token  # type: ignore[import-not-found]
+
+            options["token"] = get_token()  # else a file system of before is given, with what another token was refused
+        system = within(timeout, lambda: kind(**options))
     except TimeoutError as error:
         without = "; NO_GCE_CHECK=true looks for none of a Google machine" if protocol in GOOGLE else ""
         raise UserError(f"cannot open {address}: no credentials were found within {timeout:g} s{without}.") from error

@@ -61,7 +61,7 @@ def decode_plain(text: bytes) -> list[Event]:
     """The events of a JSON list; ``OddError`` where it is none, or its fields have odd types."""
     try:
         return _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise OddError from None
 
 

@@ -99,3 +99,13 @@ def test_a_wrong_checksum_costs_nothing_but_a_line(tmp_path: Path) -> None:
     found = read_trace(written(tmp_path / "bad.json.gz", bytes(whole)))
     assert content(found) == content(read_trace(source))
     assert found.faults == ("the gzip file is damaged (incorrect data check): some events may be wrong.",)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_deeper_nesting_than_a_decoder_follows_costs_its_event_alone(closed: bool, tmp_path: Path) -> None:
+    event = '{"ph": "X", "cat": "cpu_op", "name": "aten::add", "pid": 1, "tid": 1, "ts": 1.0, "dur": 60}'
+    nested = '{"ph": "X", "odd": ' + "[" * 3000 + "]" * 3000 * closed + "}"
+    path = written(tmp_path / "deep.json", f'{{"traceEvents": [{event}, {nested}, {event}]}}'.encode())
+    found = read_trace(path)
+    assert len(found.kind_N) == (2 if closed else 1)
+    assert any("cut off" in fault for fault in found.faults) != closed

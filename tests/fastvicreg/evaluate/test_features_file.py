@@ -73,6 +73,20 @@ def test_a_text_is_no_npz(tmp_path: Path, answer: Answer) -> None:
     assert (code, "write it by numpy.savez" in line) == (2, True), line
 
 
+def test_a_damaged_byte_of_a_packed_npz_is_one_line(
+    arrays: dict[str, np.ndarray], tmp_path: Path, answer: Answer
+) -> None:
+    file = tmp_path / "features.npz"
+    np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+    whole = bytearray(file.read_bytes())
+    start = 30 + len(next(iter(arrays))) + len(".npy") + 20  # its header's extra field is 20 bytes long
+    for where in range(start, start + 20):
+        file.write_bytes(whole[:where] + bytes([whole[where] ^ 0xFF]) + whole[where + 1 :])
+        code, text = answer("knn", "--features", file)
+        assert (code, "\n" in text) == (2, False), text
+        assert str(file) in text
+
+
 def damaged(arrays: dict[str, np.ndarray], **changed: Any) -> dict[str, Any]:
     return {key: value for key, value in {**arrays, **changed}.items() if value is not None}
 

@@ -9,6 +9,7 @@ import importlib
 import os
 import pickle
 import sys
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -163,3 +164,21 @@ def test_damaged_files_are_one_line(damage: Callable[[bytes], bytes], tmp_path: 
     with pytest.raises(UserError, match="is damaged, or no checkpoint of torch") as refused:
         load_encoder(path)
     assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_byte_of_a_packed_archive_is_one_line(tmp_path: Path) -> None:
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(write(weights(), tmp_path / "weights.pth")) as plain:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member in plain.namelist():
+                archive.writestr(member, plain.read(member))
+        (pickled,) = [member for member in plain.namelist() if member.endswith("/data.pkl")]
+    with zipfile.ZipFile(packed) as archive:
+        entry = archive.getinfo(pickled)
+    whole = packed.read_bytes()
+    start = entry.header_offset + 30 + len(entry.filename)
+    for where in range(start, start + 20):
+        packed.write_bytes(whole[:where] + bytes([whole[where] ^ 0xFF]) + whole[where + 1 :])
+        with pytest.raises(UserError, match="is damaged, or no checkpoint of torch") as refused:
+            load_encoder(packed)
+        assert "\n" not in str(refused.value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from http_server import Website
@@ -14,7 +17,7 @@ from served import served_by
 
 from fastvicreg.cli import main
 from fastvicreg.errors import UserError
-from fastvicreg.pipelines.fetch.systems import google_client
+from fastvicreg.pipelines.fetch.systems import google_client, open_system
 
 TOKEN = "hf_averysecrettoken"
 
@@ -48,6 +51,20 @@ def test_a_private_dataset_of_the_hub_takes_its_token_and_tells_nobody(
         cached = [path for path in (site.root.parent / "cache").rglob("*") if path.is_file()]
         assert cached
         assert not any(TOKEN.encode() in path.read_bytes() for path in cached)
+
+
+def test_another_token_is_another_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client keeps what a token was refused, by threads whose numbers come again."""
+    client = importlib.import_module("huggingface_hub.hf_file_system")
+    monkeypatch.setattr(client, "threading", SimpleNamespace(**{**vars(threading), "get_ident": lambda: 1}))
+
+    def opened_with(token: str) -> object:
+        monkeypatch.setenv("HF_TOKEN", token)
+        return open_system("hf://datasets/user/name", 10.0)[0]
+
+    first = opened_with("hf_one")
+    assert opened_with("hf_two") is not first
+    assert opened_with("hf_one") is first
 
 
 def test_the_hub_is_asked_once_where_a_file_lies_and_again_when_that_address_expires(
