@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastvicreg.encoders import EncoderConfig, takes, varied
 from fastvicreg.errors import UserError
-from fastvicreg.methods.settings import branch_of
+from fastvicreg.methods.settings import branch_of, takes_two_views
 from fastvicreg.pipelines.pairs.config import KINDS
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def check_views(config: TrainConfig) -> None:
                 f"--num-views {config.data.num_views}: --branch-b {encoders[1][1].arch} gives each of two views a "
                 "network of its own: leave one of them out."
             )
+        if takes_two_views(config.method):
+            _check_two(config)
         return
     given = f"--pair {' '.join(config.pair.pair)}"
     sides = config.pair.parsed()
@@ -41,6 +43,23 @@ def check_views(config: TrainConfig) -> None:
             raise UserError(
                 f"{given}: {flag} {encoder.arch} takes {takes(encoder)}, not {kind}: give {option} {FITTING[kind]}."
             )
+
+
+def _check_two(config: TrainConfig) -> None:
+    """``UserError`` for a recipe of more."""
+    from fastvicreg.pipelines.recipes import named_recipe  # only here: help needs no numpy
+
+    data, method = config.data, config.method.name
+    recipe = named_recipe(data.recipe, small_size=data.small_size, num_views=data.num_views)
+    if (count := len(recipe.views)) == 2:
+        return
+    if data.num_views:
+        raise UserError(f"--num-views {count}: --method {method} takes two views: leave it out.")
+    counted = f"{count} view{'s' * (count > 1)}"
+    raise UserError(
+        f"--recipe {data.recipe} cuts {counted}, and --method {method} takes two: "
+        "give a recipe of two, such as official."
+    )
 
 
 def encoders_of(config: TrainConfig) -> list[tuple[str, EncoderConfig]]:

@@ -101,6 +101,11 @@ def branch_of(method: object) -> tuple[str, ...]:
     return getattr(method, "branch_b", None) or ()
 
 
+def takes_two_views(method: object) -> bool:
+    """Whether ``method``, settings of one, has no place for a third view."""
+    return getattr(method, "takes_two_views", False)
+
+
 def takes_places(method: object) -> bool:
     """Whether ``method``, settings of one, asks for ``Batch.places_BV5`` as the last of its views."""
     return getattr(method, "takes_places", False)

@@ -261,7 +261,7 @@ def test_too_large_a_batch_is_bound_by_memory() -> None:
         (["--branch-b", "vit_tiny", "depth=257"], "--depth 257 is too large: give 256 blocks or fewer."),
         (["--image-size", "1000000000"], "--image-size 1000000000: give 16384 or less."),
         (["--num-views", "100"], "--num-views 100: give 2 to 64"),
-        (["--num-views", "4", "--preset", "byol-imagenet-100ep"], "BYOL takes 2 views, not 4"),
+        (["--num-views", "4", "--preset", "byol-imagenet-100ep"], "--num-views 4: --method byol takes two views"),
         (["--arch", "resnet50", "width=99999999"], "as large as ResNetConfig(arch='resnet50', width=99999999"),
         (["--preset", "dino-imagenet-100ep", "--branch-b", "resnet18"], "--branch-b resnet18: dino trains one network"),
     ],

@@ -18,6 +18,7 @@ class BarlowTwinsConfig(Regularized, Branched):
     """The correlation matrix of two views' projections is pulled to the identity."""
 
     name: ClassVar[str] = "barlow_twins"
+    takes_two_views: ClassVar[bool] = True
 
     projector: tuple[int, ...] = (8192, 8192, 8192)
     """Widths of the projector's layers; the last is the projection's."""

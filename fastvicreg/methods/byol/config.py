@@ -19,6 +19,7 @@ class BYOLConfig(Regularized):
     """A predictor of each view's projection by a target network, which follows the trained one by momentum."""
 
     name: ClassVar[str] = "byol"
+    takes_two_views: ClassVar[bool] = True
 
     projector: tuple[int, ...] = (4096, 256)
     """Widths of the projector's layers; the last is the projection's."""

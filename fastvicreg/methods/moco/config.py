@@ -19,6 +19,7 @@ class MoCoConfig(Regularized):
     """Each query is told from a queue of earlier keys, which a momentum copy of the network makes."""
 
     name: ClassVar[str] = "moco"
+    takes_two_views: ClassVar[bool] = True
 
     projector: tuple[int, ...] = (2048, 128)
     """Widths of the projector's layers, without batch norm; the last is the projection's."""

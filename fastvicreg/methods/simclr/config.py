@@ -18,6 +18,7 @@ class SimCLRConfig(Regularized, Branched):
     """Each view's other view is told from all other images of the batch, by cross-entropy of cosines."""
 
     name: ClassVar[str] = "simclr"
+    takes_two_views: ClassVar[bool] = True
 
     projector: tuple[int, ...] = (2048, 2048, 128)
     """Widths of the projector's layers; the last is the projection's. Two layers in the first paper, three since."""

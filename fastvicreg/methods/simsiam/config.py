@@ -19,6 +19,7 @@ class SimSiamConfig(Regularized):
     """A predictor of each view's projection by the other's, which is held constant: no momentum, no negatives."""
 
     name: ClassVar[str] = "simsiam"
+    takes_two_views: ClassVar[bool] = True
 
     projector: tuple[int, ...] = (2048, 2048, 2048)
     """Widths of the projector's layers; the last is the projection's."""

@@ -19,6 +19,7 @@ class WMSEConfig(Regularized, Branched):
     """The distance of both views' projections after each is whitened over slices of the batch."""
 
     name: ClassVar[str] = "wmse"
+    takes_two_views: ClassVar[bool] = True
 
     projector: tuple[int, ...] = (1024, 64)
     """Widths of the projector's layers; the last is the projection's."""

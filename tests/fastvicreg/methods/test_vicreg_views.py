@@ -218,8 +218,9 @@ REFUSED = [
     (("--num-views", "1"), "--num-views 1 is too small: give 2 or more."),
     (("--num-views", "65"), "--num-views 65: give 2 to 64, or 0 for the recipe's own."),
     (("--num-views", "4", "--recipe", "multicrop"), "--num-views 4: the recipe multicrop has large and small views"),
-    (("--num-views", "4", "--method", "byol"), "BYOL takes 2 views, not 4: choose a --recipe of two, without"),
-    (("--num-views", "4", "--method", "barlow_twins"), "Barlow Twins takes 2 views, not 4"),
+    (("--num-views", "4", "--method", "byol"), "--num-views 4: --method byol takes two views: leave"),
+    (("--num-views", "4", "--method", "barlow_twins"), "--method barlow_twins takes two views"),
+    (("--recipe", "supervised", "--method", "wmse"), "--recipe supervised cuts 1 view, and --method wmse takes two"),
     (("--num-views", "4", "--branch-b", "resnet18"), "--num-views 4: --branch-b resnet18 gives each of two views"),
 ]
 
@@ -232,6 +233,7 @@ def test_what_views_cannot_be_is_one_line(
     data = ("--data", str(make_folder(train=10, val=0)), "--out", str(tmp_path / "run"), "--epochs", "1")
     assert main(["train", *data, *small, *arguments]) == 2
     assert line in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_branches_take_two_views() -> None:

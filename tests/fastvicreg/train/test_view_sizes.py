@@ -56,8 +56,9 @@ def test_a_method_of_two_views_refuses_eight_in_one_line(
 ) -> None:
     arguments = ["train", "--data", str(make_folder(train=20, val=0)), "--out", str(tmp_path / "run"), *SMALL]
     assert main([*arguments, "--recipe", "multicrop", "--small-size", "16", "--method", "byol"]) == 2
+    assert not (tmp_path / "run").exists()
     assert (
-        "BYOL takes 2 views, not 8: choose a --recipe of two, without --num-views."
+        "--recipe multicrop cuts 8 views, and --method byol takes two: give a recipe of two, such as official."
         in capsys.readouterr().err.splitlines()[-1]
     )
 
