@@ -7,6 +7,7 @@ RGB ones that decode without a warning. All else is Pillow's to accept or refuse
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ warnings.filterwarnings("ignore", module=r"PIL\.")  # a sample is delivered, or 
 JPEG = b"\xff\xd8"
 """What every JPEG begins with."""
 EMPTY = "an empty file"
+PIXELS = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n")
+"""What begins the pixels of a ``.beton``, as its source gives them."""
 SAME_AS_PILLOW = ("YCbCr", "Gray", "RGB")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
 """Above this Pillow itself refuses an image as a decompression bomb."""
@@ -62,6 +65,10 @@ def decode_rgb(encoded: bytes | memoryview, rule: ToRGB = RANGE) -> np.ndarray:
                 return simplejpeg.decode_jpeg(encoded, "RGB", strict=True)
         except ValueError:
             pass  # damaged, or merely unusual: Pillow decides
+    elif head := PIXELS.match(bytes(encoded[:32])):
+        width, height = map(int, head.groups())
+        if len(encoded) - head.end() == width * height * 3 <= 3 * MAX_PIXELS:
+            return np.frombuffer(encoded, np.uint8, offset=head.end()).reshape(height, width, 3).copy()
     return _decode_pillow(encoded, rule)
 
 

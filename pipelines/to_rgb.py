@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -36,16 +35,9 @@ class ToRGB:
 RANGE = ToRGB()
 
 
-@runtime_checkable
-class Scaled(Protocol):
-    """A source whose images of more than 8 bits follow a rule of their own."""
-
-    to_rgb: ToRGB
-
-
 def rule_of(source: Source) -> ToRGB:
-    """The rule that ``source`` was opened with."""
-    return source.to_rgb if isinstance(source, Scaled) else RANGE
+    """The rule that ``source`` was opened with; asked for with every sample."""
+    return getattr(source, "to_rgb", RANGE)
 
 
 def parse_rule(text: str) -> ToRGB:

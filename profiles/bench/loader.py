@@ -73,8 +73,8 @@ def run(
     data = data or embedded.write_once() / "train"
     source = open_source(data)
     with tempfile.TemporaryDirectory() as folder:
-        beton = _beton(source, data, Path(folder)) if _installed("ffcv", "FFCV") else None
-        stored = _stored(source, data, Path(folder)) if _installed("nvidia.dali", "DALI") else None
+        beton = _beton(source, data, Path(folder)) if installed("ffcv", "FFCV") else None
+        stored = _stored(source, data, Path(folder)) if installed("nvidia.dali", "DALI") else None
         workers = workers or torch.get_num_threads()
         passes = _passes(source, beton, stored, size, min(batch, len(source)), workers, seed)
         figures: Figures = {key: [] for key in passes}
@@ -87,7 +87,7 @@ def run(
                 if repeat:  # the first round warms caches and compiles
                     figures[key].append((images / wall, images / max(cpu, 1e-9)))
         read = {"ffcv": beton, "dali": stored}
-        return _rows(figures, _mean_bytes(source), {name: _mean_bytes(own) for name, own in read.items() if own})
+        return _rows(figures, mean_bytes(source), {name: mean_bytes(own) for name, own in read.items() if own})
 
 
 def _passes(
@@ -101,17 +101,17 @@ def _passes(
 ) -> dict[tuple[str, int], Callable[[], int]]:
     passes: dict[tuple[str, int], Callable[[], int]] = {}
     for count in sorted({1, workers}):
-        passes["native", count] = _engine_pass(source, "native", size, batch, count, seed)
+        passes["native", count] = engine_pass(source, "native", size, batch, count, seed)
         passes["torch-dataloader", count] = _dataloader_pass(source, size, batch, count)
     for count in sorted({1, workers}) if beton else ():
         assert beton is not None
-        passes["ffcv", count] = _engine_pass(beton, "ffcv", size, batch, count, seed)
+        passes["ffcv", count] = engine_pass(beton, "ffcv", size, batch, count, seed)
         passes["ffcv-as-shipped", count] = ffcv_as_shipped_pass(beton.path, size, batch, count)
     for count in sorted({1, workers}) if stored else ():
         assert stored is not None
-        passes["dali", count] = _engine_pass(stored, "dali", size, batch, count, seed)
+        passes["dali", count] = engine_pass(stored, "dali", size, batch, count, seed)
         passes["dali-own-reader", count] = own_reader_pass(stored, size, batch, count)
-    passes["synthetic", 1] = _engine_pass(source, "synthetic", size, batch, 1, seed)
+    passes["synthetic", 1] = engine_pass(source, "synthetic", size, batch, 1, seed)
     for impl in ("numba", "torch"):
         passes[f"floor: decode + resample ({impl})", 1] = _floor_pass(source, size, seed, impl)
     return passes
@@ -132,7 +132,8 @@ def _stored(source: Source, data: str | Path, folder: Path) -> Source:
     return open_source(convert_dataset(data, folder / "shards", settings).path)
 
 
-def _mean_bytes(source: Source) -> int:
+def mean_bytes(source: Source) -> int:
+    """Of the encoded samples."""
     return round(sum(len(source.encoded(i)) for i in range(len(source))) / len(source))
 
 
@@ -173,7 +174,8 @@ def _rows(figures: Figures, source_bytes: int, own_bytes: Mapping[str, int]) -> 
     return rows
 
 
-def _installed(module: str, name: str) -> bool:
+def installed(module: str, name: str) -> bool:
+    """Whether ``module`` is there; where not, a warning says that ``name`` has no rows."""
     try:
         found = util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -183,7 +185,8 @@ def _installed(module: str, name: str) -> bool:
     return found
 
 
-def _engine_pass(source: Source, name: str, size: int, batch: int, workers: int, seed: int) -> Callable[[], int]:
+def engine_pass(source: Source, name: str, size: int, batch: int, workers: int, seed: int) -> Callable[[], int]:
+    """A function that takes one epoch of an engine's two views of ``size``; gives the number of source images."""
     plan = train_plan(len(source), seed=seed, recipe=named_recipe("official"), image_size=size)
 
     engine = build_engine(name, source, plan, batch_size=batch, workers=workers)  # kept over the passes, as over epochs

@@ -81,6 +81,7 @@ BENCHMARKS: dict[str, str] = {
     "plan": "order, boxes and parameters of an epoch",
     "convert": "a folder of images into .beton and shards, beside FFCV's writer",
     "loader": "loading and cropping by every pipeline, beside a DataLoader, FFCV and DALI",
+    "resolution": "views of each size of --resolution by every pipeline, of images stored in several forms",
     "opening": "a folder of a million image files, listed and from its kept lists",
     "fidelity": "a trained encoder's kNN on images stored in other forms",
     "remote": "the loader over remote files read by ranges, beside the same files here",

@@ -33,6 +33,11 @@ KINDS = {
     "webp": encoded(PHOTO, "WEBP"),
     "bmp": encoded(PHOTO, "BMP"),
     "gif": encoded(PHOTO.convert("P"), "GIF"),
+    "ppm": encoded(PHOTO, "PPM"),
+    "ppm and more": encoded(PHOTO, "PPM") + b"more",
+    "ppm with a comment": encoded(PHOTO, "PPM").replace(b"\n", b"\n# of pixels\n", 1),
+    "ppm of 16 bits": encoded(PHOTO, "PPM").replace(b"255", b"65535", 1) + bytes(61 * 47 * 3),
+    "pgm": encoded(PHOTO.convert("L"), "PPM"),
 }
 
 
@@ -62,6 +67,8 @@ DAMAGED = {
     "jpeg cut": KINDS["baseline 4:2:0"][:900],
     "jpeg without its end": KINDS["baseline 4:2:0"][:-2],
     "png cut": KINDS["png"][:1000],
+    "ppm cut": KINDS["ppm"][:-1],
+    "ppm without pixels": b"P6\n0 5\n255\n",
     "text": b"version https://git-lfs.github.com/spec/v1\n",
 }
 
@@ -107,7 +114,7 @@ def test_whatever_libjpeg_warns_about_is_pillows_to_decide() -> None:
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "MAX_PIXELS", 61 * 47 - 1)
-    for kind in ("baseline 4:2:0", "png"):
+    for kind in ("baseline 4:2:0", "png", "ppm"):
         with pytest.raises(DecodeError, match="61 x 47") as caught:
             decode_rgb(KINDS[kind])
         assert caught.value.fault is Fault.TOO_LARGE

@@ -14,6 +14,7 @@ import torch
 from fastvicreg.cli import main
 from fastvicreg.profiles import measure
 from fastvicreg.profiles.bench import decoders
+from fastvicreg.profiles.bench.resolution import FORMS
 
 PROMISED = {"command", "commit", "versions", "hardware", "n", "rows"}
 
@@ -145,3 +146,20 @@ def test_a_decoder_s_row_comes_before_the_next_is_built(monkeypatch: pytest.Monk
     rows = decoders.run("data", repeats=2)
     assert next(iter(rows))["n"] == 2
     assert built == ["cpu"]
+
+
+def test_the_view_sizes_have_a_row_for_every_form_and_pipeline(make_folder, tmp_path: Path) -> None:
+    data, out = make_folder(train=6, val=0), tmp_path / "resolution.json"
+    arguments = ["bench", "resolution", "--data", str(data), "--resolution", "32:64", "--repeats", "1"]
+    assert main([*arguments, "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert {(row["form"], row["size"]) for row in rows} == {(form, size) for form in FORMS for size in (32, 64)}
+    assert {row["pipeline"] for row in rows} >= {"native"}
+    assert all(row["vs_largest"] == 1.0 for row in rows if row["size"] == 64)
+    kept, *_, pixels = (row["mean_bytes"] for row in rows if row["pipeline"] == "native" and row["size"] == 32)
+    assert kept < pixels
+
+
+def test_the_view_sizes_refuse_what_no_run_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "resolution", "--resolution", "100"]) == 2
+    assert "--resolution 100: give multiples of 32" in capsys.readouterr().err
