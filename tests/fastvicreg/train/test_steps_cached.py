@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -87,6 +87,43 @@ def test_cached_equals_one_pass_with_statistics_by_micro_batch() -> None:
             step(double(batch), RATES[0])
     assert_alike(cached, whole, rtol=1e-9, atol=1e-11)
     assert int(cached.state_dict()["encoder.bn1.num_batches_tracked"]) == 3 * 2 * 2  # steps, views, micro-batches
+
+
+class Watched(VICReg):
+    """Notes whether each pass takes gradients, and of which rows it is."""
+
+    passes: ClassVar[list[tuple[bool, float]]] = []
+
+    def embed(self, views: tuple[Tensor, ...]) -> Any:
+        self.passes.append((torch.is_grad_enabled(), float(views[0][0, 0, 0, 0])))
+        return super().embed(views)
+
+
+def test_of_all_micro_batches_but_the_first_there_are_two_passes() -> None:
+    method = Watched(Small(), VICRegConfig(expander=(32, 24)), impl="reference").double()
+    method.passes.clear()
+    batch = double(batches(1)[0])
+    CachedStep(method, Updater(method, lars(method)), micro_batches=4)(batch, RATES[0])
+    one, two, three, four = (float(rows[0, 0, 0, 0]) for rows in batch.views[0].chunk(4))
+    without, kept = [(False, two), (False, three), (False, four)], (True, one)
+    assert method.passes == [*without, kept, (True, two), (True, three), (True, four)]
+
+
+def test_each_micro_batch_has_its_gradient_in_bf16() -> None:
+    """Weights that autocast casts in a pass without gradient are no leaves' casts in the next."""
+    whole, cached = plain().float(), plain().float()
+    steps = [
+        EagerStep(whole, Updater(whole, torch.optim.SGD(whole.parameters(), lr=0.0)), precision="bf16"),
+        CachedStep(
+            cached, Updater(cached, torch.optim.SGD(cached.parameters(), lr=0.0)), precision="bf16", micro_batches=4
+        ),
+    ]
+    for step in steps:
+        step(batch_of(8), {"lr": 0.0})
+    for (name, one), other in zip(cached.named_parameters(), whole.parameters(), strict=True):
+        assert one.grad is not None, name
+        assert other.grad is not None, name
+        assert (one.grad - other.grad).norm() < 0.05 * other.grad.norm(), name
 
 
 def test_cached_skips_what_is_not_finite_and_leaves_the_target() -> None:

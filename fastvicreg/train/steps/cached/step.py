@@ -1,7 +1,8 @@
 """Gradient caching (Gao et al., arXiv 2101.06983): a batch-wide loss with one micro-batch's activations in memory.
 
-The embeddings of every micro-batch are computed without gradient; the loss of them all gives the gradient at each
-embedding; a second forward pass of each micro-batch takes it on to the weights.
+The embeddings of every micro-batch but the first are computed without gradient, those of the first with it; the loss of
+them all gives the gradient at each embedding, which the first takes on to the weights at once, and the others after a
+second forward pass. So one micro-batch's activations are kept at a time, and the second pass of one of them is saved.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class CachedStep(EagerStep):
     """Equal to one pass over the batch where every sample's embedding is its own function.
 
     A batch norm makes it a function of the micro-batch: then equal to one pass with statistics by micro-batch. Running
-    statistics move once a micro-batch, in the second pass.
+    statistics move once a micro-batch, in its last pass, from the first micro-batch to the last.
     """
 
     def __init__(self, method: Method, updater: Updater, *, micro_batches: int, **common: Any) -> None:
@@ -43,7 +44,7 @@ class CachedStep(EagerStep):
     def _gradients(self, views: tuple[Tensor, ...]) -> Terms:
         count = self._micro_batches
         parts = list(zip(*(view.chunk(count) for view in views), strict=True))
-        embeddings, targets = self._embedded(parts)
+        first, embeddings, targets = self._embedded(parts)
         with self.autocast():
             terms = self._terms(embeddings, targets)
         self.updater.backward(terms.total)
@@ -51,8 +52,7 @@ class CachedStep(EagerStep):
         found = [None if leaf is None else leaf.grad for leaf in tree_leaves(embeddings)]
         cached = [None if grad is None else grad.chunk(count) for grad in found]
         for number, part in enumerate(parts):
-            with record_function(stages.FORWARD), self.autocast(), self._part(number):
-                leaves = tree_leaves(self.method.embed(part))
+            leaves = tree_leaves(self._embed_part(number, part) if number else first)
             reached = [
                 (leaf, grads[number])
                 for leaf, grads in zip(leaves, cached, strict=True)
@@ -69,24 +69,28 @@ class CachedStep(EagerStep):
         """Stochastic depth leaves out the same in both passes of this micro-batch."""
         return self._drops.part(number, self._micro_batches) if self._drops else nullcontext()
 
-    @torch.no_grad()
-    def _embedded(self, parts: list[tuple[Tensor, ...]]) -> tuple[Any, Any]:
-        """The whole batch's embeddings, ready to take a gradient, and its targets."""
+    def _embed_part(self, number: int, part: tuple[Tensor, ...]) -> Any:
+        # An autocast of its own: weights that one casts without gradient stay so until it ends.
+        with record_function(stages.FORWARD), self.autocast(), self._part(number):
+            return self.method.embed(part)
+
+    def _embedded(self, parts: list[tuple[Tensor, ...]]) -> tuple[Any, Any, Any]:
+        """The first micro-batch's embeddings in their graph; the whole batch's, which take a gradient; its targets."""
         assert isinstance(self.method, nn.Module)
         statistics = RunningStatistics(self.method)
-        with record_function(stages.FORWARD), self.autocast():
+        with torch.no_grad():
             statistics.keep()
-            embeddings = []
-            for number, part in enumerate(parts):
-                with self._part(number):
-                    embeddings.append(self.method.embed(part))
+            others = [self._embed_part(number, part) for number, part in enumerate(parts[1:], start=1)]
             statistics.restore_unless(False)  # the second pass moves them
-            targets = [self.method.target(part) for part in parts]
-        whole = self._joined(embeddings, parts)
+            with record_function(stages.FORWARD), self.autocast():
+                targets = self._joined([self.method.target(part) for part in parts], parts)
+        first = self._embed_part(0, parts[0])
+        detached = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, first)
+        whole = self._joined([detached, *others], parts)
         for leaf in tree_leaves(whole):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 leaf.requires_grad_()
-        return whole, self._joined(targets, parts)
+        return first, whole, targets
 
     def _joined(self, results: list[Any], parts: list[tuple[Tensor, ...]]) -> Any:
         """Along the batch. ``UserError`` for a method whose results are not one row a sample."""
