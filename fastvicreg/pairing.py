@@ -54,7 +54,7 @@ def _check_two(config: TrainConfig) -> None:
     if (count := len(recipe.views)) == 2:
         return
     if data.num_views:
-        raise UserError(f"--num-views {count}: --method {method} takes two views: leave it out.")
+        raise UserError(f"--num-views {count}: --method {method} takes two views: give --num-views 2.")
     counted = f"{count} view{'s' * (count > 1)}"
     raise UserError(
         f"--recipe {data.recipe} cuts {counted}, and --method {method} takes two: "

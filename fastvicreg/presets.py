@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fastvicreg import method_presets
 from fastvicreg.config import DataConfig, OptimConfig, RunConfig, TrainConfig
@@ -145,6 +146,36 @@ def cifar10_cpu() -> Preset:
     )
 
 
+def of_views(config: TrainConfig, views: int) -> TrainConfig:
+    """``config`` at an equal cost: ``views`` of each image, 2 / ``views`` of the images, and the same peak rate.
+
+    A step so takes as many views through the network, whose price is all but the whole step's, and a run of as many
+    CPU-seconds has as many steps. LARS's steps have a length by the learning rate, whatever the gradient's: the rate
+    by the number of images, half for half of them, would move the weights half as far in the same time.
+    """
+    run, optim = config.run, config.optim
+    return replace(
+        config,
+        data=replace(config.data, num_views=views),
+        run=replace(run, batch_size=run.batch_size * 2 // views),
+        optim=replace(optim, base_lr=optim.base_lr * views / 2),
+    )
+
+
+def cifar10_cpu_4views() -> Preset:
+    """``cifar10_cpu`` with what won of it in as much CPU time: kNN 49.6 beside 47.3 (docs/methods.md)."""
+    two = cifar10_cpu()
+    return Preset(
+        "cifar10-cpu by four views of half the images, at the same cost a step: 2 points more in the same time",
+        of_views(two.config, 4),
+        (
+            *(each for each in two.divergences if each.setting != "optim.base_lr"),
+            Divergence("four views an image (paper: 2)", "data.num_views"),
+            Divergence("base learning rate 6.0, which is 3.0 at its batch (paper: .5 at 256)", "optim.base_lr"),
+        ),
+    )
+
+
 def solo_cifar10() -> Preset:
     """solo-learn's scripts/pretrain/cifar/vicreg.yaml, which reports 92.07 (online linear) on CIFAR-10."""
     config = TrainConfig(
@@ -192,6 +223,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "vit-imagenet-300ep": vit_imagenet,
     "cifar10": cifar10,
     "cifar10-cpu": cifar10_cpu,
+    "cifar10-cpu-4views": cifar10_cpu_4views,
     "solo-cifar10": solo_cifar10,
     "demo": demo,
     **method_presets.PRESETS,

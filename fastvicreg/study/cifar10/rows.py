@@ -10,7 +10,7 @@ from fastvicreg.config import TrainConfig
 from fastvicreg.methods.barlow_twins.config import BarlowTwinsConfig
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.simclr.config import SimCLRConfig
-from fastvicreg.presets import preset
+from fastvicreg.presets import of_views, preset
 
 Scale = Literal["cpu", "full"]
 
@@ -80,20 +80,4 @@ def row_config(name: str, scale: Scale) -> TrainConfig:
         config = replace(config, optim=replace(config.optim, warmup_share=0.1))
         method = config.method
     config = replace(config, method=replace(method, **row.changed), run=replace(config.run, eval_every=0))
-    return config if row.views == 2 else _of_views(config, row.views)
-
-
-def _of_views(config: TrainConfig, views: int) -> TrainConfig:
-    """``config`` at an equal cost: ``views`` of each image, 2 / ``views`` of the images, and the same peak rate.
-
-    A step so takes as many views through the network, whose price is all but the whole step's, and a run of as many
-    CPU-seconds has as many steps. LARS's steps have a length by the learning rate, whatever the gradient's: the rate
-    by the number of images, half for half of them, would move the weights half as far in the same time.
-    """
-    run, optim = config.run, config.optim
-    return replace(
-        config,
-        data=replace(config.data, num_views=views),
-        run=replace(run, batch_size=run.batch_size * 2 // views),
-        optim=replace(optim, base_lr=optim.base_lr * views / 2),
-    )
+    return config if row.views == 2 else of_views(config, row.views)

@@ -218,7 +218,7 @@ REFUSED = [
     (("--num-views", "1"), "--num-views 1 is too small: give 2 or more."),
     (("--num-views", "65"), "--num-views 65: give 2 to 64, or 0 for the recipe's own."),
     (("--num-views", "4", "--recipe", "multicrop"), "--num-views 4: the recipe multicrop has large and small views"),
-    (("--num-views", "4", "--method", "byol"), "--num-views 4: --method byol takes two views: leave"),
+    (("--num-views", "4", "--method", "byol"), "--num-views 4: --method byol takes two views: give --num-views 2."),
     (("--num-views", "4", "--method", "barlow_twins"), "--method barlow_twins takes two views"),
     (("--recipe", "supervised", "--method", "wmse"), "--recipe supervised cuts 1 view, and --method wmse takes two"),
     (("--num-views", "4", "--branch-b", "resnet18"), "--num-views 4: --branch-b resnet18 gives each of two views"),
