@@ -220,8 +220,8 @@ class RunConfig:
     separate: one view after another, the same but for rounding."""
     activations: Literal["auto", "keep", "recompute"] = resumable("auto")
     """recompute: outputs of batch norms are computed again in backward and not kept, for a larger batch on a device;
-    the same to the bit. auto: where a GPU's memory does not hold the batch otherwise, with --recompute-stages of as
-    many stages as it takes."""
+    as forward gave them, to the bit (keep takes torch's norms on a CPU, which round otherwise). auto: where a GPU's
+    memory does not hold the batch otherwise, with --recompute-stages of as many stages as it takes."""
     recompute_stages: tuple[int, ...] = resumable(())
     """Stages of --arch, from 1, of which backward computes each block again, so that its input alone is kept: a larger
     batch on a device for about a third more time. The same to the bit on a CPU."""

@@ -15,6 +15,9 @@ from fastvicreg.errors import UserError
 from fastvicreg.export import TARGETS
 from fastvicreg.registry import resolve, unknown
 
+OTHERS = {".onnx": "onnx", ".pth": "torchvision", ".pt": "torchscript", ".pkl": "detectron2"}
+"""Endings of files that hold no safetensors, and the likeliest target: --to was left out."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -50,6 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(options.file)
     if path.exists():
         raise UserError(f"{path} exists already: give another FILE, or remove it first.")
+
+    if options.to == "safetensors" and (meant := OTHERS.get(path.suffix)):
+        raise UserError(
+            f"{path} would hold safetensors under another's ending: give --to {meant}, or FILE.safetensors."
+        )
 
     from fastvicreg.pretrained import load_trained
 

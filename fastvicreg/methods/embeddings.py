@@ -10,8 +10,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvicreg.contracts import SIDE_ROWS
+from fastvicreg.contracts import SIDE_ROWS, Terms
 from fastvicreg.kernels.loss.ranks import GatherRows, Ranks, group_name
+from fastvicreg.kernels.loss.several import mean_over_ranks
 
 
 def wide(z_BD: Tensor) -> Tensor:
@@ -75,3 +76,16 @@ def gathered(z_BD: Tensor, ranks: Ranks) -> Tensor:
 def gathered_values(z_BD: Tensor, ranks: Ranks) -> Tensor:
     """``gathered`` without gradient."""
     return gathered(z_BD.detach(), ranks)
+
+
+def of_all_processes(total: Tensor, parts: dict[str, Tensor], group: dist.ProcessGroup | None) -> Terms:
+    """Means over this process's rows as those over all processes' rows, by a small collective; the gradient stays.
+
+    DistributedDataParallel averages the gradients, so that the values say what is trained on. Each process has as many
+    rows; what is the whole batch's already stays as it is but for rounding.
+    """
+    if not (name := group_name(batch_group(group))):
+        return Terms(total, parts)
+    own = torch.stack([total.detach(), *(part.to(total.dtype) for part in parts.values())])
+    whole, *means = mean_over_ranks(own, name).unbind()
+    return Terms(total + (whole - total).detach(), dict(zip(parts, means, strict=True)))

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
-from fastvicreg.methods.embeddings import kept_sides, spread_parts
+from fastvicreg.methods.embeddings import kept_sides, of_all_processes, spread_parts
 from fastvicreg.methods.momentum import MomentumCopy, rising_momentum
 from fastvicreg.methods.regularize import columns_of, line_cause, regularized
 from fastvicreg.methods.views import each_branch, each_view, expect_two
@@ -116,9 +116,11 @@ class TwoViews(nn.Module):
     ) -> Terms:
         """A loss and its parts, with the projections' spread and VICReg's terms on them added.
 
+        ``total`` and ``parts`` are means over this process's rows, or of the whole batch; told are the whole batch's.
         ``targets`` are a momentum network's projections, where there is one.
         """
         self.sides = kept_sides(online=za_BD, target=targets[0]) if targets else kept_sides(a=za_BD, b=zb_BD)
+        total, parts = of_all_processes(total, parts, self.process_group)
         whole = Terms(total, {**parts, **spread_parts(za_BD, zb_BD)})
         return regularized(whole, self.config, za_BD, zb_BD, impl=self.impl, group=self.process_group)
 

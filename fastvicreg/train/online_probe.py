@@ -57,7 +57,7 @@ class OnlineProbe(nn.Module):
         """One update by what was heard since the last; ``terms`` with ``probe_loss`` and ``probe_accuracy`` in percent.
 
         ``label_B`` are the classes of one view's rows, -1 where there is none. Both figures are of the classifier as it
-        was before the update, on this process's rows.
+        was before the update, over all processes' rows.
         """
         features_BF = torch.cat(self._seen).to(self.weight_CF.dtype)
         self._seen.clear()
@@ -70,16 +70,18 @@ class OnlineProbe(nn.Module):
         accuracy = (logits_BC.argmax(1) == label_B).sum() * 100 / count
         one_hot_BC = F.one_hot(label_B.clamp_min(0), logits_BC.shape[1])
         error_BC = (logits_BC.softmax(1) - one_hot_BC) * (known_B / count)[:, None]
-        self._update(error_BC.T @ features_BF, error_BC.sum(0), lr)
+        grad_CX = torch.cat([error_BC.T @ features_BF, error_BC.sum(0)[:, None]], 1)
+        if self._processes > 1:  # the figures go along with the gradient
+            sent_X = torch.cat([grad_CX.flatten(), torch.stack([loss, accuracy.to(loss.dtype)])])
+            dist.all_reduce(sent_X)
+            sent_X /= self._processes
+            grad_CX, (loss, accuracy) = sent_X[:-2].view_as(grad_CX), sent_X[-2:].unbind()
+        self._update(grad_CX, lr)
         return Terms(terms.total, {**terms.parts, "probe_loss": loss, "probe_accuracy": accuracy})
 
-    def _update(self, grad_CF: Tensor, grad_C: Tensor, lr: float) -> None:
-        grad_CX = torch.cat([grad_CF, grad_C[:, None]], 1)
-        if self._processes > 1:
-            dist.all_reduce(grad_CX)
-            grad_CX /= self._processes
+    def _update(self, grad_CX: Tensor, lr: float) -> None:
         finite = grad_CX.isfinite().all()
-        width = grad_CF.shape[1]
+        width = self.weight_CF.shape[1]
         for value, moment, grad in (
             (self.weight_CF, self.moment_CF, grad_CX[:, :width]),
             (self.bias_C, self.moment_C, grad_CX[:, width]),

@@ -110,6 +110,20 @@ def claim(folder: Path, config: TrainConfig, *, resume: bool) -> Lock:
     return lock
 
 
+def require_apart(folder: Path, *sources: object) -> None:
+    """``UserError`` where ``folder`` would lie among a source's class folders, and be a class from then on."""
+    own = folder.resolve()
+    for source in sources:
+        root, classes = getattr(source, "path", None), getattr(source, "classes", ())
+        if not isinstance(root, Path) or not classes or not root.is_dir():
+            continue
+        if (root := root.resolve()) in (own, *own.parents):
+            raise UserError(
+                f"--out {folder} lies in {root}, whose folders are the images' classes, and would be one of them: "
+                "give a folder elsewhere."
+            )
+
+
 def _begun(folder: Path) -> bool:
     """Whether the run there has made a step that is left of it: a row of its log, or a checkpoint."""
     log, saved = folder / "metrics.jsonl", folder / "checkpoints"

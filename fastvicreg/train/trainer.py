@@ -29,7 +29,7 @@ from fastvicreg.train.checkpoint import Progress
 from fastvicreg.train.distributed import Agreement, gather, together
 from fastvicreg.train.failures import device_failure, diverged, explained
 from fastvicreg.train.initial import begin_with_weights
-from fastvicreg.train.run_folder import claim, save_config
+from fastvicreg.train.run_folder import claim, require_apart, save_config
 from fastvicreg.train.schedules import schedules_of
 from fastvicreg.train.signals import stop_signals
 from fastvicreg.train.stragglers import Told, Waits, pace, tell_epoch
@@ -78,6 +78,8 @@ class Trainer:
         processes = self._run.processes
         self._lock = None
         try:
+            if not resume:
+                require_apart(folder, self._run.data.train, self._run.data.validation)
             self._lock = together(lambda: claim(folder, config, resume=resume) if processes.main else None, processes)
             self._prepare(resume=resume)
         except BaseException:

@@ -227,6 +227,8 @@ def test_detectron2_s_names_and_pickle(tmp_path: Path, capsys: pytest.CaptureFix
         ),
         (PUBLISHED, "out.pth --to detectron2", "detectron2 reads this form from files ending in .pkl; give FILE.pkl"),
         (PUBLISHED, "out.pth --to timm", "timm tells a file by its ending; give FILE.safetensors"),
+        (PUBLISHED, "out.onnx", "out.onnx would hold safetensors under another's ending: give --to onnx, or FILE.saf"),
+        (PUBLISHED, "out.pth", "give --to torchvision, or FILE.safetensors"),
         (PUBLISHED, "out.pth --to torchvision --arch resnet50", "--arch resnet50: "),
         (PUBLISHED, "taken.pth --to torchvision", "taken.pth.md exists already, where the card belongs"),
     ],

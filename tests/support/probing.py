@@ -16,18 +16,19 @@ STEPS, ROWS, FEATURES, CLASSES = 3, 8, 5, 3
 
 
 def learnt(rank: int = 0, processes: int = 1) -> Tensor:
-    """The weights after a few steps on this process's share."""
+    """The weights after a few steps on this process's share, and the figures of the last, behind one another."""
     generator = torch.Generator().manual_seed(3)
     probe, encoder = OnlineProbe(FEATURES, CLASSES, processes=processes), nn.Identity()
     probe.listen(encoder)
     share = ROWS // processes
     own = slice(rank * share, (rank + 1) * share)
+    terms = Terms(torch.zeros(()), {})
     for _ in range(STEPS):
         features = torch.randn(ROWS, FEATURES, generator=generator)
         label_B = torch.randint(0, CLASSES, (ROWS,), generator=generator)
         encoder(features[own])
-        probe.learn(Terms(torch.zeros(()), {}), label_B[own], 0.5)
-    return probe.weight_CF
+        terms = probe.learn(Terms(torch.zeros(()), {}), label_B[own], 0.5)
+    return torch.cat([probe.weight_CF.flatten(), *(part.float()[None] for part in terms.parts.values())])
 
 
 def _process(rank: int, folder: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule, Spread, Terms, by_dimension
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import expected_covariance, known, several_views_loss
-from fastvicreg.methods.embeddings import batch_group, kept_sides, processes, wide
+from fastvicreg.methods.embeddings import batch_group, kept_sides, of_all_processes, processes, wide
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.methods.views import each_branch, each_view, expect_two
@@ -142,6 +142,7 @@ class VICReg(nn.Module):
         total, invariance = loss.total, loss.invariance
         if embeddings.predictions:
             distance = predicted_distance(embeddings.predictions, views_BD)
+            distance, _ = of_all_processes(distance, {}, self.process_group)
             total, invariance = total + config.invariance * distance, distance.detach()
         parts = {"invariance": invariance, "variance": loss.variance, "covariance": loss.covariance}
         return Terms(total, parts | _health(embeddings))

@@ -18,7 +18,7 @@ from fastvicreg.contracts import Column, Encoder, Horizon, ParamGroup, Schedule,
 from fastvicreg.errors import UserError
 from fastvicreg.kernels.loss import known, vicreg_loss
 from fastvicreg.kernels.loss.operators import without_autocast
-from fastvicreg.methods.embeddings import batch_group, batch_ranks, kept_sides, wide
+from fastvicreg.methods.embeddings import batch_group, batch_ranks, kept_sides, of_all_processes, wide
 from fastvicreg.methods.heads import expander
 from fastvicreg.methods.vicreg.method import spread_of
 from fastvicreg.methods.vicregl.config import VICRegLConfig
@@ -143,21 +143,22 @@ class VICRegL(nn.Module):
         """``alpha`` times the global criterion and 1 - ``alpha`` times the local one, each of three weighted terms.
 
         Beside them ``parts`` holds ``embedding_std``, ``local_std`` and ``representation_std``, the mean over
-        dimensions of the standard deviation over the batch. Among several processes variances and covariances are the
-        whole batch's; what else compares pairs, and the deviations, are of this process's own samples.
+        dimensions of the standard deviation over the batch. Among several processes the terms are the whole batch's,
+        the deviations of this process's own samples.
         """
         config = self.config
         weights = (config.invariance, config.variance, config.covariance)
         self.sides = kept_sides(a=embeddings.views_BD[0], b=embeddings.views_BD[1])
         with without_autocast(embeddings.views_BD[0].device.type):
             total, found = self._global(embeddings.views_BD)
-            parts = dict(zip(("invariance", "variance", "covariance"), found, strict=True))
+            parts: dict[str, Tensor] = dict(zip(("invariance", "variance", "covariance"), found, strict=True))
             total = config.alpha * total
             if embeddings.maps_BNC:
                 local = self._local(embeddings)
                 weighted = [weight * term for weight, term in zip(weights, local, strict=True)]
                 total = total + (1 - config.alpha) * torch.stack(weighted).sum()
                 parts |= {f"local_{name}": term.detach() for name, term in local._asdict().items()}
+            total, parts = of_all_processes(total, parts, self.process_group)
         return Terms(total, parts | _health(embeddings))
 
     def _global(self, views_BD: Sequence[Tensor]) -> tuple[Tensor, Criterion]:

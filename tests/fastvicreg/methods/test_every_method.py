@@ -189,7 +189,7 @@ def test_a_run_stopped_in_mid_epoch_goes_on_bit_for_bit(
 
 
 def trained(method: Any, rank: int, size: int) -> dict[str, Tensor]:
-    """State after three steps on this process's rows of a batch of 16, in fp64."""
+    """State after three steps on this process's rows of a batch of 16, in fp64, and what the steps told of the loss."""
     method.double()
     if size > 1:
         replace_norms(method, ranks=size, group=own_group())
@@ -200,9 +200,14 @@ def trained(method: Any, rank: int, size: int) -> dict[str, Tensor]:
     batch = replace(batch, views=tuple(view[own] for view in batch.views))
     if batch.places_BV5 is not None:
         batch = replace(batch, places_BV5=batch.places_BV5[own])
+    told: dict[str, Tensor] = {}
     for number in range(3):
-        step(batch, scalars(method, number))
-    return {key: value.detach().clone() for key, value in method.state_dict().items()}
+        terms = step(batch, scalars(method, number))
+        # Deviations, and what is scaled by them, are of a process's own rows.
+        own = [column.name for column in method.columns if not column.name.endswith(("_std", "_rank"))]
+        shown = {"total": terms.total} | {name: terms.parts[name] for name in own}
+        told |= {f"{name} of step {number}": value for name, value in shown.items()}
+    return {key: value.detach().clone() for key, value in (method.state_dict() | told).items()}
 
 
 def alone(config: MethodConfig) -> MethodConfig:
@@ -222,6 +227,8 @@ def member(rank: int, folder: str) -> None:
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Weights, targets, queues and statistics: the average of the processes' gradients is the whole batch's.
 
+    So is the loss that each of them tells.
+
     One test for all, since the processes take longer to start than to train.
     """
     mp.spawn(member, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
@@ -229,7 +236,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for name in AMONG_TWO:
         whole = trained(built(alone(CONFIGS[name])), 0, 1)
         start = built(alone(CONFIGS[name])).double().state_dict()
-        assert any(not torch.equal(value, start[key]) for key, value in whole.items()), name
+        assert any(not torch.equal(whole[key], value) for key, value in start.items()), name
         for found in halves:
             assert found[name].keys() == whole.keys()
             for key, value in whole.items():

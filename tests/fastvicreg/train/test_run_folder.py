@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from images import photo
 
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
@@ -60,6 +61,22 @@ def test_a_run_that_a_mistake_ended_before_its_first_step_leaves_the_folder_free
     assert main([*arguments, "--recipe", "small"]) == 2
     (tmp_path / "run" / "metrics.jsonl").unlink()
     assert main([*arguments, "--recipe", "small"]) == 2  # a checkpoint is left
+
+
+def test_a_run_among_the_class_folders_is_refused_as_it_would_be_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        for number, name in enumerate(("ant", "bee")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for image in range(2):
+                photo(number + 2 * image, 40, 40).save(tmp_path / split / name / f"{image}.png")
+    arguments = ["train", "--data", str(tmp_path), "--preset", "demo", "--batch-size", "4", "--total-steps", "1"]
+    for inside in ("train", "train/aaa", "val/runs/aaa"):
+        assert main([*arguments, "--out", str(tmp_path / inside)]) == 2
+        assert "whose folders are the images' classes" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "val").iterdir()) == ["ant", "bee"]
+    assert main([*arguments, "--eval-every", "0", "--out", str(tmp_path / "runs")]) == 0  # beside the splits
 
 
 def test_settings_left_in_a_free_folder_are_not_the_next_run_s(tmp_path: Path) -> None:
