@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 from fastvicreg import config_file
 from fastvicreg.config import RESUMABLE, TrainConfig
 from fastvicreg.errors import UserError
+from fastvicreg.pipelines.formats.folder.source import FolderSource
 from fastvicreg.pipelines.pairs.vocabulary import FILE as VOCABULARY
 from fastvicreg.pipelines.pairs.vocabulary import Vocabulary
 
@@ -114,10 +115,9 @@ def require_apart(folder: Path, *sources: object) -> None:
     """``UserError`` where ``folder`` would lie among a source's class folders, and be a class from then on."""
     own = folder.resolve()
     for source in sources:
-        root, classes = getattr(source, "path", None), getattr(source, "classes", ())
-        if not isinstance(root, Path) or not classes or not root.is_dir():
+        if not isinstance(source, FolderSource) or not source.classes:
             continue
-        if (root := root.resolve()) in (own, *own.parents):
+        if (root := source.path.resolve()) in (own, *own.parents):
             raise UserError(
                 f"--out {folder} lies in {root}, whose folders are the images' classes, and would be one of them: "
                 "give a folder elsewhere."

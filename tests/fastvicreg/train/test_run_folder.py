@@ -79,6 +79,13 @@ def test_a_run_among_the_class_folders_is_refused_as_it_would_be_a_class(
     assert main([*arguments, "--eval-every", "0", "--out", str(tmp_path / "runs")]) == 0  # beside the splits
 
 
+def test_a_run_beside_shards_is_nobody_s_class(make_folder, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    assert main(["convert", str(make_folder(train=4, val=0)), str(shards), "--format", "shards"]) == 0
+    settings = ["--preset", "demo", "--batch-size", "4", "--total-steps", "1", "--out", str(shards / "run")]
+    assert main(["train", "--data", str(shards), *settings]) == 0
+
+
 def test_settings_left_in_a_free_folder_are_not_the_next_run_s(tmp_path: Path) -> None:
     save_config(tmp_path, TrainConfig())
     save_preset(tmp_path, "demo", ())
