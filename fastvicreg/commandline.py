@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import tyro
 
 from fastvicreg.errors import UserError
+from fastvicreg.provenance import require_figures
 from fastvicreg.registry import unknown
 
 Options = TypeVar("Options")
@@ -30,7 +31,8 @@ WhichEncoder = Annotated[
 def parse(kind: type[Options], arguments: Sequence[str], command: str, *, default: Options | None = None) -> Options:
     """``arguments`` as a ``kind``, starting from ``default``; nested dataclasses add groups, not prefixes.
 
-    ``UserError`` in one line for an unknown option (with the nearest) or a value of the wrong type.
+    ``UserError`` in one line for an unknown option (with the nearest), a value of the wrong type, or a --json that
+    would replace what is no figures.
     """
     return _parse(kind, arguments, command, {} if default is None else {"default": default})
 
@@ -44,7 +46,7 @@ def _parse(kind: type[Any], arguments: Sequence[str], command: str, extra: Mappi
     refused = io.StringIO()
     try:
         with contextlib.redirect_stderr(refused):
-            return tyro.cli(
+            options = tyro.cli(
                 kind,
                 args=list(arguments),
                 prog=f"fastvicreg {command}",
@@ -55,6 +57,9 @@ def _parse(kind: type[Any], arguments: Sequence[str], command: str, extra: Mappi
         if not error.code:
             raise  # --help
         raise UserError(_one_line(refused.getvalue(), kind, arguments, command)) from None
+    if isinstance(figures := getattr(options, "json", None), str):
+        require_figures(figures)  # before the work, and before a dataset or a trace of that name is lost
+    return options
 
 
 def with_parts(kind: type[Any], **parts: Any) -> type[Any]:

@@ -22,6 +22,9 @@ PACKAGES = (
     *("triton", "cuda-core", "nvidia-cuda-nvrtc", "msgspec"),
 )
 
+OWN = b'{\n "'
+"""What every file that ``write_json`` has written begins with; torch.profiler's JSON has another indentation."""
+
 
 def cpu_name() -> str:
     """The processor's model name, or the architecture where the system does not tell."""
@@ -113,6 +116,24 @@ def require_place(path: str | Path) -> None:
         reason = "there is no right to"
     if reason:
         raise UserError(f"cannot write to {path}: {reason}; give another place.")
+
+
+def require_figures(path: str | Path) -> None:
+    """``require_place``, and ``UserError`` where a file that holds other things than figures would be replaced.
+
+    So that ``verify x.beton --json x.beton`` costs no dataset.
+    """
+    require_place(path)
+    path = Path(path)
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(OWN))
+    except OSError as error:
+        raise UserError(f"cannot read --json {path}: {error.strerror}; give another name.") from error
+    if begin not in (b"", OWN):
+        raise UserError(f"--json {path} exists and holds no figures of fastvicreg's: delete it, or give another name.")
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

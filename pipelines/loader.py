@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -65,12 +66,12 @@ class ViewLoader:
             batch_size: of all ranks together; each gets an equal share.
             recipe: official, paper, small, multicrop, supervised (one view), or a ``Recipe`` of your own.
             image_size: side of the views in pixels; several: each for an equal share of the ``epochs``.
-            small_size: side of multicrop's small views; 0: 96.
+            small_size: side of a named recipe's small views; 0: 96.
             num_views: of each image, a named recipe's own and these again in turn; 0: the recipe's.
             pipeline: native (any data), ffcv, dali, synthetic.
             rank: this process among those that share a batch, counted from 0.
             world_size: how many share it.
-            workers: decoding threads, 0: one a core; ``prefetch`` batches are decoded ahead.
+            workers: decoding threads, 0: one a core; ``prefetch`` batches, 1 or more, are decoded ahead.
             device: where the views are made.
             dtype: float32, bfloat16 or float16; uint8 leaves augmentation and normalisation to you.
 
@@ -78,11 +79,15 @@ class ViewLoader:
             UserError: there is nothing to read, it is being added to, or an argument outside its range.
         """
         self._device = device
+        self._closed = False
         self._reading = Reading(*([data] if isinstance(data, str | Path) else []))
         try:
             source = open_source(data) if isinstance(data, str | Path) else data
             if isinstance(recipe, str):
                 recipe = named_recipe(recipe, small_size=small_size, num_views=num_views)
+            elif small_size or num_views:
+                asked = f"small_size = {small_size}" if small_size else f"num_views = {num_views}"
+                raise UserError(f"{asked} changes a named recipe: build it into the Recipe, or leave it out.")
             plan = train_plan(
                 len(source), seed=seed, recipe=recipe, image_size=image_size, epochs=epochs, shuffle=shuffle
             )
@@ -114,7 +119,10 @@ class ViewLoader:
         return self._engine.batches_per_epoch(0)
 
     def __iter__(self) -> Iterator[ViewBatch]:
-        """One epoch; ``UserError`` where more samples cannot be read than the budget allows."""
+        """One epoch; ``UserError`` where more samples cannot be read than the budget allows, where a later ``for`` has
+        ended this one, and where the loader is closed."""
+        if self._closed:
+            raise UserError("this ViewLoader is closed: open a new one, and load_state_dict() to go on where it was.")
         start = self._next = self._following
         self._following = Cursor(start.epoch + 1, 0)
         for batch, cursor in self._batches(start):
@@ -128,7 +136,10 @@ class ViewLoader:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Let the next ``for`` begin there; ``UserError`` for a place that this loader does not have."""
-        cursor = Cursor(int(state["epoch"]), int(state["batch"]))
+        try:
+            cursor = Cursor(index(state["epoch"]), index(state["batch"]))
+        except (KeyError, TypeError):
+            raise UserError(f"{state!r} is no place: give what state_dict() returned, an epoch and a batch.") from None
         if cursor.epoch < 0 or not 0 <= cursor.batch < len(self):
             raise UserError(f"no batch {cursor.batch} of epoch {cursor.epoch}: an epoch has {len(self)} batches here.")
         self._next = self._following = cursor
@@ -139,6 +150,7 @@ class ViewLoader:
 
     def close(self) -> None:
         """End the threads, and let others add to the data."""
+        self._closed = True
         self._engine.close()
         self._reading.close()
 

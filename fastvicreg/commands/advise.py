@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastvicreg.commandline import parse
 from fastvicreg.errors import UserError
-from fastvicreg.provenance import document, require_place, write_json
+from fastvicreg.provenance import document, write_json
 
 if TYPE_CHECKING:
     from fastvicreg.profiles.advice import Machine, Verdict
@@ -52,8 +52,6 @@ def main(arguments: Sequence[str]) -> int:
     ):  # fmt: skip
         if not value >= least or math.isinf(value):
             raise UserError(f"{flag} {value}: give {least} or more.")
-    if options.json:
-        require_place(options.json)
 
     import os
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastvicreg.contracts import Engine, Plan, Source
+from fastvicreg.errors import at_least
 from fastvicreg.pipelines.engines.batching import Batching
 from fastvicreg.pipelines.engines.engine import BatchEngine
 from fastvicreg.pipelines.engines.options import Decoder, EngineOptions
@@ -44,9 +45,11 @@ def build_engine(
     ``batch_size`` is the total over all ranks; ``decoder`` and ``hw_decoder_load`` are the dali engine's.
     ``stall`` is how many seconds a batch is waited for without a result (``StalledError``). ``places`` fills
     ``Crops.places_BV5``.
-    ``UserError`` for an unknown name, a batch larger than the data, or a batch that does not divide among the ranks.
+    ``UserError`` for an unknown name, a batch larger than the data or that does not divide among the ranks, or fewer
+    than 0 ``workers`` or 1 ``prefetch``.
     """
     build = resolve("pipeline", name, ENGINES)
+    at_least({"--workers": (workers, 0), "--prefetch": (prefetch, 1)})
     batching = Batching(len(source), batch_size, plan.drop_last, rank, world_size)
     options = EngineOptions(workers, prefetch, device, budget, resample, decoder, hw_decoder_load, stall, places)
     if isinstance(source, PairedSource):

@@ -6,11 +6,17 @@ from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from fastvicreg.contracts import Crops, Cursor, FaultReport
+from fastvicreg.errors import UserError
 from fastvicreg.pipelines.engines.workload import Epoch, Workload
 from fastvicreg.pipelines.faults import FaultLog, Replaced
 
 Delivery = tuple[Crops, list[Replaced]]
 """A batch, and the samples replaced in it."""
+
+ENDED = (
+    "this epoch was ended by a later one of the same loader, or by close(), before its last batch: give each of two "
+    "loops that run at once a loader of its own."
+)
 
 
 class Backend(Protocol):
@@ -41,8 +47,8 @@ class BatchEngine:
     def batches(self, start: Cursor) -> Iterator[Crops]:
         """From ``start`` to the end of its epoch; ends an epoch that is still running.
 
-        ``UserError`` when the fault budget is exceeded, ``RuntimeError`` where the backend has failed, ``StalledError``
-        where it hangs.
+        ``UserError`` when the fault budget is exceeded or a later epoch, or ``close``, has ended this one,
+        ``RuntimeError`` where the backend has failed, ``StalledError`` where it hangs.
         """
         self._stop()
         self._faults.start_epoch()
@@ -51,6 +57,9 @@ class BatchEngine:
             for crops, replaced in running:
                 self._faults.deliver(len(crops.slot_B), replaced)
                 yield crops
+                last = crops.cursor.batch + 1 == self.batches_per_epoch(start.epoch)
+                if self._running is not running and not last:  # a silent end would pass for an epoch seen whole
+                    raise UserError(ENDED)
         finally:
             running.close()
 

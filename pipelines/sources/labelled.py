@@ -1,13 +1,16 @@
 """Labels from a file for images that lie flat, as ImageNet's validation images do: text, CSV or JSON.
 
-A line is a label alone, in the order of the sorted file names, or a file's name and its label (further columns do not
-matter: Kaggle's ``LOC_val_solution.csv`` has boxes there). JSON is {file: label} or {label: [files]}. A label is a
-class's name or its number from 0. ``ILSVRC2012_validation_ground_truth.txt`` counts from 1 in an order of its own,
+A line is a label alone, in the order of the sorted file names, or a file's name and its label, apart by what stands in
+every line: a tab, a comma, a semicolon, else spaces. Names may hold spaces where these do not part them. Further
+columns do not matter, nor do numbers behind a label (Kaggle's ``LOC_val_solution.csv`` has boxes there). JSON is
+{file: label} or {label: [files]}. A label is a class's name or its number from 0.
+``ILSVRC2012_validation_ground_truth.txt`` counts from 1 in an order of its own,
 which only the development kit beside it tells (``development_kit``).
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +25,8 @@ from fastvicreg.pipelines.passed import Passed, Passing, notes_of
 from fastvicreg.pipelines.sources.development_kit import DevelopmentKit
 from fastvicreg.pipelines.to_rgb import rule_of
 
-_SEPARATOR = re.compile(r"[,;\t ]+")
+_BOXES = re.compile(r"(\S+)(?: -?\d+){4}(?: \S+(?: -?\d+){4})*")
+"""Kaggle's: a label and its box, as often as there are objects."""
 
 
 class LabelledSource:
@@ -93,8 +97,18 @@ def label_by_file(source: Source, file: str | Path, classes: tuple[str, ...]) ->
     if not classes:
         found, classes = _named(found, file, kit)
     label_N = _numbers(found, classes, file, kit)
-    notes = tuple(_replaced(source, label_N, classes, file))
+    notes = (*_unnamed(source, label_N, file), *_replaced(source, label_N, classes, file))
     return LabelledSource(source, label_N, classes, notes=notes, kit=kit.digest())
+
+
+def _unnamed(source: Source, label_N: list[int], file: Path) -> Iterator[str]:
+    """A word on the images that are left without a label, where there are some."""
+    without = [index for index, label in enumerate(label_N) if label < 0]
+    if without:
+        yield (
+            f"--val-labels {file} has no label for {len(without):,} of {len(source):,} images, such as "
+            f"{source.name(without[0])}: they have none"
+        )
 
 
 def _replaced(source: Source, label_N: list[int], classes: tuple[str, ...], file: Path) -> Iterator[str]:
@@ -158,7 +172,7 @@ def _read(file: Path, source: Source) -> dict[int, str]:
         raise UserError(f"cannot read --val-labels {file}: {getattr(error, 'strerror', None) or error}.") from error
     if file.suffix.lower() == ".json":
         return _by_name(file, _json_pairs(file, text), source)
-    rows = [[part.strip('"') for part in _SEPARATOR.split(line.strip())] for line in text.splitlines() if line.strip()]
+    rows = _rows(file, [line.strip() for line in text.splitlines() if line.strip()])
     if all(len(row) == 1 for row in rows):
         if len(rows) != len(source):
             raise UserError(
@@ -169,8 +183,36 @@ def _read(file: Path, source: Source) -> dict[int, str]:
     return _by_name(file, [(_stem(row[0]), row[1]) for row in rows if len(row) > 1], source)
 
 
+def _rows(file: Path, lines: list[str]) -> list[list[str]]:
+    """The columns of each line; ``UserError`` for words behind a label, where a name in two words may be meant."""
+    mark = next((mark for mark in "\t,;" if lines and all(mark in line for line in lines)), "")
+    if mark:
+        try:  # each line by itself: a quote that is never closed would take all that follow along
+            rows = [next(csv.reader([line], delimiter=mark, skipinitialspace=True)) for line in lines]
+        except csv.Error as error:
+            raise UserError(f"--val-labels {file} cannot be read as columns: {error}.") from error
+        rows = [[part.strip() for part in row] for row in rows]
+        return [[boxes[1] if (boxes := _BOXES.fullmatch(part)) else part for part in row] for row in rows]
+    rows = [[part.strip('"') for part in line.split()] for line in lines]
+    for line, row in zip(lines, rows, strict=True):
+        if not all(map(_is_number, row[2:])):
+            raise UserError(
+                f"--val-labels {file}: {line!r} is more than a file's name and a label: put a tab or a comma between "
+                "the two, in every line."
+            )
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _by_name(file: Path, pairs: list[tuple[str, str]], source: Source) -> dict[int, str]:
-    """{index: label}; ``UserError`` for a name that several images have."""
+    """{index: label}; ``UserError`` for a name that several images, or several labels, have."""
     index_of = {_stem(source.name(index)): index for index in range(len(source))}
     if len(index_of) < len(source):
         held = Counter(_stem(source.name(index)) for index in range(len(source)))
@@ -179,7 +221,13 @@ def _by_name(file: Path, pairs: list[tuple[str, str]], source: Source) -> dict[i
                 f"--val-labels {file} labels {several!r}, and {held[several]} images have that name without folder "
                 "and endings: give a label a line, in the order of the sorted names."
             )
-    return {index_of[stem]: label for stem, label in pairs if stem in index_of}
+    label_by_index: dict[int, str] = {}
+    for stem, label in pairs:
+        if (index := index_of.get(stem)) is not None and label_by_index.setdefault(index, label) != label:
+            raise UserError(
+                f"--val-labels {file} gives {stem!r} the labels {label_by_index[index]!r} and {label!r}: leave one."
+            )
+    return label_by_index
 
 
 def _json_pairs(file: Path, text: str) -> list[tuple[str, str]]:

@@ -54,8 +54,23 @@ def test_every_way_to_write_labels_down_gives_the_same(flat: Path, name: str, te
     assert labels(flat, name, text) == LABELS
 
 
-def test_images_that_the_file_does_not_name_have_no_label(flat: Path) -> None:
+def test_images_that_the_file_does_not_name_have_no_label_and_are_counted(flat: Path) -> None:
     assert labels(flat, "some.csv", f"{NAMES[1]},n03\nother,n01\n") == [-1, 2, -1, -1]
+    notes = label_by_file(open_source(flat), flat.parent / "some.csv", CLASSES).notes
+    assert [note for note in notes if f"no label for 3 of 4 images, such as {NAMES[0]}" in note]
+
+
+@pytest.mark.parametrize("mark", [",", ", ", ";", "\t"])
+def test_classes_and_files_of_several_words_stay_whole(tmp_path: Path, mark: str) -> None:
+    """`golden` was the one class of golden retrievers and golden eagles."""
+    rows = [("a dog.jpg", "golden retriever"), ("b.jpg", "golden eagle"), ("c.jpg", "class 12"), ('"a, b.jpg"', "eel")]
+    (tmp_path / "val").mkdir()
+    for name, _ in rows:
+        (tmp_path / "val" / name.strip('"')).write_bytes(encoded(photo(0, 16, 16)))
+    (tmp_path / "labels.csv").write_text("".join(f"{name}{mark}{label}\n" for name, label in rows))
+    source = label_by_file(open_source(tmp_path / "val"), tmp_path / "labels.csv", ())
+    found = {source.name(index): source.classes[source.label(index)] for index in range(len(source))}
+    assert found == {name.strip('"'): label for name, label in rows}
 
 
 def test_without_classes_the_files_own_names_are_taken(flat: Path) -> None:
@@ -79,6 +94,8 @@ def test_numbers_from_1_are_the_development_kits_or_refused(flat: Path) -> None:
         ("other.csv", "a,n01\nb,n02\n", "names none of the images, such as ILSVRC2012_val_00000001.JPEG"),
         ("strange.csv", f"{NAMES[0]},cat\n", "'cat' is no class of the training data"),
         ("large.txt", "0\n1\n2\n3\n", "has the label 3, and there are 3 classes"),
+        ("twice.csv", f"{NAMES[0]},n01\n{NAMES[1]},n02\n{NAMES[0]},n02\n", "the labels 'n01' and 'n02'"),
+        ("words.txt", f"{NAMES[0]}.JPEG golden retriever\n", "put a tab or a comma between"),
         ("no.json", "{", "is no JSON"),
         ("list.json", "[]", "holds a list"),
     ],

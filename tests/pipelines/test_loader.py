@@ -123,3 +123,40 @@ def test_a_cursor_from_elsewhere_is_refused(folder: Path) -> None:
                 loader.load_state_dict(state)
     with pytest.raises(UserError, match="did you mean 'official'"):
         ViewLoader(folder, batch_size=4, recipe="offical")
+    with pytest.raises(UserError, match="is no place"):
+        loader.load_state_dict({"epoch": 0})
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ({"prefetch": -1}, "--prefetch -1 is too small"),  # gave epochs without a batch
+        ({"workers": -1}, "--workers -1 is too small"),
+        ({"recipe": named_recipe("official"), "num_views": 4}, "num_views = 4 changes a named recipe"),
+        ({"recipe": named_recipe("multicrop"), "small_size": 16}, "small_size = 16 changes a named recipe"),
+    ],
+)
+def test_an_argument_that_would_do_nothing_or_empty_the_epoch_is_refused(
+    folder: Path, option: dict[str, object], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        ViewLoader(folder, **{**OPTIONS, **option})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_an_epoch_that_a_later_one_has_ended_says_so(folder: Path, dtype: torch.dtype) -> None:
+    loader = ViewLoader(folder, dtype=dtype, **OPTIONS)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="ended by a later one"):  # one batch of zip(loader, loader) came, then no more
+        list(zip(loader, loader, strict=False))
+    whole = iter(loader)
+    seen = [next(whole) for _ in range(len(loader))]
+    later = next(iter(loader))
+    assert next(whole, None) is None  # its last batch had come
+    assert not torch.equal(later.index_B, seen[0].index_B)
+    unfinished = iter(loader)
+    next(unfinished)
+    loader.close()
+    with pytest.raises(UserError, match=r"or by close\(\)"):
+        next(unfinished)
+    with pytest.raises(UserError, match="closed"):
+        next(iter(loader))
