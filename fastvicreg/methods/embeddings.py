@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvicreg.contracts import SIDE_ROWS, Terms
-from fastvicreg.kernels.loss.ranks import GatherRows, Ranks, group_name
+from fastvicreg.kernels.loss.ranks import Ranks, all_rows, group_name
 from fastvicreg.kernels.loss.several import mean_over_ranks
 
 
@@ -59,7 +59,10 @@ def batch_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
 
 def batch_ranks(group: dist.ProcessGroup | None) -> Ranks:
     """The processes of ``batch_group``, and which of them this is."""
-    return Ranks.named(group_name(batch_group(group)))
+    found = batch_group(group)
+    if found is None or not (name := group_name(found)):
+        return Ranks()
+    return Ranks(dist.get_world_size(found), dist.get_rank(found), name)
 
 
 def gathered(z_BD: Tensor, ranks: Ranks) -> Tensor:
@@ -69,7 +72,7 @@ def gathered(z_BD: Tensor, ranks: Ranks) -> Tensor:
     its own anchors, so gets ``ranks.size`` times the whole loss's gradient for its rows, and the average that
     DistributedDataParallel takes is the gradient.
     """
-    return z_BD if ranks.size == 1 else GatherRows.apply(z_BD, ranks)
+    return z_BD if ranks.size == 1 else all_rows(z_BD, ranks)
 
 
 @torch.no_grad()

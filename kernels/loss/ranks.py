@@ -24,7 +24,13 @@ class Ranks:
 
     size: int = 1
     rank: int = 0
-    group: Any = None
+    name: str = ""  # of the group, which stands for it in a compiled graph
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """The group of that name."""
+        # Functional collectives find a group by the same function; torch has no public one.
+        return dist.distributed_c10d._resolve_process_group(self.name)  # pyright: ignore
 
     @staticmethod
     def named(name: str) -> Ranks:
@@ -38,7 +44,7 @@ class Ranks:
         device): every rank must therefore meet new shapes at the same step.
         """
         if self.size > 1:
-            _compare(self.group.group_name, tuple(z_ND.shape), z_ND.dtype, z_ND.device)
+            _compare(self.name, tuple(z_ND.shape), z_ND.dtype, z_ND.device)
         return self
 
     def gathered(self, za_ND: Tensor, zb_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,8 +71,10 @@ class Ranks:
         return z_MD[self.rank * n : (self.rank + 1) * n]
 
     def add(self, tensor: Tensor) -> Tensor:
-        """Summed over the ranks, in place."""
+        """Summed over the ranks, in place but in a compiled graph."""
         if self.size > 1:
+            if torch.compiler.is_compiling():
+                return _sum_operator(tensor, self.name)
             with record_function(stages.COMM):
                 dist.all_reduce(tensor, group=self.group)
         return tensor
@@ -102,6 +110,13 @@ class GatherRows(torch.autograd.Function):
         return ctx.ranks.own(ctx.ranks.add(grads[0].clone(memory_format=torch.contiguous_format))), None
 
 
+def all_rows(z_ND: Tensor, ranks: Ranks) -> Tensor:
+    """``GatherRows``; to a compiler as operators, which it takes whole."""
+    if torch.compiler.is_compiling():
+        return _rows_operator(z_ND, ranks.name, ranks.size, ranks.rank)
+    return GatherRows.apply(z_ND, ranks)
+
+
 def all_gather_into(all_ranks: Tensor, own: Tensor, group: Any) -> None:
     # The same under its name as of torch 2.13, where the other is deprecated.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -109,9 +124,8 @@ def all_gather_into(all_ranks: Tensor, own: Tensor, group: Any) -> None:
 
 
 def _named(name: str) -> Ranks:
-    # Functional collectives find a group by the same function; torch has no public one.
-    group = dist.distributed_c10d._resolve_process_group(name)  # pyright: ignore
-    return Ranks(dist.get_world_size(group), dist.get_rank(group), group)
+    group = Ranks(name=name).group
+    return Ranks(dist.get_world_size(group), dist.get_rank(group), name)
 
 
 @functools.lru_cache(maxsize=64)
@@ -124,3 +138,39 @@ def _compare(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torc
     if any(row != found[0] for row in found):
         shapes = ", ".join(f"({n}, {d}) of {8 * size} bits" for n, d, size in found)
         raise UserError(f"every rank needs as many embeddings of one kind, got {shapes}: drop the last, uneven batch.")
+
+
+def _summed(tensor: Tensor, name: str) -> Tensor:
+    return _named(name).add(tensor.clone(memory_format=torch.contiguous_format))
+
+
+_sum_operator = torch.library.custom_op("fastvicreg::sum_over_ranks", _summed, mutates_args=())
+
+
+@_sum_operator.register_fake
+def _(tensor: Tensor, name: str) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+def _rows(z_ND: Tensor, name: str, size: int, rank: int) -> Tensor:
+    return GatherRows.apply(z_ND, Ranks(size, rank, name))
+
+
+_rows_operator = torch.library.custom_op("fastvicreg::rows_of_ranks", _rows, mutates_args=())
+
+
+@_rows_operator.register_fake
+def _(z_ND: Tensor, name: str, size: int, rank: int) -> Tensor:
+    return z_ND.new_empty(size * z_ND.shape[0], *z_ND.shape[1:])
+
+
+def _rows_context(ctx: Any, inputs: tuple[Tensor, str, int, int], output: Tensor) -> None:
+    _, *ctx.ranks = inputs
+
+
+def _rows_backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None, None]:
+    name, size, rank = ctx.ranks
+    return Ranks(size, rank, name).own(_sum_operator(grad_MD, name)), None, None, None
+
+
+_rows_operator.register_autograd(_rows_backward, setup_context=_rows_context)
