@@ -25,6 +25,8 @@ MARGIN = 0.05
 """Share of an epoch by which one process must wait longer than the others before it is named."""
 SLOWER = {"cuda": 1.15, "cpu": 1.5}
 """How many times the others' a process's pass must take before it is named: processes of a CPU share its cores."""
+LEAST = {"cuda": 0.0, "cpu": 20.0}
+"""Milliseconds by which it must take longer: on a CPU a short pass is as long as another program lets it be."""
 PASSES, IMAGES = 5, 64
 """Passes of which the shortest counts, as other work on a machine lengthens some; images of each at most."""
 
@@ -102,7 +104,8 @@ def tell_epoch(
             f"epoch {epoch}: process {slowest} waited for its images {longest:.0%} of the time, the others "
             f"{others:.0%}, and all waited for it: its disk or cores are slower than theirs, or busy with other work."
         )
-    if pass_ms > SLOWER[device.split(":")[0]] * others_ms:
+    kind = device.split(":")[0]
+    if pass_ms > max(SLOWER[kind] * others_ms, LEAST[kind] + others_ms):
         display.note(
             f"epoch {epoch}: the same pass through the network takes process {last}'s device {pass_ms:.3g} ms, the "
             f"others' {others_ms:.3g}, and all wait for it: it is another model, too hot, or busy with other work."
