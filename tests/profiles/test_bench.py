@@ -121,7 +121,9 @@ def test_figures_that_cannot_be_written_are_one_line(tmp_path: Path, capsys: pyt
     assert (
         main(["bench", "resample", "--size", "8", "--repeats", "1", "--json", str(tmp_path / "file" / "x.json")]) == 2
     )
-    assert "cannot write the figures" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "file is no folder; give another place." in said.err
+    assert said.out == ""  # before the work
 
 
 def test_decoders_need_a_gpu_and_say_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
