@@ -161,7 +161,9 @@ def test_a_budget_ends_what_runs_and_leaves_out_the_rest(
 def test_what_ends_the_suite_ends_its_part(number: signal.Signals, tmp_path: Path) -> None:
     """Each has a session of its own, and would go on with the device."""
     program = (
-        "import sys\nfrom fastvicreg.cli import main\nfrom fastvicreg.profiles.bench import suite\n"
+        "import signal, sys\nfrom fastvicreg.cli import main\nfrom fastvicreg.profiles.bench import suite\n"
+        # Ignored in what a shell has started in the background, this suite perhaps.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "suite.jobs = lambda *_: [suite.Job('loader', ('bench', 'loader', '--repeats', '1000'), 600, 'loader.json')]\n"
         "go = suite._let_go\nsuite._let_go = lambda pipe: (go(pipe), print('let go', flush=True))\n"
         "sys.exit(main(['bench', 'all', '--device', 'cpu', '--out', sys.argv[1]]))"
