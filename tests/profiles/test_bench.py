@@ -150,6 +150,7 @@ def test_a_decoder_s_row_comes_before_the_next_is_built(monkeypatch: pytest.Monk
     assert built == ["cpu"]
 
 
+@pytest.mark.slow
 def test_the_view_sizes_have_a_row_for_every_form_and_pipeline(make_folder, tmp_path: Path) -> None:
     data, out = make_folder(train=6, val=0), tmp_path / "resolution.json"
     arguments = ["bench", "resolution", "--data", str(data), "--resolution", "32:64", "--repeats", "1"]
