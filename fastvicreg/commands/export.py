@@ -15,7 +15,7 @@ from fastvicreg.errors import UserError
 from fastvicreg.export import TARGETS
 from fastvicreg.registry import resolve, unknown
 
-OTHERS = {".onnx": "onnx", ".pth": "torchvision", ".pt": "torchscript", ".pkl": "detectron2"}
+TARGET_OF_ENDING = {".onnx": "onnx", ".pth": "torchvision", ".pt": "torchscript", ".pkl": "detectron2"}
 """Endings of files that hold no safetensors, and the likeliest target: --to was left out."""
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     if path.exists():
         raise UserError(f"{path} exists already: give another FILE, or remove it first.")
 
-    if options.to == "safetensors" and (meant := OTHERS.get(path.suffix)):
+    if options.to == "safetensors" and (meant := TARGET_OF_ENDING.get(path.suffix)):
         raise UserError(
             f"{path} would hold safetensors under another's ending: give --to {meant}, or FILE.safetensors."
         )

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fastvicreg.contracts import SIDE_ROWS, Terms
 from fastvicreg.kernels.loss.ranks import Ranks, all_rows, group_name
-from fastvicreg.kernels.loss.several import mean_over_ranks
 
 
 def wide(z_BD: Tensor) -> Tensor:
@@ -87,8 +86,9 @@ def of_all_processes(total: Tensor, parts: dict[str, Tensor], group: dist.Proces
     DistributedDataParallel averages the gradients, so that the values say what is trained on. Each process has as many
     rows; what is the whole batch's already stays as it is but for rounding.
     """
-    if not (name := group_name(batch_group(group))):
+    ranks = batch_ranks(group)
+    if ranks.size == 1:
         return Terms(total, parts)
     own = torch.stack([total.detach(), *(part.to(total.dtype) for part in parts.values())])
-    whole, *means = mean_over_ranks(own, name).unbind()
+    whole, *means = (ranks.add(own) / ranks.size).unbind()
     return Terms(total + (whole - total).detach(), dict(zip(parts, means, strict=True)))

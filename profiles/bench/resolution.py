@@ -67,7 +67,7 @@ def run(
                     before = cpu_seconds()
                     images = passes[key]()
                     if repeat:  # the first round warms caches and compiles
-                        rates[key].append(images / (cpu_seconds() - before))
+                        rates[key].append(images / max(cpu_seconds() - before, 1e-9))
         return _rows(rates, max(sizes), sources)
 
 

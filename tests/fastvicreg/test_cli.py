@@ -19,7 +19,6 @@ from fastvicreg.errors import UserError
 from fastvicreg.methods.byol.config import BYOLConfig
 from fastvicreg.methods.vicreg.config import VICRegConfig
 from fastvicreg.presets import PRESETS, preset
-from fastvicreg.provenance import require_figures, write_json
 from fastvicreg.train.distributed import launched
 
 TINY = "--arch resnet18 --width 16 --stem 3x3s2 --expander 16 16 --image-size 16 --recipe small"
@@ -107,21 +106,6 @@ def test_a_mistake_is_one_line_that_names_it(
     assert names in line
     assert way_out in line
     assert not (tmp_path / "run" / "config.json").exists()
-
-
-@pytest.mark.parametrize("asked", ["verify {}", "advise --data {}", "trace summary {}", "doctor", "bench plan"])
-def test_figures_replace_earlier_figures_and_nothing_else(
-    asked: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    for number, content in enumerate((b"\x80\0\0\0 a dataset", b'{\n  "schemaVersion": 1, "traceEvents": []}')):
-        data = tmp_path / f"data{number}"
-        data.write_bytes(content)
-        line = refused(capsys, [*asked.format(data).split(), "--json", str(data)])
-        assert f"--json {data} exists and holds no figures" in line
-        assert data.read_bytes() == content
-    earlier = tmp_path / "earlier.json"
-    write_json(earlier, {"command": "verify"})
-    require_figures(earlier)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["train", "--print-config"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fastvicreg.methods.dino.config import DINOConfig
 from fastvicreg.methods.vicregl.config import VICRegLConfig
 from fastvicreg.pipelines.recipes import named_recipe
 from fastvicreg.presets import PRESETS, preset
+from fastvicreg.study.cifar10.rows import row_config
 
 SOLO = {
     "solo-cifar10": {"expander": (2048, 2048, 2048), "loss_form": "paper", "invariance": 25, "variance": 25},
@@ -229,3 +231,11 @@ def test_what_of_a_preset_another_part_leaves_behind_is_told() -> None:
     assert "made for vit_small; --arch resnet50 has its family's own settings" in told("--arch resnet50")
     both = told("--arch resnet50 --method byol")
     assert "made for dino; of it, --method byol keeps data, encoder and schedule; made for vit_small" in both
+
+
+def test_the_row_of_four_views_is_a_preset() -> None:
+    row, kept = row_config("vicreg-4views", "cpu"), preset("cifar10-cpu-4views")
+    assert replace(row, run=replace(row.run, eval_every=kept.config.run.eval_every)) == kept.config
+    told = "; ".join(kept.told(kept.config))
+    assert "four views" in told
+    assert told.count("base learning rate") == 1

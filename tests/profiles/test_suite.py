@@ -162,8 +162,7 @@ def test_what_ends_the_suite_ends_its_part(number: signal.Signals, tmp_path: Pat
     """Each has a session of its own, and would go on with the device."""
     program = (
         "import signal, sys\nfrom fastvicreg.cli import main\nfrom fastvicreg.profiles.bench import suite\n"
-        # Ignored in what a shell has started in the background, this suite perhaps.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts in the background
         "suite.jobs = lambda *_: [suite.Job('loader', ('bench', 'loader', '--repeats', '1000'), 600, 'loader.json')]\n"
         "go = suite._let_go\nsuite._let_go = lambda pipe: (go(pipe), print('let go', flush=True))\n"
         "sys.exit(main(['bench', 'all', '--device', 'cpu', '--out', sys.argv[1]]))"

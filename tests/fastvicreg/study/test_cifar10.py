@@ -18,7 +18,6 @@ from rich.console import Console
 from fastvicreg.cli import main
 from fastvicreg.config import TrainConfig
 from fastvicreg.datasets import recipe_of
-from fastvicreg.presets import preset
 from fastvicreg.show.metrics import read
 from fastvicreg.study import runs
 from fastvicreg.study.cifar10 import results, study
@@ -102,14 +101,6 @@ def test_four_views_of_half_the_images_are_a_step_of_as_many_views_and_the_same_
         assert getattr(four, section) == getattr(two, section)
     assert replace(four.run, batch_size=two.run.batch_size) == two.run
     assert replace(four.data, num_views=0) == two.data
-
-
-def test_the_row_of_four_views_is_a_preset() -> None:
-    row, kept = row_config("vicreg-4views", "cpu"), preset("cifar10-cpu-4views")
-    assert replace(row, run=replace(row.run, eval_every=kept.config.run.eval_every)) == kept.config
-    told = "; ".join(kept.told(kept.config))
-    assert "four views" in told
-    assert told.count("base learning rate") == 1
 
 
 def test_the_row_of_four_views_counts_them(images: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CachedConfig:
-    """The whole batch's exact loss with a part of its activations in memory at a time: up to a third more time.
+    """The whole batch's exact loss with a part of its activations in memory at a time: up to a third more operations.
 
     Batch norms see a micro-batch (of each process, of all together), not the whole batch: the one difference.
     """
